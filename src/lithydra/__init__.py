@@ -1,0 +1,1 @@
+"""lithydra: a research template for image classification on PyTorch Lightning and Hydra."""

@@ -1,0 +1,138 @@
+"""Random augmentation of whole training batches on their device, each image with its own random numbers.
+
+Every function here builds a module `augment(images, labels) -> (images, labels)`: images (B, C, H, W) float32 in
+[0, 1], labels (B,) int64. MixUp and CutMix return labels as probabilities (B, classes). Random numbers come from
+torch's global generators alone, so that restoring their state makes a resumed run exact. All take the data's
+`image_shape` (C, H, W) and `num_classes`, whether they need them or not.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lithydra.errors import ConfigError
+
+# kornia and torchvision's v2 are imported where they are used: each adds to the start of runs that don't need it.
+
+
+class ImageAugmentation(nn.Module):
+    """Applies transforms to the images and leaves the labels alone."""
+
+    def __init__(self, *transforms: nn.Module) -> None:
+        super().__init__()
+        self.transforms = nn.Sequential(*transforms)
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        # Autocast would compute the sampling grid in bfloat16, which is off by whole pixels in large images.
+        with torch.autocast(images.device.type, enabled=False):
+            return self.transforms(images), labels
+
+
+def flip_crop(
+    image_shape: Sequence[int], num_classes: int, padding: int = 4, flip_probability: float = 0.5
+) -> nn.Module:
+    """Horizontal flip, then a crop of the image's size from the image padded with zeros.
+
+    He et al., "Deep residual learning for image recognition", 2016, section 4.2.
+    """
+    from kornia.augmentation import RandomCrop, RandomHorizontalFlip
+
+    _, height, width = image_shape
+    side = min(height, width)
+    _check("padding", padding, lambda n: isinstance(n, int) and 0 <= n < side, f"a whole number from 0 to {side - 1}")
+    _check("flip_probability", flip_probability, lambda p: 0 <= p <= 1, "from 0 to 1")
+    flip = RandomHorizontalFlip(p=flip_probability)
+    return ImageAugmentation(flip, RandomCrop((height, width), padding=padding)) if padding else ImageAugmentation(flip)
+
+
+def affine(
+    image_shape: Sequence[int],
+    num_classes: int,
+    degrees: float = 10.0,
+    translate: float = 0.1,
+    scale: Sequence[float] = (0.9, 1.1),
+    shear: float = 0.0,
+) -> nn.Module:
+    """Rotation, shift, scale and horizontal shear in one bilinear resampling; outside of the image is 0.
+
+    Args:
+        image_shape: (C, H, W).
+        num_classes: of the data.
+        degrees: rotation within ± this, 0 to 180.
+        translate: shift within ± this part of the image's side, 0 to 1.
+        scale: range of the magnification; [1, 1] for none.
+        shear: within ± this, in degrees, 0 to below 90.
+    """
+    from kornia.augmentation import RandomAffine
+
+    _check("degrees", degrees, lambda d: 0 <= d <= 180, "from 0 to 180")
+    _check("translate", translate, lambda t: 0 <= t <= 1, "from 0 to 1")
+    _check("scale", scale, lambda s: len(s) == 2 and 0 < s[0] <= s[1] < math.inf, "[low, high] with 0 < low <= high")
+    _check("shear", shear, lambda s: 0 <= s < 90, "from 0 to below 90")
+    low, high = scale
+    return ImageAugmentation(
+        RandomAffine(
+            degrees=float(degrees),
+            translate=(translate, translate) if translate else None,
+            scale=(low, high) if (low, high) != (1, 1) else None,
+            shear=float(shear) if shear else None,
+            p=1.0,
+        )
+    )
+
+
+def cutout(image_shape: Sequence[int], num_classes: int, side: float = 0.5, probability: float = 1.0) -> nn.Module:
+    """Sets a square to 0.
+
+    DeVries & Taylor, "Improved regularization of convolutional neural networks with cutout", 2017, section 3, except
+    that the square lies inside the image.
+
+    Args:
+        image_shape: (C, H, W).
+        num_classes: of the data.
+        side: of the square, as a part of the image's (the root of height · width), above 0, up to 1.
+        probability: that an image gets a square.
+    """
+    from kornia.augmentation import RandomErasing
+
+    _check("side", side, lambda s: 0 < s <= 1, "above 0, up to 1")
+    _check("probability", probability, lambda p: 0 <= p <= 1, "from 0 to 1")
+    return ImageAugmentation(RandomErasing(scale=(side**2, side**2), ratio=(1.0, 1.0), p=probability))
+
+
+def mixup(image_shape: Sequence[int], num_classes: int, alpha: float = 0.2) -> nn.Module:
+    """Blends each image and label with another's, by one Beta(alpha, alpha) weight a batch.
+
+    Zhang et al., "mixup: Beyond empirical risk minimization", 2018, equation 1.
+    """
+    from torchvision.transforms import v2
+
+    _check_alpha(alpha)
+    return v2.MixUp(alpha=alpha, num_classes=num_classes)
+
+
+def cutmix(image_shape: Sequence[int], num_classes: int, alpha: float = 1.0) -> nn.Module:
+    """Replaces a rectangle of each image by another's, one rectangle a batch; labels blend by area.
+
+    Yun et al., "CutMix: Regularization strategy to train strong classifiers", 2019, section 3.1.
+    """
+    from torchvision.transforms import v2
+
+    _check_alpha(alpha)
+    return v2.CutMix(alpha=alpha, num_classes=num_classes)
+
+
+def _check_alpha(alpha: float) -> None:
+    _check("alpha", alpha, lambda a: 0 < a < math.inf, "above 0")
+
+
+def _check(key: str, value: Any, valid: Callable[[Any], bool], allowed: str) -> None:
+    try:
+        ok = valid(value)
+    except TypeError:  # text, null, or a list where a number belongs
+        ok = False
+    if not ok:
+        raise ConfigError(f"augmentation.{key}={value}: must be {allowed}")

@@ -1,0 +1,213 @@
+"""From config to objects: the only module that calls hydra.utils.instantiate."""
+
+import inspect
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+
+from lithydra.callbacks.checkpoint import RunCheckpoint
+from lithydra.callbacks.record import RunRecord
+from lithydra.checkpoint_io import AtomicCheckpointIO
+from lithydra.classifier import Classifier, GradientClassifier, StatisticsClassifier
+from lithydra.data.base import ImageDataModule
+from lithydra.dry_run import dry_run, steps_per_execution
+from lithydra.errors import ConfigError, LithydraError
+from lithydra.normalization import Normalization
+
+log = logging.getLogger(__name__)
+
+# Settings under `trainer` that GradientClassifier and the loaders carry out; Lightning's Trainer gets the others.
+OWN_TRAINER_KEYS = (
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "log_every_n_steps",
+    "steps_per_execution",
+)
+
+
+def data(config: DictConfig) -> ImageDataModule:
+    """The data set, read and divided."""
+    module: ImageDataModule = make(config, "data")
+    module.channels_last = bool(config.accelerator.channels_last) and _wants_channels_last(config)
+    module.load()
+    return module
+
+
+def classifier(config: DictConfig, data: ImageDataModule) -> Classifier:
+    """The LightningModule for `data`, its weights drawn from torch's global generator."""
+    normalization: Normalization = make(config, "normalization")(data.pixels())
+    return _classifier(config, data.image_shape, data.num_classes, normalization, data)
+
+
+def classifier_like(config: DictConfig, image_shape: tuple[int, int, int], num_classes: int) -> Classifier:
+    """The LightningModule of a run, to be filled with its checkpoint's weights: no data are needed."""
+    blank = Normalization([0.0] * image_shape[0], [1.0] * image_shape[0])
+    return _classifier(config, image_shape, num_classes, blank, None)
+
+
+def _classifier(
+    config: DictConfig,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    normalization: Normalization,
+    data: ImageDataModule | None,
+) -> Classifier:
+    loss: nn.Module = make(config, "loss")
+    single_logit = getattr(loss, "single_logit", False)
+    if single_logit and num_classes != 2:
+        raise ConfigError(
+            f"loss={type(loss).__name__}: for two classes, and the data have {num_classes}; data.classes=[2,6] keeps two"
+        )
+    num_outputs = 1 if single_logit else num_classes
+    net: nn.Module = make(config, "model", in_shape=image_shape, num_classes=num_outputs)
+    if config.accelerator.channels_last and getattr(net, "channels_last", False):
+        net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if hasattr(net, "fit_batch"):
+        return StatisticsClassifier(net, normalization, loss, num_classes)
+    if data is None:
+        return Classifier(net, normalization, loss, num_classes)
+    trainer = config.trainer
+    return GradientClassifier(
+        net,
+        normalization,
+        loss,
+        num_classes,
+        optimizer=_optimizer(config),
+        scheduler=_scheduler(config),
+        scheduler_interval=config.scheduler.interval,
+        monitor=config.monitor.metric,
+        penalties=list(make(config, "regularizer").values()),
+        augmentation=_augmentation(config, image_shape, num_classes),
+        **{key: trainer[key] for key in OWN_TRAINER_KEYS if key != "steps_per_execution"},
+    )
+
+
+def _optimizer(config: DictConfig) -> Callable[[list[torch.Tensor]], Optimizer]:
+    def build(parameters: list[torch.Tensor]) -> Optimizer:
+        make_optimizer = make(config, "optimizer")
+        can_fuse = "fused" in inspect.signature(make_optimizer.func).parameters
+        fused = can_fuse and "fused" not in config.optimizer and parameters[0].device.type in ("cpu", "cuda")
+        return _explained("optimizer", lambda: make_optimizer(parameters, **({"fused": True} if fused else {})))
+
+    return build
+
+
+def _scheduler(config: DictConfig) -> Callable[[Optimizer, int], Any] | None:
+    """None without a scheduler. The value `total` becomes the run's length in the scheduler's intervals."""
+    if config.scheduler.get("_target_") is None:
+        return None
+
+    def build(optimizer: Optimizer, steps_per_epoch: int) -> Any:
+        trainer = config.trainer
+        steps = trainer.max_epochs * steps_per_epoch if trainer.max_epochs else trainer.max_steps
+        if trainer.max_steps > 0:
+            steps = min(steps, trainer.max_steps)
+        total = steps if config.scheduler.interval == "step" else -(-steps // steps_per_epoch)
+        node = {k: total if v == "total" else v for k, v in config.scheduler.items() if k != "interval"}
+        settled = OmegaConf.create({"scheduler": node})
+        return _explained("scheduler", lambda: make(settled, "scheduler")(optimizer))
+
+    return build
+
+
+def _augmentation(config: DictConfig, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module | None:
+    if config.augmentation.get("_target_") is None:
+        return None
+    return make(config, "augmentation", image_shape=image_shape, num_classes=num_classes)
+
+
+def try_out(config: DictConfig, data: ImageDataModule, module: Classifier) -> None:
+    """One step on a copy: refuses what does not fit together, and settles how many steps go into an execution."""
+    module.layer_shapes, seconds = dry_run(module, data, _device(config))
+    data.steps_per_execution = steps_per_execution(config.trainer, seconds)
+
+
+def _device(config: DictConfig) -> torch.device:
+    """Where the trainer will train, asked before there is one."""
+    accelerator = config.trainer.accelerator
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ConfigError("accelerator=gpu: torch finds no GPU here; accelerator=cpu trains without one")
+    if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
+        return torch.device("mps")
+    if accelerator in ("gpu", "cuda", "auto") and torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("cpu")
+
+
+def trainer(config: DictConfig, directory: Path, module: Classifier) -> L.Trainer:
+    """The Trainer with its callbacks and loggers; `directory` is the run's."""
+    torch.set_float32_matmul_precision(config.accelerator.matmul_precision)
+    settings = {key: value for key, value in config.trainer.items() if key not in OWN_TRAINER_KEYS}
+    if isinstance(module, StatisticsClassifier):
+        settings["max_epochs"] = 1
+    callbacks = [
+        *make(config, "callbacks").values(),
+        RunRecord(),
+        RunCheckpoint(config.monitor.metric, config.monitor.mode, **config.checkpoint),
+    ]
+    loggers = list(make(config, "logger").values())
+    if config.compile:
+        module.net.compile()  # in place: the checkpoint's keys stay as they are
+    return _explained(
+        "trainer",
+        lambda: L.Trainer(
+            **settings,
+            callbacks=callbacks,
+            logger=loggers or False,
+            default_root_dir=directory,
+            plugins=[AtomicCheckpointIO()],
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            log_every_n_steps=1,  # the classifier writes to the loggers itself
+            use_distributed_sampler=False,  # the loaders divide the batches themselves
+        ),
+    )
+
+
+def make(config: DictConfig, key: str, **arguments: Any) -> Any:
+    """Instantiate the group `key`. Raises ConfigError that names the group and says what its target refused."""
+    node = OmegaConf.create(OmegaConf.to_container(config[key], resolve=True))
+    return _explained(key, lambda: _plain_partials(instantiate(node, _convert_="all", **arguments)))
+
+
+def _plain_partials(built: Any) -> Any:
+    """Hydra's own partial checks its target at each call, at 0.1 ms: too long for a penalty in the hot path."""
+    if isinstance(built, dict):
+        return {key: _plain_partials(value) for key, value in built.items()}
+    return partial(built.func, *built.args, **built.keywords) if isinstance(built, partial) else built
+
+
+def _explained(key: str, build: Callable[[], Any]) -> Any:
+    try:
+        return build()
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, LithydraError):
+            raise cause from None
+        reason = cause if cause is not None and not isinstance(cause, InstantiationException) else error
+        raise ConfigError(f"{key}: {_first_line(reason)}") from error
+    except (TypeError, ValueError, RuntimeError, L.pytorch.utilities.exceptions.MisconfigurationException) as error:
+        if isinstance(error, LithydraError):
+            raise
+        raise ConfigError(f"{key}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _wants_channels_last(config: DictConfig) -> bool:
+    from hydra.utils import get_object
+
+    return bool(getattr(get_object(config.model._target_), "channels_last", False))

@@ -1,0 +1,82 @@
+"""What a person sees while a run trains."""
+
+import sys
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from lithydra.classifier import Classifier
+
+
+class EpochProgress(Checkpoint):  # a Checkpoint, so that it runs when the epoch's metrics are known
+    """A bar for the epoch at hand, in a terminal, and a line for each finished one, everywhere.
+
+    The bar is redrawn by time, not by batch, so that its cost does not grow with the number of batches.
+    """
+
+    def __init__(self, refresh_seconds: float = 0.2) -> None:
+        self.refresh_seconds = refresh_seconds
+        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._next_refresh = self._epoch_start = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epoch_start = time.perf_counter()
+        if not (self._console.is_terminal and trainer.is_global_zero):
+            return
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            auto_refresh=False,  # no thread beside the training threads
+        )
+        self._bar.start()
+        self._task = self._bar.add_task("", total=None)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._epoch_start = time.perf_counter()
+
+    def on_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._bar is None or (now := time.monotonic()) < self._next_refresh:
+            return
+        self._next_refresh = now + self.refresh_seconds
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        position = trainer.train_dataloader.sampler.position  # pyright: ignore[reportOptionalMemberAccess]
+        self._bar.update(
+            self._task,
+            description=f"epoch {trainer.current_epoch + 1}",
+            completed=position,
+            total=data.num_training_batches,
+        )
+        self._bar.refresh()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, Classifier)
+        metrics = pl_module.epoch_metrics
+        parts = [f"epoch {trainer.current_epoch + 1:>3}"]
+        for split in ("train", "val"):
+            if f"{split}/loss" in metrics:
+                parts.append(f"{split} loss {metrics[f'{split}/loss']:.4f} acc {metrics[f'{split}/acc']:.4f}")
+        parts.append(f"{time.perf_counter() - self._epoch_start:.1f} s")
+        self._console.print("  ".join(parts))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,117 @@
+"""Checkpoint files that are whole or absent, and that say so when they are damaged.
+
+A file is what torch.save writes, followed by the SHA-256 of those bytes. torch.load ignores what follows its archive, so
+any program can read the file; only lithydra checks it.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from lightning.fabric.plugins import CheckpointIO
+
+from lithydra.errors import LithydraError
+
+MARK = b"lithydra sha256 "
+TRAILER_BYTES = len(MARK) + hashlib.sha256().digest_size
+
+
+class DamagedCheckpoint(LithydraError):
+    """The file is not what was written: cut off, or changed."""
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes beside the target, syncs, then replaces it at once; checks the checksum before anything is unpickled."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        save(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        return load(Path(path), map_location)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def save(checkpoint: dict[str, Any], path: Path) -> None:
+    """Write `checkpoint` (plain data and tensors) to `path`, atomically and durably.
+
+    Raises:
+        LithydraError: The file cannot be written, a full disk for instance. A file that was there before stays whole.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            hashing = _HashingWriter(file)
+            torch.save(checkpoint, hashing)  # pyright: ignore[reportArgumentType]
+            file.write(MARK + hashing.sha256.digest())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except (OSError, RuntimeError) as error:  # torch's archive writer turns a full disk into a RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise LithydraError(f"{path}: the checkpoint could not be written: {error}") from error
+
+
+def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint after checking it whole.
+
+    Raises:
+        DamagedCheckpoint: The checksum does not match.
+    """
+    if not path.exists():
+        raise LithydraError(f"{path}: no such checkpoint")
+    with path.open("rb") as file:
+        size = path.stat().st_size - TRAILER_BYTES
+        file.seek(max(size, 0))
+        trailer = file.read()
+        file.seek(0)
+        if not trailer.startswith(MARK) or _sha256(file, size) != trailer[len(MARK) :]:
+            raise DamagedCheckpoint(f"{path}: damaged (its checksum does not match)")
+        file.seek(0)
+        return torch.load(file, map_location=map_location, weights_only=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, at once: no bytes are copied. `source` is later replaced, not rewritten."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        temporary.write_bytes(source.read_bytes())
+    os.replace(temporary, target)
+
+
+class _HashingWriter:
+    """What torch.save needs of a file, with the checksum of all that went through."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.sha256 = file, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _sha256(file: IO[bytes], size: int) -> bytes:
+    digest = hashlib.sha256()
+    while size > 0 and (block := file.read(min(size, 1 << 20))):
+        digest.update(block)
+        size -= len(block)
+    return digest.digest()
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

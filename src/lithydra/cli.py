@@ -1,0 +1,153 @@
+"""The command line: Hydra's entry point with one-line errors and the exit codes of the README.
+
+Nothing here imports torch: `--help` and a typo cost what importing Hydra costs.
+"""
+
+import logging
+import os
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from lithydra.checks import check
+from lithydra.errors import LithydraError, nearest
+
+CONFIG_DIRECTORY = os.path.join(os.path.dirname(__file__), "..", "..", "conf")
+
+
+def run(task: Callable[[DictConfig], Any], config_name: str) -> NoReturn:
+    """Compose conf/`config_name`.yaml with the command line, call `task` with it, and exit.
+
+    Exit codes: 0 done, 1 a run failed, 2 bad input, 3 diverged, 130 or 143 interrupted. What a person can mend is one
+    line on stderr; `HYDRA_FULL_ERROR=1` adds the traceback.
+    """
+    from dotenv import load_dotenv
+
+    load_dotenv(".env")
+    OmegaConf.register_new_resolver("safe_name", safe_name, replace=True)
+    errors: list[Exception] = []
+
+    @wraps(task)
+    def guarded(config: DictConfig) -> Any:
+        # Hydra puts a line of its own before an error that leaves the task; a sweep needs it to leave all the same.
+        try:
+            return task(config)
+        except LithydraError as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            errors.append(error)
+
+    traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
+    try:
+        hydra.main(version_base="1.3", config_path=CONFIG_DIRECTORY, config_name=config_name)(guarded)()
+        if errors:
+            raise errors[0]
+    except (LithydraError, HydraException, OmegaConfBaseException) as error:
+        if traceback_wanted:
+            traceback.print_exc()
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(error.exit_code if isinstance(error, LithydraError) else 2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def explain(error: Exception) -> str:
+    """One line: the key, the value given, what is allowed, and the nearest valid name."""
+    if isinstance(error, LithydraError):
+        return str(error)
+    cause = error.__cause__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.removesuffix(".yaml").rpartition("/")
+        choices = sorted(option for option in error.options or [] if not option.startswith("_"))
+        return f"{group}={choice}: choose one of {', '.join(choices)}.{nearest(choice, choices)}"
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.parent_node is not None:
+        return _explain_unknown_key(cause, str(error))
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not of the form key=value. {_first_line(error)}"
+    return _first_line(cause if isinstance(cause, OmegaConfBaseException) else error)
+
+
+def _explain_unknown_key(cause: OmegaConfBaseException, message: str) -> str:
+    override = re.search(r"Could not override '([^']*)'", message)
+    key = override.group(1) if override else str(cause.full_key)
+    parent: Any = cause.parent_node
+    prefix, name = str(parent._get_full_key("") or ""), str(cause.key)
+    siblings = [str(k) for k in parent if not str(k).startswith("_")]
+    near = nearest(name, siblings)
+    if not near:  # the right name at the wrong level
+        root: Any = parent._get_root()
+        places = [path for path in all_keys(root) if path.rpartition(".")[2] == name]
+        near = f" Did you mean {places[0]}?" if places else ""
+    elif prefix:
+        near = near.replace("Did you mean ", f"Did you mean {prefix}.")
+    where = f"{prefix} has" if prefix else "there are"
+    return f"{key}: no such setting; {where} {', '.join(siblings)}.{near}"
+
+
+def all_keys(config: Any, prefix: str = "") -> list[str]:
+    """Every dotted key of a config, Hydra's own left out."""
+    keys: list[str] = []
+    for key in config:
+        path = f"{prefix}{key}"
+        if path == "hydra" or str(key).startswith("_"):
+            continue
+        keys.append(path)
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+            keys += all_keys(node, f"{path}.")
+    return keys
+
+
+def safe_name(text: str) -> str:
+    """`text` as a file name that every file system takes; at most 100 characters."""
+    return re.sub(r"[^A-Za-z0-9=,.+_-]+", "-", text)[:100].strip(".-") or "default"
+
+
+def _first_line(error: BaseException) -> str:
+    return " ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or type(error).__name__
+
+
+def set_up_logging() -> None:
+    """Our own messages to the terminal, without decoration; of the libraries, only warnings."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("lithydra").setLevel(logging.INFO)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        lightning = logging.getLogger(name)
+        lightning.handlers.clear()
+        lightning.setLevel(logging.WARNING)
+    # Lightning 2.6 with torch 2.15; nothing that a person can mend.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
+
+
+def main_train() -> NoReturn:
+    """`python train.py`."""
+    run(_train, "train")
+
+
+def _train(config: DictConfig) -> float | None:
+    check(config)
+    job = HydraConfig.get()
+    in_sweep = job.mode == RunMode.MULTIRUN
+    directory = Path(job.runtime.output_dir) if in_sweep else Path(config.run) if config.run else None
+
+    from lithydra.train import train  # imports torch, so only once the config is known to be good
+
+    set_up_logging()
+    OmegaConf.set_struct(config, False)
+    return train(config, dict(job.runtime.choices), list(job.overrides.task), directory)

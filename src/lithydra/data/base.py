@@ -1,0 +1,243 @@
+"""The data module that every data set shares: splits, selections and loaders over uint8 images."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from lithydra.data.loaders import EvaluationLoader, FileSplit, Split, TensorSplit, TrainingLoader, TrainingOrder
+from lithydra.data.prepare import Arrays
+from lithydra.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lithydra.data.image_folder import ImageFiles
+
+
+class ImageDataModule(L.LightningDataModule):
+    """Images in memory as uint8, handed out by index; the official test split stays the test split.
+
+    A data set is a subclass that implements `read` and `class_names`. After `load()` it offers `train`, `val` (None
+    without validation) and `test`, and tells the model `image_shape` (C, H, W) and `num_classes`.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        seed: int,
+        batch_size: int,
+        eval_batch_size: int,
+        val_fraction: float,
+        num_folds: int | None = None,
+        fold: int = 0,
+        limit: int | float | None = None,
+        classes: list[int] | None = None,
+        image_size: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.name, self.seed = name, seed
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.val_fraction, self.num_folds, self.fold = val_fraction, num_folds, fold
+        self.limit, self.selected, self.image_size, self.num_workers = limit, classes, image_size, num_workers
+        self.channels_last = False  # build sets it to what the net wants, before load()
+        self.steps_per_execution = 1  # build sets it, before the first loader is asked for
+        self.train: Split | None = None
+        self.val: Split | None = None
+        self.test: Split | None = None
+
+    def read(self) -> Arrays:
+        """The official training and test splits, as uint8 arrays."""
+        raise NotImplementedError
+
+    def class_names(self) -> tuple[str, ...]:
+        """The names of all classes, before `classes` selects some."""
+        raise NotImplementedError
+
+    def files(self) -> "tuple[ImageFiles, ImageFiles] | None":
+        """Training and test images as files to decode on demand, for sets too large for memory."""
+        return None
+
+    def fingerprint(self) -> dict[str, str]:
+        """Checksums of the arrays that were read, for the run's provenance."""
+        return {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names, by label."""
+        names = self.class_names()
+        return tuple(names[i] for i in self.selected) if self.selected else names
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.names)
+
+    def load(self) -> None:
+        """Read the data and divide them; the second call does nothing."""
+        if self.train is not None:
+            return
+        files = self.files()
+        if files is not None:
+            train, test = (
+                FileSplit(part, part.labels, torch.arange(len(part)), self.num_workers) for part in files
+            )
+            channels, size = files[0].channels, files[0].image_size
+            self.image_shape = (channels, size, size)
+        else:
+            arrays = self.read()
+            train, test = self._tensors(arrays.x_train, arrays.y_train), self._tensors(arrays.x_test, arrays.y_test)
+            shape = tuple(train.storage.shape[1:])
+            self.image_shape = (shape[-1], *shape[:-1]) if self.channels_last else shape
+        self.test = self._select_classes(test)
+        kept = self._limited(self._select_classes(train))
+        self.train, self.val = self._divided(kept)
+        if len(self.train) < self.batch_size:
+            raise ConfigError(
+                f"data.batch_size={self.batch_size}: larger than the {len(self.train)} training images of {self.name}"
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint and a reader of the run need to know of the data, as plain values."""
+        assert self.train is not None and self.test is not None
+        return {
+            "name": self.name,
+            "class_names": list(self.names),
+            "image_shape": list(self.image_shape),
+            "num_train": len(self.train),
+            "num_val": len(self.val) if self.val is not None else 0,
+            "num_test": len(self.test),
+        }
+
+    @property
+    def num_training_batches(self) -> int:
+        """Batches an epoch."""
+        assert self.train is not None
+        return -(-len(self.train) // self.batch_size)
+
+    def pixels(self) -> Tensor:
+        """Training images as (M, C, H, W) uint8, for the statistics that normalization needs.
+
+        Of a set that is not in memory, the first 1,000 of a seeded permutation.
+        """
+        assert self.train is not None
+        if isinstance(self.train, FileSplit):
+            rows = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(self.seed))[:1000]
+            return next(self.train.batches([rows]))[0]
+        split = self.train
+        whole = len(split) == len(split.storage)
+        images = split.storage if whole else split.storage.index_select(0, split.indices)
+        return images.permute(0, 3, 1, 2) if split.channels_last else images
+
+    def _tensors(self, images: np.ndarray, labels: np.ndarray) -> TensorSplit:
+        if images.ndim == 3:
+            images = images[..., None]
+        storage = torch.from_numpy(images)  # (N, H, W, C)
+        if self.image_size and self.image_size != storage.shape[1]:
+            storage = _resized(storage, self.image_size)
+        if not self.channels_last:
+            storage = storage.permute(0, 3, 1, 2).contiguous()
+        return TensorSplit(storage, torch.from_numpy(labels), torch.arange(len(labels)), self.channels_last)
+
+    def _select_classes(self, split: Split) -> Split:
+        """Keep the images of `classes` and relabel them 0, 1, … in the order given."""
+        if self.selected is None:
+            return split
+        num_all = len(self.class_names())
+        unknown = [c for c in self.selected if not 0 <= c < num_all]
+        if unknown:
+            raise ConfigError(f"data.classes={self.selected}: {self.name} has classes 0 to {num_all - 1}")
+        new_label = torch.full((num_all,), -1)
+        new_label[self.selected] = torch.arange(len(self.selected))
+        labels = new_label[split.labels]
+        return replace(split, labels=labels, indices=(labels >= 0).nonzero().squeeze(1))
+
+    def _limited(self, split: Split) -> Split:
+        """A stratified part of the training split: `limit` images, or that fraction of them."""
+        if self.limit is None:
+            return split
+        count = round(self.limit * len(split)) if isinstance(self.limit, float) else self.limit
+        if count > len(split):
+            raise ConfigError(f"data.limit={self.limit}: {self.name} has {len(split)} training images")
+        return split if count == len(split) else self._parts(split, "limit", self.limit, count)[0]
+
+    def _divided(self, split: Split) -> tuple[Split, Split | None]:
+        """Training and validation part, stratified by class; seeded by `seed`."""
+        if self.num_folds:
+            from sklearn.model_selection import StratifiedKFold
+
+            folds = StratifiedKFold(self.num_folds, shuffle=True, random_state=self.seed)
+            try:
+                train, val = list(folds.split(split.indices, split.labels[split.indices]))[self.fold]
+            except ValueError as error:
+                raise ConfigError(f"data.num_folds={self.num_folds}: {error}") from error
+            return self._at(split, train), self._at(split, val)
+        if self.val_fraction == 0:
+            return split, None
+        num_val = round(self.val_fraction * len(split))
+        return self._parts(split, "val_fraction", self.val_fraction, len(split) - num_val)
+
+    def _parts(self, split: Split, key: str, value: float, train_size: int) -> tuple[Split, Split]:
+        from sklearn.model_selection import train_test_split
+
+        labels = split.labels[split.indices]
+        try:
+            first, second = train_test_split(
+                np.arange(len(split)), train_size=train_size, stratify=labels, random_state=self.seed
+            )
+        except ValueError as error:
+            raise ConfigError(f"data.{key}={value}: {len(split)} images do not divide so: {error}") from error
+        return self._at(split, first), self._at(split, second)
+
+    def _at(self, split: Split, positions: np.ndarray) -> Split:
+        return replace(split, indices=split.indices[torch.from_numpy(np.sort(positions))])
+
+    # Lightning's side.
+
+    def setup(self, stage: str) -> None:
+        self.load()
+        if self.trainer:
+            self._move_to(self.trainer.strategy.root_device)
+
+    def _move_to(self, device: torch.device) -> None:
+        """Put the images on the device that trains. Splits share tensors, so each tensor is moved once."""
+        moved: dict[int, Tensor] = {}
+
+        def move(split: Split | None) -> Split | None:
+            if not isinstance(split, TensorSplit):
+                return split
+            tensors = {key: getattr(split, key) for key in ("storage", "labels", "indices")}
+            return replace(split, **{key: moved.setdefault(id(t), t.to(device)) for key, t in tensors.items()})
+
+        self.train, self.val, self.test = move(self.train), move(self.val), move(self.test)
+
+    def _share(self) -> dict[str, int]:
+        trainer = self.trainer
+        return {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer else {}
+
+    def train_dataloader(self) -> TrainingLoader:
+        assert self.train is not None
+        order = TrainingOrder(len(self.train), self.batch_size, self.seed, **self._share())
+        return TrainingLoader(self.train, order, self.steps_per_execution)
+
+    def val_dataloader(self) -> EvaluationLoader | list[Any]:
+        if self.val is None:
+            return []
+        return EvaluationLoader(self.val, self.eval_batch_size, **self._share())
+
+    def test_dataloader(self) -> EvaluationLoader:
+        assert self.test is not None
+        return EvaluationLoader(self.test, self.eval_batch_size, **self._share())
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    """(N, H, W, C) uint8 to (N, size, size, C) uint8, bilinear with antialiasing, in parts to bound the memory."""
+    from torchvision.transforms.v2.functional import resize
+
+    parts = [
+        resize(part.permute(0, 3, 1, 2), [size, size], antialias=True).permute(0, 2, 3, 1)
+        for part in images.split(1000)
+    ]
+    return torch.cat(parts).contiguous()

@@ -1,0 +1,132 @@
+"""Image files to uint8 arrays."""
+
+import glob
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from lithydra.errors import ConfigError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+
+
+class ImageError(ConfigError):
+    """A file that is no image, or one that cannot be used. The message opens with its path."""
+
+
+def decode(path: Path, *, channels: int, image_size: int | None) -> np.ndarray:
+    """The image as uint8: (H, W) for one channel, (H, W, 3) for three.
+
+    Upright by its EXIF orientation; of an animation the first frame. Where `image_size` (pixels) is given, the shorter
+    side is scaled to it and the middle square is kept.
+
+    Raises:
+        ImageError: no image, a damaged one, or one of a pixel type whose range is not known.
+    """
+    try:
+        with Image.open(path) as file:
+            image = _eight_bit(ImageOps.exif_transpose(file)).convert("L" if channels == 1 else "RGB")
+            if image_size is not None:
+                image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+            return np.array(image)
+    except Exception as error:  # Pillow's readers raise nearly anything on broken files
+        raise ImageError(f"{path}: {_reason(error)}") from error
+
+
+def decode_all(
+    paths: Sequence[Path], *, channels: int, image_size: int | None, workers: int | None = None
+) -> np.ndarray:
+    """All images as one uint8 array (N, H, W) or (N, H, W, 3), with a progress bar in a terminal.
+
+    Args:
+        paths: at least one; of one size where `image_size` is None.
+        channels: 1 or 3.
+        image_size: side in pixels, as in `decode`.
+        workers: threads; None for a number that fits the machine.
+
+    Raises:
+        ImageError: names the first five of all the images that cannot be used.
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    def attempt(path: Path) -> np.ndarray | ImageError:
+        try:
+            return decode(path, channels=channels, image_size=image_size)
+        except ImageError as error:
+            return error
+
+    console = Console(stderr=True)
+    images: np.ndarray | None = None
+    bad: list[str] = []
+    with ThreadPoolExecutor(workers) as pool:
+        results = track(
+            pool.map(attempt, paths), "Decoding images", len(paths), console=console, disable=not console.is_terminal
+        )
+        for i, result in enumerate(results):
+            if isinstance(result, ImageError):
+                bad.append(str(result))
+                continue
+            if images is None:
+                images = np.empty((len(paths), *result.shape), np.uint8)
+            if result.shape != images.shape[1:]:
+                bad.append(f"{paths[i]}: shape {result.shape}, the first image has {images.shape[1:]}")
+                continue
+            images[i] = result
+    if bad or images is None:
+        more = "; …" if len(bad) > 5 else ""
+        raise ImageError(f"{len(bad)} of {len(paths)} images cannot be used: {'; '.join(bad[:5])}{more}")
+    return images
+
+
+def find_images(pattern: str | Path) -> list[Path]:
+    """The image files that a path names, sorted: a file, a folder with all below it, or a glob (`**` for folders).
+
+    In a folder, files count by their extension, and hidden ones do not. A file or a glob is taken at its word.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    path = Path(pattern).expanduser()
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = [Path(folder, name) for folder, _, names in os.walk(path) for name in names if _is_image(name)]
+        if not found:
+            raise ConfigError(f"{pattern}: no images in this folder ({' '.join(EXTENSIONS)})")
+        return sorted(found)
+    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
+    if not any(match.is_file() for match in matches):
+        raise ConfigError(f"{pattern}: no such file or folder, and as a glob it matches no file")
+    return sorted(match for match in matches if match.is_file())
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """The image with 8 bits a channel, without transparency."""
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8))  # 65535 = 257 * 255; convert("L") would clip
+    if image.mode in ("I", "F"):
+        raise ValueError(f"32-bit pixels (mode {image.mode}), whose range is not known: save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        # On white: drawings and logos with transparency are made for light pages, and dark strokes vanish on black.
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
+
+
+def _reason(error: Exception) -> str:
+    """Why an image cannot be decoded, in one line that does not repeat the path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image"
+    return " ".join(str(error).split()) or type(error).__name__

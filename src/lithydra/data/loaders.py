@@ -1,0 +1,166 @@
+"""Batches by index: the training order, the loader that hands out chunks of batches, and the evaluation loader."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) uint8, labels (B,) int64
+
+
+@dataclass(frozen=True)
+class TensorSplit:
+    """A part of a data set held in memory: the images of `storage` at `indices`, without a copy of their own.
+
+    Attributes:
+        storage: (N, C, H, W) uint8, contiguous; or (N, H, W, C) where `channels_last`.
+        labels: (N,) int64, for all of `storage`.
+        indices: (M,) int64 into `storage`.
+        channels_last: batches come out in torch's channels_last memory format.
+    """
+
+    storage: Tensor
+    labels: Tensor
+    indices: Tensor
+    channels_last: bool = False
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batch(self, positions: Tensor | slice) -> Batch:
+        """The images and labels at these positions of the split."""
+        rows = self.indices[positions]
+        images = self.storage.index_select(0, rows)
+        return images.permute(0, 3, 1, 2) if self.channels_last else images, self.labels[rows]
+
+
+@dataclass(frozen=True)
+class FileSplit:
+    """A part of a data set too large for memory: images are decoded by worker processes as they are needed."""
+
+    dataset: Dataset[tuple[Tensor, int]]
+    labels: Tensor
+    indices: Tensor
+    num_workers: int
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def batches(self, positions: list[Tensor]) -> Iterator[Batch]:
+        """Decoded batches in the order of `positions`, prefetched by the workers."""
+        subset = Subset(self.dataset, self.indices.tolist())
+        sampler = [rows.tolist() for rows in positions]
+        return iter(DataLoader(subset, batch_sampler=sampler, num_workers=self.num_workers))
+
+
+Split = TensorSplit | FileSplit
+
+
+def iterate(split: Split, positions: list[Tensor]) -> Iterator[Batch]:
+    """One batch for each tensor of positions."""
+    if isinstance(split, FileSplit):
+        yield from split.batches(positions)
+    else:
+        for rows in positions:
+            yield split.batch(rows)
+
+
+class TrainingOrder:
+    """The order of an epoch's batches: a pure function of (seed, epoch), the same in every process.
+
+    A batch of `batch_size` images is divided between the `world_size` processes, so an epoch of DDP sees the images and
+    the batches that a single process sees.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.num_batches = math.ceil(num_images / batch_size)
+        self.epoch = 0
+        self.position = 0  # batches of this epoch that were handed out
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch. A resumed epoch keeps its position."""
+        if epoch != self.epoch:
+            self.epoch, self.position = epoch, 0
+
+    def permutation(self, device: torch.device) -> Tensor:
+        """(num_images,) int64. Drawn on the CPU, so that every device sees the same order."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return torch.randperm(self.num_images, generator=generator).to(device)
+
+    def remaining_batches(self, device: torch.device) -> list[Tensor]:
+        """Positions of each batch from `position` on: this process's share."""
+        batches = self.permutation(device).split(self.batch_size)[self.position :]
+        if self.world_size == 1:
+            return list(batches)
+        # A last batch with fewer images than processes is given to each of them, so that none waits for ever.
+        return [b[self.rank :: self.world_size] if len(b) >= self.world_size else b for b in batches]
+
+
+class TrainingBatch(NamedTuple):
+    images: Tensor
+    labels: Tensor
+    number: int  # in its epoch, from 1
+    is_last: bool  # of its epoch
+
+
+class Chunk:
+    """Consecutive batches of one epoch, for one call of `training_step`. Each batch is gathered when it is asked for."""
+
+    def __init__(self, order: TrainingOrder, batches: Iterator[Batch], stop: int) -> None:
+        self._order, self._batches, self._stop = order, batches, stop
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        order = self._order
+        for images, labels in islice(self._batches, self._stop - order.position):
+            order.position += 1
+            yield TrainingBatch(images, labels, order.position, order.position == order.num_batches)
+
+
+class TrainingLoader:
+    """Yields an epoch as chunks of `steps_per_execution` batches, from the position that the order stands at.
+
+    The chunks' borders are multiples of `steps_per_execution` from the epoch's start, wherever a resumed epoch begins, so
+    the number of chunks an epoch never changes.
+    """
+
+    def __init__(self, split: Split, order: TrainingOrder, steps_per_execution: int = 1) -> None:
+        self.split, self.sampler, self.steps_per_execution = split, order, steps_per_execution
+
+    def __len__(self) -> int:
+        return math.ceil(self.sampler.num_batches / self.steps_per_execution)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        # A generator: the order is read at the first `next`, since Lightning calls iter() before set_epoch().
+        order, size = self.sampler, self.steps_per_execution
+        batches = iterate(self.split, order.remaining_batches(self.split.indices.device))
+        while order.position < order.num_batches:
+            stop = min((order.position // size + 1) * size, order.num_batches)
+            yield Chunk(order, batches, stop)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.sampler.epoch, "position": self.sampler.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sampler.epoch, self.sampler.position = state["epoch"], state["position"]
+
+
+class EvaluationLoader:
+    """A split in its own order, in batches of at most `batch_size`: this process's share of each."""
+
+    def __init__(self, split: Split, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.split = split
+        positions = torch.arange(rank, len(split), world_size, device=split.indices.device)
+        self._batches = list(positions.split(batch_size))
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iterate(self.split, self._batches)

@@ -1,0 +1,77 @@
+"""One training step on a copy of the net, before the first epoch: does everything fit together, and what does it cost?"""
+
+import copy
+import time
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from lithydra.classifier import Classifier, StatisticsClassifier
+from lithydra.data.base import ImageDataModule
+from lithydra.data.loaders import TrainingLoader, TrainingOrder
+from lithydra.errors import ConfigError
+
+CHUNK_SECONDS = 0.1  # long beside what Lightning does per call (0.3 ms), short enough for a lively progress bar
+MAX_STEPS = 64
+
+
+def dry_run(module: Classifier, data: ImageDataModule, device: torch.device) -> tuple[dict[str, tuple[int, ...]], float]:
+    """Forward and backward on a copy of `module` with the first training batch.
+
+    Nothing is left changed: not the weights, not the statistics of BatchNorm, not torch's random state.
+
+    Returns:
+        The output shape of each layer of the net without the batch dimension, and the seconds of a second step.
+
+    Raises:
+        ConfigError: Net, loss and data do not fit together.
+    """
+    assert data.train is not None
+    order = TrainingOrder(len(data.train), data.batch_size, data.seed)
+    batch = next(iter(next(iter(TrainingLoader(data.train, order)))))
+    images, labels = batch.images.to(device), batch.labels.to(device)
+    with torch.random.fork_rng():
+        trial = copy.deepcopy(module).to(device).train()
+        shapes = _record_shapes(trial.net)
+        try:
+            _step(trial, images, labels)
+            start = time.perf_counter()
+            _step(trial, images, labels)
+            seconds = time.perf_counter() - start
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ConfigError(
+                f"model and data do not fit together: images {tuple(images.shape)}, {data.num_classes} classes: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+    return shapes, seconds
+
+
+def _step(module: Classifier, images: Tensor, labels: Tensor) -> None:
+    loss: Tensor = module.loss(module(images), labels)
+    if not isinstance(module, StatisticsClassifier):
+        loss.backward()
+
+
+def _record_shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def record(name: str):
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if isinstance(output, Tensor):
+                shapes[name] = tuple(output.shape[1:])
+
+        return hook
+
+    for name, layer in net.named_modules():
+        layer.register_forward_hook(record(name))
+    return shapes
+
+
+def steps_per_execution(trainer: DictConfig, step_seconds: float) -> int:
+    """`trainer.steps_per_execution`, or for `auto` as many steps as take `CHUNK_SECONDS`, up to `MAX_STEPS`."""
+    if trainer.get("fast_dev_run") or trainer.get("limit_train_batches") or trainer.get("overfit_batches"):
+        return 1  # Lightning counts calls of training_step, and these count batches
+    if trainer.steps_per_execution != "auto":
+        return trainer.steps_per_execution
+    return max(1, min(MAX_STEPS, round(CHUNK_SECONDS / step_seconds)))

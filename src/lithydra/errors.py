@@ -1,0 +1,33 @@
+"""The errors that a person can mend: each is one line, without a traceback, and has its exit code."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class LithydraError(Exception):
+    """A failure whose message says all that a person needs.
+
+    `exit_code` is what the process ends with, `state` what status.json says of the run.
+    """
+
+    exit_code = 1
+    state = "failed"
+
+
+class ConfigError(LithydraError):
+    """Bad input: a setting, a file or a combination that cannot work."""
+
+    exit_code = 2
+
+
+class DivergedError(LithydraError):
+    """Loss or gradient became infinite or NaN; the weights are those of before that step."""
+
+    exit_code = 3
+    state = "diverged"
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """` Did you mean X?`, where X is the choice that `name` looks most like; empty where none is near."""
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]}?" if close else ""

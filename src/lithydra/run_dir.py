@@ -1,0 +1,179 @@
+"""What a run writes and how it is read back. Torch is not imported here, so that reading a run is instant."""
+
+import csv
+import json
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from itertools import count
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from lithydra.errors import ConfigError, LithydraError
+
+log = logging.getLogger(__name__)
+
+COLUMNS = ("epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc", "seconds")
+
+
+class RunDir:
+    """The directory of one run. Files inside are named relative to it, so that a moved run still works."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.command = path / "command.txt"
+        self.provenance = path / "provenance.json"
+        self.status = path / "status.json"
+        self.metrics = path / "metrics.csv"
+        self.log = path / "train.log"
+        self.checkpoints = path / "checkpoints"
+        self.best = self.checkpoints / "best.ckpt"
+        self.last = self.checkpoints / "last.ckpt"
+        self.previous = self.checkpoints / "previous.ckpt"
+        self.plots = path / "plots"
+
+    @classmethod
+    def create(cls, parent: Path, name: str) -> "RunDir":
+        """Make `parent/DATE_TIME_name`. Two runs that start in the same second get different directories."""
+        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            for number in count(1):
+                path = parent / (f"{stamp}_{name}" if number == 1 else f"{stamp}_{name}_{number}")
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    continue
+                return cls(path)
+        except OSError as error:
+            raise ConfigError(f"paths.runs={parent}: cannot be written: {error.strerror}") from error
+        raise AssertionError("unreachable")
+
+    @classmethod
+    def make(cls, path: Path) -> "RunDir":
+        """Make the directory `path`, which must not hold a run yet."""
+        run = cls(path)
+        if run.status.exists():
+            raise ConfigError(f"run={path}: holds a run already; resume={path} goes on with it")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"run={path}: cannot be written: {error.strerror}") from error
+        return run
+
+    @classmethod
+    def open(cls, path: Path, key: str = "run") -> "RunDir":
+        """An existing run. Raises ConfigError, naming `key`, where there is none."""
+        run = cls(path)
+        if not path.is_dir():
+            raise ConfigError(f"{key}={path}: no such directory")
+        if not run.config.exists():
+            raise ConfigError(f"{key}={path}: not a run directory (it has no config.yaml)")
+        return run
+
+    def relative(self, path: Path) -> str:
+        return str(path.relative_to(self.path))
+
+    def own(self) -> FileLock:
+        """Take the directory for this process, for as long as it lives. The lock of a dead process falls by itself."""
+        lock = FileLock(self.path / ".lock", timeout=0)
+        owner = self.path / ".owner"
+        try:
+            lock.acquire()
+        except Timeout as error:
+            who = owner.read_text().strip() if owner.exists() else "another process"
+            raise ConfigError(f"run={self.path}: in use by {who}") from error
+        owner.write_text(f"process {os.getpid()} on {os.uname().nodename}\n")
+        return lock
+
+    def read_config(self) -> dict[str, Any]:
+        return yaml.safe_load(self.config.read_text())
+
+    def update_status(self, **changes: Any) -> None:
+        """Merge `changes` into status.json; a reader never sees half a file."""
+        write_json(self.status, {**self.read_status(), **changes})
+
+    def read_status(self) -> dict[str, Any]:
+        return json.loads(self.status.read_text()) if self.status.exists() else {}
+
+    def add_metrics(self, row: dict[str, Any]) -> None:
+        """Append an epoch to metrics.csv; metrics that the run does not have stay empty."""
+        new = not self.metrics.exists()
+        with self.metrics.open("a", newline="") as file:
+            _write_rows(file, [row], header=new)
+
+    def read_metrics(self) -> list[dict[str, str]]:
+        if not self.metrics.exists():
+            return []
+        with self.metrics.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def keep_metrics(self, num_epochs: int) -> None:
+        """Drop the rows after `num_epochs`: a resumed run writes them again."""
+        rows = [row for row in self.read_metrics() if int(row["epoch"]) <= num_epochs]
+        temporary = self.metrics.with_name(".metrics.csv")
+        with temporary.open("w", newline="") as file:
+            _write_rows(file, rows, header=True)
+        os.replace(temporary, self.metrics)
+
+    def checkpoint(self) -> Path:
+        """The checkpoint that stands for the run: the best by validation, or the last where nothing was validated."""
+        path = self.best if self.best.exists() else self.last
+        if not path.exists():
+            raise ConfigError(f"run={self.path}: has no checkpoint yet")
+        return path
+
+    @contextmanager
+    def recorded(self, config: dict[str, Any]) -> Iterator[None]:
+        """Own the directory while a run trains in it; status.json says how it ended, train.log what was said."""
+        handler = logging.FileHandler(self.log)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        with self.own():
+            self.config.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+            self.command.write_text(shlex.join(["python", *sys.argv]) + "\n")
+            self.update_status(state="running", started=_now(), finished=None, error=None)
+            logging.getLogger().addHandler(handler)
+            try:
+                yield
+            except BaseException as error:
+                log.error("%s", error, exc_info=True)
+                state = error.state if isinstance(error, LithydraError) else "failed"
+                message = str(error) or type(error).__name__
+                self.update_status(state=state, finished=_now(), error=message)
+                raise
+            finally:
+                logging.getLogger().removeHandler(handler)
+                handler.close()
+
+    def finish(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Write the run's final metrics: those of the best epoch where there is one, and `metrics` beside them."""
+        final = {**metrics, **self.read_status().get("metrics", {})}
+        final = {name: value for name, value in final.items() if "/" in name}
+        self.update_status(state="finished", finished=_now(), metrics=final)
+        return final
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def _write_rows(file: IO[str], rows: list[dict[str, Any]], *, header: bool) -> None:
+    writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write aside, then replace."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)

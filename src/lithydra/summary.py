@@ -1,0 +1,50 @@
+"""What a run leaves for the eye when it ends: a table in the terminal, and a row in TensorBoard's HPARAMS tab."""
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from lithydra.run_dir import RunDir
+
+# Groups whose choice says something about a result.
+NAMED_GROUPS = ("data", "normalization", "augmentation", "model", "loss", "optimizer", "scheduler", "regularizer")
+
+
+def print_results(run: RunDir, seconds: float, images_per_second: float | None) -> None:
+    """The run's metrics by split, and the commands that a person may want next."""
+    status = run.read_status()
+    metrics: dict[str, float] = status["metrics"]
+    table = Table("split", "loss", "accuracy", title=f"Run {run.path.name}")
+    for split in ("train", "val", "test"):
+        if f"{split}/loss" in metrics:
+            table.add_row(split, f"{metrics[f'{split}/loss']:.4f}", f"{metrics[f'{split}/acc']:.4f}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    if "best_epoch" in status:
+        which = f"best epoch {status['best_epoch']} of {status['epoch']}"
+    else:
+        which = f"last of {status['epoch']} epochs (no validation)"
+    speed = f", {images_per_second:,.0f} images/s in training" if images_per_second else ""
+    console.print(f"{which}, {seconds:.1f} s in all{speed}")
+    console.print(f"run directory  {run.path}")
+    console.print(f"evaluate       python scripts/evaluate.py run={run.path}")
+    console.print(f"predict        python scripts/predict.py run={run.path} input=IMAGE")
+    console.print(f"more epochs    python train.py resume={run.path} trainer.max_epochs={2 * max(1, status['epoch'])}")
+    console.print(f"look inside    tensorboard --logdir {run.path.parent}")
+
+
+def write_hparams(trainer: L.Trainer, config: DictConfig, choices: dict[str, str], metrics: dict[str, float]) -> None:
+    """One row a run: the choices that were made and the metrics of the best epoch, under names of their own.
+
+    `final/…` keeps the row apart from the curves of the same metrics.
+    """
+    settings = {group: choices[group] for group in NAMED_GROUPS if group in choices}
+    settings |= {"lr": config.lr, "seed": config.seed, "batch_size": config.data.batch_size}
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(settings, {f"final/{name}": value for name, value in metrics.items()})
+            logger.save()

@@ -1,0 +1,167 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from lithydra import augmentations
+from lithydra.augmentations import affine, cutmix, cutout, flip_crop, mixup
+from lithydra.errors import ConfigError
+
+CONF = Path(__file__).parents[1] / "conf" / "augmentation"
+NAMES = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "none")
+SHAPE = (3, 8, 8)
+
+
+def build(name: str, image_shape: tuple[int, ...] = SHAPE, **changes: Any) -> nn.Module:
+    config = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), changes)
+    return instantiate(config, image_shape=image_shape, num_classes=4)
+
+
+def batch(size: int = 16, image_shape: tuple[int, ...] = SHAPE) -> tuple[Tensor, Tensor]:
+    """Equal images without a zero or a symmetry, so that any difference comes from the augmentation."""
+    pixels = torch.linspace(0.1, 1, torch.Size(image_shape).numel()).view(image_shape)
+    return pixels.repeat(size, 1, 1, 1), torch.arange(size) % 4
+
+
+def seeded(augment: nn.Module, images: Tensor, labels: Tensor, seed: int = 1) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(seed)
+    return augment(images, labels)
+
+
+def test_none_has_no_target() -> None:
+    assert OmegaConf.load(CONF / "none.yaml") == {"_target_": None}
+
+
+@pytest.mark.parametrize("image_shape", [SHAPE, (1, 28, 28), (3, 12, 20)])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_keeps_shape_type_and_range(name: str, image_shape: tuple[int, ...]) -> None:
+    images, labels = batch(image_shape=image_shape)
+    before = images.clone()
+    augmented, new_labels = seeded(build(name, image_shape), images, labels)
+    assert augmented.shape == images.shape and augmented.dtype == torch.float32
+    assert augmented.min() >= 0 and augmented.max() <= 1 + 1e-6
+    assert torch.equal(images, before)
+    if name in ("mixup", "cutmix"):
+        assert new_labels.shape == (16, 4) and new_labels.dtype == torch.float32
+        torch.testing.assert_close(new_labels.sum(1), torch.ones(16))
+    else:
+        assert torch.equal(new_labels, labels)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_draws_from_the_global_generator(name: str) -> None:
+    images = torch.rand(16, *SHAPE)
+    labels = torch.arange(16) % 4
+    augment = build(name)
+    first, again, other = (seeded(augment, images, labels, seed)[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, images)
+
+
+@pytest.mark.parametrize("name", ["flip_crop", "affine", "cutout"])
+def test_images_of_a_batch_get_their_own_random_numbers(name: str) -> None:
+    augmented, _ = seeded(build(name), *batch())
+    assert len(torch.unique(augmented, dim=0)) > 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_of_one_works(name: str) -> None:
+    assert build(name)(*batch(size=1))[0].shape == (1, *SHAPE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_precision_is_kept_under_autocast(name: str) -> None:
+    augment = build(name)
+    expected, _ = seeded(augment, *batch())
+    with torch.autocast("cpu", torch.bfloat16):
+        augmented, _ = seeded(augment, *batch())
+    assert torch.equal(augmented, expected)
+
+
+def test_flip_without_padding_mirrors_each_image_or_none() -> None:
+    images, labels = batch()
+    augment = flip_crop(SHAPE, 4, padding=0, flip_probability=0.5)
+    augmented, _ = seeded(augment, images, labels)
+    flipped = (augmented == images.flip(3)).all(dim=(1, 2, 3))
+    kept = (augmented == images).all(dim=(1, 2, 3))
+    assert flipped.any() and kept.any() and (flipped | kept).all()
+
+
+def test_crop_is_a_window_of_the_padded_image() -> None:
+    images, labels = batch()
+    augmented, _ = seeded(flip_crop(SHAPE, 4, padding=2, flip_probability=0.0), images, labels)
+    padded = torch.nn.functional.pad(images[0], (2, 2, 2, 2))
+    windows = padded.unfold(1, 8, 1).unfold(2, 8, 1).permute(1, 2, 0, 3, 4).reshape(-1, *SHAPE)
+    assert all((windows == image).all(dim=(1, 2, 3)).any() for image in augmented)
+
+
+def test_affine_with_all_parts_off_changes_nothing() -> None:
+    images, labels = batch()
+    augment = affine(SHAPE, 4, degrees=0, translate=0, scale=(1, 1), shear=0)
+    torch.testing.assert_close(augment(images, labels)[0], images)
+
+
+@pytest.mark.parametrize("part", [{"degrees": 20}, {"translate": 0.2}, {"scale": [0.5, 0.9]}, {"shear": 20}], ids=str)
+def test_each_part_of_affine_works_alone(part: dict[str, Any]) -> None:
+    off = {"degrees": 0, "translate": 0, "scale": [1, 1], "shear": 0}
+    images, labels = batch()
+    augmented, _ = seeded(build("affine", **(off | part)), images, labels)
+    assert (augmented - images).abs().max() > 0.05
+
+
+def test_cutout_zeroes_one_square_an_image() -> None:
+    images, labels = batch()
+    augmented, _ = seeded(cutout(SHAPE, 4, side=0.5), images, labels)
+    zero = augmented == 0
+    assert (zero.sum(dim=(1, 2, 3)) == 3 * 4 * 4).all()
+    assert (zero.any(dim=2).sum(dim=2) == 4).all() and (zero.any(dim=3).sum(dim=2) == 4).all()
+    assert torch.equal(augmented[~zero], images[~zero])
+    assert torch.equal(cutout(SHAPE, 4, probability=0.0)(images, labels)[0], images)
+
+
+def test_mixup_blends_images_and_labels_by_the_same_weight() -> None:
+    images, labels = torch.rand(6, *SHAPE), torch.tensor([0, 1, 2, 3, 0, 1])
+    mixed, probabilities = seeded(mixup(SHAPE, 4, alpha=1.0), images, labels)
+    weight = probabilities[0, 0]
+    assert 0 < weight < 1
+    torch.testing.assert_close(mixed, weight * images + (1 - weight) * images.roll(1, 0))
+
+
+def test_cutmix_labels_blend_by_the_area_of_the_rectangle() -> None:
+    images, labels = torch.rand(6, *SHAPE), torch.tensor([0, 1, 2, 3, 0, 1])
+    mixed, probabilities = seeded(cutmix(SHAPE, 4), images, labels)
+    own = mixed == images
+    assert torch.equal(mixed[~own], images.roll(1, 0)[~own])
+    assert 0 < own.float().mean() < 1
+    assert probabilities[0, 0].item() == pytest.approx(own.float().mean().item())
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "allowed"),
+    [
+        ("mixup", "alpha", -1, "above 0"),
+        ("cutmix", "alpha", 0, "above 0"),
+        ("mixup", "alpha", "big", "above 0"),
+        ("flip_crop", "padding", -1, "a whole number from 0 to 7"),
+        ("flip_crop", "padding", 8, "a whole number from 0 to 7"),
+        ("flip_crop", "padding", 1.5, "a whole number from 0 to 7"),
+        ("flip_crop", "flip_probability", 1.5, "from 0 to 1"),
+        ("cutout", "probability", -0.1, "from 0 to 1"),
+        ("cutout", "side", 0, "above 0, up to 1"),
+        ("affine", "degrees", -5, "from 0 to 180"),
+        ("affine", "translate", 2, "from 0 to 1"),
+        ("affine", "scale", [1.1, 0.9], "[low, high] with 0 < low <= high"),
+        ("affine", "scale", 1.1, "[low, high] with 0 < low <= high"),
+        ("affine", "scale", [1], "[low, high] with 0 < low <= high"),
+        ("affine", "shear", 90, "from 0 to below 90"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(name: str, key: str, value: Any, allowed: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        getattr(augmentations, name)(SHAPE, 4, **{key: value})
+    assert str(error.value) == f"augmentation.{key}={value}: must be {allowed}"
