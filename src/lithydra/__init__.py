@@ -1,1 +1,12 @@
 """lithydra: a research template for image classification on PyTorch Lightning and Hydra."""
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """`lithydra.load`, imported when it is asked for: torch takes seconds, and a typo on the command line must not."""
+    if name == "load":
+        from lithydra.loading import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,1 +1,334 @@
-def check(config): pass
+"""Everything that can be refused before torch is imported.
+
+Each setting has one rule: what it may be. All problems of a config are collected and raised once.
+"""
+
+import fnmatch
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lithydra.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number between bounds; `whole` refuses fractions. A bound that is left out is None."""
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    whole: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
+            return False
+        return (
+            math.isfinite(value)
+            and (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        bounds = [
+            ("at least", self.least),
+            ("at most", self.most),
+            ("above", self.above),
+            ("below", self.below),
+        ]
+        kind = "a whole number" if self.whole else "a number"
+        return " ".join([kind, " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)]).strip()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some words."""
+
+    options: tuple[object, ...]
+
+    def __contains__(self, value: object) -> bool:
+        return any(value is option or (type(value) is type(option) and value == option) for option in self.options)
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join("null" if o is None else str(o).lower() if isinstance(o, bool) else str(o) for o in self.options)
+
+
+@dataclass(frozen=True)
+class ListOf:
+    """A list, each item of which obeys `item`."""
+
+    item: Number
+    min_length: int = 0
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, list) and len(value) >= self.min_length and all(x in self.item for x in value)
+
+    def __str__(self) -> str:
+        return f"a list, each item {self.item}" + (f", at least {self.min_length} of them" if self.min_length else "")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A piece of text that is not empty."""
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, str) and value != ""
+
+    def __str__(self) -> str:
+        return "a piece of text"
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """What any of some rules allows."""
+
+    rules: tuple[Any, ...]
+
+    def __contains__(self, value: object) -> bool:
+        return any(value in rule for rule in self.rules)
+
+    def __str__(self) -> str:
+        return ", or ".join(str(rule) for rule in self.rules)
+
+
+NULL = Choice((None,))
+FLAG = Choice((True, False))
+COUNT = Number(least=1, whole=True)
+POSITIVE = Number(above=0)
+NOT_NEGATIVE = Number(least=0)
+FRACTION = Number(least=0, below=1)
+PROBABILITY = Number(least=0, most=1)
+METRICS = ("val/acc", "val/loss", "train/acc", "train/loss")
+
+
+def optional(rule: Any) -> AnyOf:
+    return AnyOf((NULL, rule))
+
+
+# By key, `*` for any name. A setting without a rule is checked by what it is passed to.
+RULES: dict[str, Any] = {
+    "seed": Number(least=0, most=2**32 - 1, whole=True),
+    "lr": POSITIVE,
+    "compile": FLAG,
+    "test": FLAG,
+    "run": optional(Text()),
+    "resume": optional(Text()),
+    "monitor.metric": Choice(METRICS),
+    "monitor.mode": Choice(("min", "max")),
+    "checkpoint.every_n_steps": optional(COUNT),
+    "checkpoint.every_seconds": optional(POSITIVE),
+    "data.batch_size": COUNT,
+    "data.eval_batch_size": COUNT,
+    "data.val_fraction": FRACTION,
+    "data.num_folds": optional(Number(least=2, whole=True)),
+    "data.fold": Number(least=0, whole=True),
+    "data.limit": AnyOf((NULL, COUNT, Number(above=0, below=1))),
+    "data.classes": optional(ListOf(Number(least=0, whole=True), min_length=2)),
+    "data.image_size": optional(COUNT),
+    "data.num_workers": Number(least=0, whole=True),
+    "data.channels": Choice((1, 3)),
+    "data.test_fraction": Number(above=0, below=1),
+    "data.memory_limit_gib": NOT_NEGATIVE,
+    "data.dir": Text(),
+    "data.path": optional(Text()),
+    "model.hidden": ListOf(COUNT),
+    "model.channels": ListOf(COUNT, min_length=1),
+    "model.dropout": FRACTION,
+    "model.batch_norm": FLAG,
+    "model.batch_norm_eps": POSITIVE,
+    "model.batch_norm_momentum": Number(above=0, most=1),
+    "model.width": COUNT,
+    "model.kernel_size": COUNT,
+    "loss.label_smoothing": FRACTION,
+    "optimizer.lr": POSITIVE,
+    "optimizer.momentum": FRACTION,
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.nesterov": FLAG,
+    "optimizer.eps": POSITIVE,
+    "optimizer.betas": ListOf(FRACTION, min_length=2),
+    "optimizer.max_iter": COUNT,
+    "optimizer.history_size": COUNT,
+    "scheduler.interval": Choice(("step", "epoch")),
+    "scheduler.gamma": Number(above=0, most=1),
+    "scheduler.factor": Number(above=0, below=1),
+    "scheduler.patience": Number(least=0, whole=True),
+    "scheduler.cooldown": Number(least=0, whole=True),
+    "scheduler.threshold": NOT_NEGATIVE,
+    "scheduler.threshold_mode": Choice(("rel", "abs")),
+    "scheduler.min_lr": NOT_NEGATIVE,
+    "scheduler.eta_min": NOT_NEGATIVE,
+    "scheduler.step_size": COUNT,
+    "scheduler.milestones": ListOf(COUNT, min_length=1),
+    "scheduler.T_max": AnyOf((COUNT, Choice(("total",)))),
+    "scheduler.total_steps": AnyOf((COUNT, Choice(("total",)))),
+    "scheduler.warmup_fraction": FRACTION,
+    "scheduler.final_lr_factor": PROBABILITY,
+    "scheduler.pct_start": Number(above=0, below=1),
+    "scheduler.max_lr": POSITIVE,
+    "scheduler.div_factor": POSITIVE,
+    "scheduler.final_div_factor": POSITIVE,
+    "regularizer.*.weight": NOT_NEGATIVE,
+    "callbacks.early_stopping.patience": Number(least=0, whole=True),
+    "callbacks.early_stopping.min_delta": NOT_NEGATIVE,
+    "callbacks.progress_bar.refresh_seconds": POSITIVE,
+    "accelerator.channels_last": FLAG,
+    "accelerator.matmul_precision": Choice(("highest", "high", "medium")),
+    "trainer.max_epochs": COUNT,
+    "trainer.max_steps": AnyOf((COUNT, Choice((-1,)))),
+    "trainer.precision": Choice(
+        ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true", "32", "bf16", "16", "64", 32, 16, 64)
+    ),
+    "trainer.gradient_clip_val": optional(POSITIVE),
+    "trainer.gradient_clip_algorithm": Choice(("norm", "value")),
+    "trainer.accumulate_grad_batches": COUNT,
+    "trainer.steps_per_execution": AnyOf((COUNT, Choice(("auto",)))),
+    "trainer.log_every_n_steps": COUNT,
+    "trainer.devices": AnyOf((COUNT, Choice((-1, "auto")), ListOf(Number(least=0, whole=True), min_length=1))),
+    "trainer.num_nodes": COUNT,
+    "trainer.accelerator": Choice(("auto", "cpu", "gpu", "cuda", "mps", "tpu")),
+    "trainer.limit_train_batches": AnyOf((COUNT, Number(above=0, most=1))),
+    "trainer.limit_val_batches": AnyOf((COUNT, Number(above=0, most=1))),
+    "trainer.limit_test_batches": AnyOf((COUNT, Number(above=0, most=1))),
+    "sweep.name": Text(),
+}
+
+ROOT_KEYS = (
+    "data normalization augmentation model loss optimizer scheduler regularizer trainer accelerator callbacks logger "
+    "paths seed lr monitor checkpoint compile run resume test sweep init study experiment"
+).split()
+
+
+def check(config: DictConfig) -> None:
+    """Raise one ConfigError with every problem of a composed config, a line each; return where there is none."""
+    try:
+        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # pyright: ignore[reportAssignmentType]
+    except OmegaConfBaseException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    written: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # pyright: ignore[reportAssignmentType]
+    # A value that comes from another key is refused there, once.
+    own = {key for key, value in _leaves(written) if "${" not in str(value)}
+    problems = [*_unknown_root_keys(plain), *_broken_rules({k: v for k, v in _leaves(plain) if k in own})]
+    problems = problems or [problem for combination in COMBINATIONS for problem in combination(plain)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _unknown_root_keys(config: dict[str, Any]) -> Iterator[str]:
+    """A setting that `+` has put at the top, where nothing reads it."""
+    for key in config.keys() - set(ROOT_KEYS):
+        inside = [f"{group}.{key}" for group, node in config.items() if isinstance(node, dict) and key in node]
+        hint = f" Did you mean {inside[0]}?" if inside else nearest(key, ROOT_KEYS)
+        yield f"{key}={config[key]}: nothing reads a setting of this name at the top level.{hint}"
+
+
+def _broken_rules(leaves: dict[str, Any]) -> Iterator[str]:
+    for key, value in leaves.items():
+        rule = RULES.get(key) or next((r for pattern, r in RULES.items() if fnmatch.fnmatchcase(key, pattern)), None)
+        if rule is not None and value not in rule:
+            shown = f"'{value}' (text)" if isinstance(value, str) and isinstance(rule, Number) else _shown(value)
+            options = [o for o in getattr(rule, "options", ()) if isinstance(o, str)]
+            yield f"{key}={shown}: must be {rule}.{nearest(str(value), options)}"
+
+
+def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# Combinations: each yields what is wrong with a config whose settings are all well formed.
+
+
+def _monitor(config: dict[str, Any]) -> Iterator[str]:
+    metric, mode = config["monitor"]["metric"], config["monitor"]["mode"]
+    right = "max" if metric.endswith("/acc") else "min"
+    if mode != right:
+        yield f"monitor.mode={mode}: {metric} is better the {'higher' if right == 'max' else 'lower'}; use {right}"
+    if metric.startswith("val/") and not _validates(config):
+        if "early_stopping" in config["callbacks"]:
+            yield f"callbacks=early_stopping: watches {metric}, and data.val_fraction=0 leaves no validation images"
+        if "plateau" in str(config["scheduler"].get("_target_", "")).lower():
+            yield f"scheduler=plateau: watches {metric}, and data.val_fraction=0 leaves no validation images"
+
+
+def _validates(config: dict[str, Any]) -> bool:
+    return config["data"].get("val_fraction", 0) > 0 or bool(config["data"].get("num_folds"))
+
+
+def _folds(config: dict[str, Any]) -> Iterator[str]:
+    folds, fold = config["data"].get("num_folds"), config["data"].get("fold", 0)
+    if folds and fold >= folds:
+        yield f"data.fold={fold}: data.num_folds={folds} has folds 0 to {folds - 1}"
+    if not folds and fold:
+        yield f"data.fold={fold}: needs data.num_folds"
+
+
+def _classes(config: dict[str, Any]) -> Iterator[str]:
+    classes = config["data"].get("classes")
+    if classes and len(set(classes)) < len(classes):
+        yield f"data.classes={classes}: names a class twice"
+
+
+def _lbfgs(config: dict[str, Any]) -> Iterator[str]:
+    if not str(config["optimizer"]["_target_"]).endswith("LBFGS"):
+        return
+    trainer = config["trainer"]
+    if trainer["precision"] not in ("32-true", "64-true", "32", "64", 32, 64):
+        yield f"optimizer=lbfgs: needs full precision, and trainer.precision={trainer['precision']}"
+    if trainer["gradient_clip_val"] is not None:
+        yield "optimizer=lbfgs: its line search sees no clipped gradient; leave trainer.gradient_clip_val=null"
+    if trainer["accumulate_grad_batches"] > 1:
+        yield "optimizer=lbfgs: evaluates each batch anew; leave trainer.accumulate_grad_batches=1"
+
+
+def _nesterov(config: dict[str, Any]) -> Iterator[str]:
+    if config["optimizer"].get("nesterov") and not config["optimizer"].get("momentum"):
+        yield "optimizer.nesterov=true: needs optimizer.momentum above 0"
+
+
+def _device(config: dict[str, Any]) -> Iterator[str]:
+    trainer = config["trainer"]
+    if trainer["accelerator"] in ("gpu", "cuda") and not _gpu_device_exists():
+        yield "accelerator=gpu: this machine has no GPU; accelerator=cpu or accelerator=auto trains without one"
+    if str(trainer["precision"]) in ("16", "16-mixed") and (trainer["accelerator"] == "cpu"):
+        yield f"trainer.precision={trainer['precision']}: needs a GPU; on a CPU use bf16-mixed or 32-true"
+
+
+def _gpu_device_exists() -> bool:
+    """Whether the kernel knows a GPU: Nvidia, AMD, or Windows' through WSL. Torch has the last word, later."""
+    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")) or not Path("/dev").exists()
+
+
+def _directories(config: dict[str, Any]) -> Iterator[str]:
+    if config["run"] and config["resume"]:
+        yield f"run={config['run']}: resume={config['resume']} names the run directory already"
+    for key in ("runs", "data"):
+        path = Path(config["paths"][key])
+        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if not existing.is_dir():
+            yield f"paths.{key}={path}: {existing} is a file, not a directory"
+
+
+COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
+    _monitor,
+    _folds,
+    _classes,
+    _lbfgs,
+    _nesterov,
+    _device,
+    _directories,
+)

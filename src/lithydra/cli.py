@@ -22,7 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from lithydra.checks import check
-from lithydra.errors import LithydraError, nearest
+from lithydra.errors import ConfigError, LithydraError, nearest
+from lithydra.run_dir import RunDir
 
 CONFIG_DIRECTORY = os.path.join(os.path.dirname(__file__), "..", "..", "conf")
 
@@ -93,9 +94,9 @@ def _explain_unknown_key(cause: OmegaConfBaseException, message: str) -> str:
         places = [path for path in all_keys(root) if path.rpartition(".")[2] == name]
         near = f" Did you mean {places[0]}?" if places else ""
     elif prefix:
-        near = near.replace("Did you mean ", f"Did you mean {prefix}.")
-    where = f"{prefix} has" if prefix else "there are"
-    return f"{key}: no such setting; {where} {', '.join(siblings)}.{near}"
+        near = near.replace("mean ", f"mean {prefix}.")
+    allowed = f"; {prefix} has {', '.join(siblings)}" if prefix and not near else ""
+    return f"{key}: no such setting{allowed}.{near}"
 
 
 def all_keys(config: Any, prefix: str = "") -> list[str]:
@@ -151,3 +152,37 @@ def _train(config: DictConfig) -> float | None:
     set_up_logging()
     OmegaConf.set_struct(config, False)
     return train(config, dict(job.runtime.choices), list(job.overrides.task), directory)
+
+
+def main_evaluate() -> NoReturn:
+    """`python scripts/evaluate.py`."""
+    run(_evaluate, "evaluate")
+
+
+def _evaluate(config: DictConfig) -> None:
+    _open_run(config)
+    from lithydra.evaluate import evaluate
+
+    set_up_logging()
+    evaluate(config)
+
+
+def main_predict() -> NoReturn:
+    """`python scripts/predict.py`."""
+    run(_predict, "predict")
+
+
+def _predict(config: DictConfig) -> None:
+    _open_run(config)
+    from lithydra.predict import predict
+
+    set_up_logging()
+    predict(config)
+
+
+def _open_run(config: DictConfig) -> None:
+    """Refuse a missing or wrong run directory before torch is imported."""
+    for key in ("run", "input"):
+        if OmegaConf.is_missing(config, key):
+            raise ConfigError(f"{key}: must be given, as {key}={'outputs/runs/NAME' if key == 'run' else 'IMAGE'}")
+    RunDir.open(Path(config.run)).checkpoint()

@@ -16,7 +16,8 @@ from lithydra.run_dir import RunDir
 class RunCheckpoint(Checkpoint):
     """Saves after every epoch, and within it every `every_n_steps` optimizer steps or `every_seconds`.
 
-    best.ckpt is the epoch with the best `monitor`; an equal later one does not replace it, and NaN is never best. Without
+    best.ckpt is the epoch with the best `monitor`; of equals the later, since a small
+    validation part ties often and the later has seen more; NaN is never best. Without
     validation there is no best.ckpt: the last weights stand for the run.
     """
 
@@ -59,7 +60,7 @@ class RunCheckpoint(Checkpoint):
 
     def _improves(self, score: float) -> bool:
         return math.isfinite(score) and (
-            self.best_score is None or self.sign * score > self.sign * self.best_score
+            self.best_score is None or self.sign * score >= self.sign * self.best_score
         )
 
     def _save(self, trainer: L.Trainer) -> None:

@@ -17,6 +17,10 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 class ImageError(ConfigError):
     """A file that is no image, or one that cannot be used. The message opens with its path."""
 
+    def __init__(self, message: str) -> None:
+        # torch's DataLoader raises a worker's error again with the whole traceback for a message: keep its last line.
+        super().__init__(message.rpartition("ImageError: ")[2].strip())
+
 
 def decode(path: Path, *, channels: int, image_size: int | None) -> np.ndarray:
     """The image as uint8: (H, W) for one channel, (H, W, 3) for three.

@@ -1,0 +1,111 @@
+"""What is measured, and the order of the measurements. Torch is not imported here."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+LEARNING_RATE = 0.001
+SEED = 0
+VAL_FRACTION = 0.1
+EVAL_BATCH_SIZE = 1000
+
+CONTENDERS = {
+    "bare": "a bare PyTorch loop over uint8 images in memory",
+    "lithydra": "`train.py` with its logger, metrics, checkpoints and progress bar",
+    "dataloader": "a plain PyTorch script: PIL image, ToTensor and Normalize per sample in a DataLoader with two workers",
+    "lightning": "stock Lightning: a DataLoader over float tensors in memory, `self.log` of loss and accuracy at each step",
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A net on a data set, trained by Adam.
+
+    Attributes:
+        settings: what the model's YAML file sets, where it differs.
+        limit: training images, those of the validation part included; None: all.
+    """
+
+    data: str
+    batch_size: int
+    model: str
+    settings: dict[str, Any]
+    limit: int | None = None
+
+    def overrides(self) -> list[str]:
+        """The command line that makes `train.py` train this."""
+        model = [f"model.{key}={json.dumps(value)}" for key, value in self.settings.items()]
+        limit = [f"data.limit={self.limit}"] if self.limit else []
+        data = [f"data={self.data}", f"data.batch_size={self.batch_size}", f"data.eval_batch_size={EVAL_BATCH_SIZE}"]
+        common = [f"data.val_fraction={VAL_FRACTION}", "optimizer=adam", f"lr={LEARNING_RATE}", f"seed={SEED}"]
+        return [*data, *limit, f"model={self.model}", *model, *common]
+
+
+WORKLOADS = {
+    "mnist_mlp": Workload("mnist", 100, "mlp", {"hidden": [100], "batch_norm": True}),
+    "fashion_mlp": Workload("fashion_mnist", 32, "mlp", {"hidden": [1000]}),
+    "cifar_cnn": Workload("cifar10", 128, "cnn", {"channels": [32, 64, 128]}, limit=10_000),
+    "cifar_alexnet": Workload("cifar10", 128, "alexnet", {}, limit=2_500),
+}
+MEASUREMENTS = (*WORKLOADS, "startup", "memory", "scaling", "bf16")
+MNIST_IMAGES = 60_000
+
+
+@dataclass(frozen=True)
+class Job:
+    """One fresh process.
+
+    Attributes:
+        contender: one of `CONTENDERS`, or "imports".
+        accelerator: the choice in conf/accelerator/.
+        point: what varies within the measurement: the number on the x axis, or the accelerator.
+    """
+
+    measurement: str
+    contender: str
+    workload: Workload
+    epochs: int
+    accelerator: str
+    point: int | str | None = None
+
+    def __str__(self) -> str:
+        return " ".join(str(part) for part in (self.measurement, self.contender, self.point) if part is not None)
+
+
+def plan(
+    measurements: Sequence[str], contenders: Sequence[str], epochs: int, accelerator: str, limit: int | None = None
+) -> list[Job]:
+    """The jobs of one repetition. `limit` takes the place of each workload's own."""
+
+    def limited(name: str) -> Workload:
+        return replace(WORKLOADS[name], limit=limit) if limit else WORKLOADS[name]
+
+    def job(measurement: str, contender: str, workload: Workload, **changes: Any) -> Job:
+        return Job(measurement, contender, workload, **{"epochs": epochs, "accelerator": accelerator, **changes})
+
+    jobs = [job(name, who, limited(name)) for name in WORKLOADS if name in measurements for who in contenders]
+    if "startup" in measurements:
+        jobs += [job("startup", who, limited("mnist_mlp"), epochs=1) for who in ("imports", "bare", "lithydra")]
+    if "memory" in measurements:
+        jobs += [job("memory", who, limited("cifar_cnn"), epochs=1) for who in ("bare", "lithydra")]
+    if "scaling" in measurements:
+        for axis, points in scaling_points(limited("mnist_mlp")).items():
+            for point, workload in points.items():
+                rivals = [who for who in ("bare", "lithydra") if who in contenders]
+                jobs += [job(f"scaling_{axis}", who, workload, point=point) for who in rivals]
+    if "bf16" in measurements:
+        for point in (accelerator, f"{accelerator}_bf16"):
+            jobs.append(job("bf16", "lithydra", limited("cifar_cnn"), accelerator=point, point=point))
+    return jobs
+
+
+def scaling_points(base: Workload) -> dict[str, dict[int, Workload]]:
+    """By axis: the workload at each point."""
+    most = base.limit or MNIST_IMAGES
+    sizes = [most * factor // 8 for factor in (1, 2, 4, 8)]
+    return {
+        "data": {size: replace(base, limit=size) for size in sizes},
+        "depth": {depth: replace(base, settings={**base.settings, "hidden": [100] * depth}) for depth in (1, 2, 4, 8)},
+        "batch_size": {size: replace(base, batch_size=size) for size in (16, 64, 256, 1024)},
+    }

@@ -1,0 +1,48 @@
+"""A trained model from its checkpoint alone: no config files, no data."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from lithydra import build
+from lithydra.checkpoint_io import load as load_checkpoint
+from lithydra.classifier import Classifier
+from lithydra.errors import ConfigError
+from lithydra.run_dir import RunDir
+
+
+def load(run_or_checkpoint: str | Path, checkpoint: str = "best", device: str | torch.device = "cpu") -> Classifier:
+    """The classifier of a run, in evaluation mode.
+
+    It maps raw images (B, C, H, W), uint8 or float in [0, 1], to logits; `probabilities(logits)` are its softmax.
+    `record["data"]` holds `class_names` and `image_shape`, `record["config"]` the run's config.
+
+    Args:
+        run_or_checkpoint: A run directory, or a checkpoint file.
+        checkpoint: Of a run directory: best (the last where nothing was validated), last or previous.
+
+    Raises:
+        LithydraError: There is no such run or checkpoint, or it is damaged.
+    """
+    path = Path(run_or_checkpoint)
+    content = load_checkpoint(checkpoint_path(RunDir.open(path), checkpoint) if path.is_dir() else path)
+    record: dict[str, Any] = content["lithydra"]
+    data = record["data"]
+    config = OmegaConf.create(record["config"])
+    module = build.classifier_like(config, tuple(data["image_shape"]), len(data["class_names"]))
+    module.load_state_dict(content["state_dict"])
+    module.record = record
+    return module.to(device).eval()
+
+
+def checkpoint_path(run: RunDir, name: str) -> Path:
+    """The file of `checkpoint=best|last|previous`."""
+    if name == "best":
+        return run.checkpoint()
+    path = run.checkpoints / f"{name}.ckpt"
+    if name not in ("last", "previous") or not path.exists():
+        there = sorted(p.stem for p in run.checkpoints.glob("*.ckpt"))
+        raise ConfigError(f"checkpoint={name}: {run.path} has {', '.join(there) or 'no checkpoint yet'}")
+    return path

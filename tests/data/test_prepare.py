@@ -1,0 +1,286 @@
+import logging
+import multiprocessing
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lithydra.data import prepare
+from lithydra.data.prepare import Arrays, Source, fingerprint, load, prepared, validate
+from lithydra.errors import ConfigError
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def make_arrays(num_train: int = 12, num_test: int = 6) -> Arrays:
+    """Three classes of 4x4 images."""
+    pixels = np.random.default_rng(0).integers(0, 256, (num_train + num_test, 4, 4), dtype=np.uint8)
+    labels = np.arange(num_train + num_test) % 3
+    return Arrays(pixels[:num_train], labels[:num_train], pixels[num_train:], labels[num_train:])
+
+
+def make_source(read: Any = make_arrays) -> Source:
+    return Source("a source", read)
+
+
+def equal(first: Arrays, second: Arrays) -> bool:
+    return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(first, second, strict=True))
+
+
+def has_nothing() -> Arrays:
+    raise FileNotFoundError("no such folder")
+
+
+def read_and_count(log: Path) -> Arrays:
+    with log.open("a") as file:
+        file.write("read\n")
+    time.sleep(0.3)
+    return make_arrays()
+
+
+def prepare_with_others(path: Path, log: Path, start: Any, good: Any) -> None:
+    start.wait()
+    arrays = prepared(path, num_classes=3, sources=[make_source(partial(read_and_count, log))])
+    good.put(equal(arrays, make_arrays()))
+
+
+def prepare_and_die(path: Path, moment: str) -> None:
+    def die(*_: Any, **__: Any) -> Arrays:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return make_arrays()
+
+    def die_writing(file: Any, **_: Any) -> None:
+        file.write(b"PK half of an archive")
+        file.flush()
+        die()
+
+    if moment == "writing":
+        np.savez = die_writing
+    prepared(path, num_classes=3, sources=[make_source(die if moment == "reading" else make_arrays)])
+
+
+def test_prepared_makes_the_file_and_then_reads_it(tmp_path: Path) -> None:
+    path = tmp_path / "data" / "x.npz"
+    made = prepared(path, num_classes=3, sources=[make_source(has_nothing), make_source()])
+    read = prepared(path, num_classes=3, sources=[make_source(has_nothing)])
+    assert equal(made, make_arrays()) and equal(read, made)
+    assert sorted(os.listdir(path.parent)) == ["x.npz", "x.npz.lock"]
+
+
+def test_processes_that_start_at_once_make_one_file(tmp_path: Path) -> None:
+    start, good = SPAWN.Barrier(4), SPAWN.SimpleQueue()
+    arguments = (tmp_path / "x.npz", tmp_path / "log", start, good)
+    processes = [SPAWN.Process(target=prepare_with_others, args=arguments) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert [good.get() for _ in processes] == [True] * 4
+    assert (tmp_path / "log").read_text() == "read\n"
+
+
+@pytest.mark.parametrize("moment", ["reading", "writing"])
+def test_killed_preparation_heals(tmp_path: Path, moment: str) -> None:
+    path = tmp_path / "x.npz"
+    process = SPAWN.Process(target=prepare_and_die, args=(path, moment))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not path.exists()
+    assert len(list(tmp_path.glob(".*.tmp"))) == (moment == "writing")
+    assert equal(prepared(path, num_classes=3, sources=[make_source()]), make_arrays())
+    assert sorted(os.listdir(tmp_path)) == ["x.npz", "x.npz.lock"]
+
+
+def test_no_source_says_what_was_tried_and_what_to_add(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    sources = [Source("raw files in F", has_nothing), Source("a download", has_nothing, by_hand=False)]
+    with pytest.raises(ConfigError) as caught:
+        prepared(path, num_classes=3, sources=sources)
+    assert str(caught.value) == (
+        f"{path} is not there and cannot be made. Tried: raw files in F (no such folder); a download (no such folder). "
+        f"Add {path} with x_train y_train x_test y_test, or raw files in F; data=digits needs none"
+    )
+
+
+def test_unfit_source_is_passed_over(tmp_path: Path) -> None:
+    def two_classes() -> Arrays:
+        arrays = make_arrays()
+        return arrays._replace(y_train=arrays.y_train % 2, y_test=arrays.y_test % 2)
+
+    arrays = prepared(tmp_path / "x.npz", num_classes=3, sources=[make_source(two_classes), make_source()])
+    assert equal(arrays, make_arrays())
+
+
+def test_unwritable_folder_works_in_memory_and_warns_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "data").write_text("a file where the folder should be")
+    for _ in range(2):
+        arrays = prepared(tmp_path / "data" / "x.npz", num_classes=3, sources=[make_source()])
+        assert equal(arrays, make_arrays())
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "x.npz cannot be written" in caplog.text
+
+
+def test_full_disk_leaves_no_part_of_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(file: Any, **_: Any) -> None:
+        file.write(b"PK")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    assert equal(prepared(tmp_path / "x.npz", num_classes=3, sources=[make_source()]), make_arrays())
+    assert "No space left on device" in caplog.text
+    assert os.listdir(tmp_path) == ["x.npz.lock"]
+
+
+def test_waiting_for_another_process_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Busy:
+        def acquire(self, timeout: float = -1) -> str:
+            if timeout > 0:
+                raise prepare.Timeout("x")
+            return "acquired"
+
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO):
+        patch.setattr(prepare, "FileLock", lambda path: Busy())
+        assert prepare._lock(tmp_path / "x.npz") == "acquired"
+    assert "being made by another process" in caplog.text
+
+
+def test_flipped_byte_in_the_pixels_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    prepared(path, num_classes=3, sources=[make_source()])
+    data = bytearray(path.read_bytes())
+    data[data.find(make_arrays().x_train.tobytes()) + 50] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"x\.npz is damaged \(Bad CRC-32.*\): delete it and it is made anew$"):
+        prepared(path, num_classes=3, sources=[make_source()])
+
+
+def test_no_flipped_byte_changes_the_arrays(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    prepared(path, num_classes=3, sources=[make_source()])
+    data = path.read_bytes()
+    refused = set()
+    for i in range(len(data)):
+        path.write_bytes(data[:i] + bytes([data[i] ^ 1 << i % 8]) + data[i + 1 :])
+        try:
+            arrays = load(path)
+        except ConfigError:
+            refused.add(i)
+        else:
+            assert equal(arrays, make_arrays()), f"byte {i}"
+    for array in make_arrays()[::2]:
+        start = data.find(array.tobytes())
+        assert refused.issuperset(range(start, start + array.nbytes))
+
+
+def test_array_shorter_than_its_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    prepared(path, num_classes=3, sources=[make_source(partial(make_arrays, 9200))])
+    path.write_bytes(path.read_bytes().replace(b"(9200, 4, 4)", b"(1200, 4, 4)"))
+    with pytest.raises(ConfigError, match=r"is damaged \(x_train is longer than its header says\)"):
+        load(path)
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
+def test_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "x.npz"
+    prepared(path, num_classes=3, sources=[make_source()])
+    os.truncate(path, int(share * path.stat().st_size))
+    with pytest.raises(ConfigError, match="is damaged"):
+        load(path)
+
+
+def test_file_of_another_data_set_is_refused(tmp_path: Path) -> None:
+    prepared(tmp_path / "x.npz", num_classes=3, sources=[make_source()])
+    with pytest.raises(ConfigError, match=r"has 3 classes instead of 10: it is another data set"):
+        prepared(tmp_path / "x.npz", num_classes=10, sources=[])
+
+
+def test_missing_keys_are_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x_train=np.zeros(1), labels=np.zeros(1))
+    with pytest.raises(ConfigError, match=r"y_train x_test y_test not there; it has x_train labels, x_train y_train"):
+        load(tmp_path / "x.npz")
+
+
+def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
+    objects = np.array([{}, {}], dtype=object)
+    np.savez(tmp_path / "x.npz", x_train=objects, y_train=objects, x_test=objects, y_test=objects)
+    with pytest.raises(ConfigError, match="Object arrays cannot be loaded"):
+        load(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64, np.uint64])
+def test_labels_of_any_integer_type_become_int64(tmp_path: Path, dtype: type, shape: tuple[int, ...]) -> None:
+    arrays = make_arrays()
+    y_train, y_test = (labels.astype(dtype).reshape(shape) for labels in (arrays.y_train, arrays.y_test))
+    np.savez_compressed(tmp_path / "x.npz", **arrays._replace(y_train=y_train, y_test=y_test)._asdict())
+    assert equal(load(tmp_path / "x.npz"), arrays)
+
+
+def test_fingerprint_follows_the_arrays(tmp_path: Path) -> None:
+    assert fingerprint(tmp_path / "x.npz") == {}
+    prints = []
+    for name, num_test in (("a", 6), ("b", 6), ("c", 7)):
+        prepared(tmp_path / f"{name}.npz", num_classes=3, sources=[make_source(partial(make_arrays, 12, num_test))])
+        prints.append(fingerprint(tmp_path / f"{name}.npz"))
+    assert list(prints[0]) == ["x_train", "y_train", "x_test", "y_test"]
+    assert prints[0] == prints[1]
+    assert prints[0]["y_train"] == prints[2]["y_train"]
+    assert prints[0]["x_test"] != prints[2]["x_test"]
+
+
+def bad(**changes: Any) -> dict[str, Any]:
+    return changes
+
+
+GOOD = make_arrays()
+FLOATS = GOOD.x_train / 255
+NANS = FLOATS.copy()
+NANS[3, 1, 1] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (bad(x_train=NANS), "x_train has NaN among its pixels; uint8 from 0 to 255 is needed"),
+        (bad(x_train=FLOATS), "x_train has dtype float64: scale it to 0..255 and convert it with .astype('uint8')"),
+        (bad(x_test=GOOD.x_test.astype(int)), "x_test has dtype int64: scale it to 0..255"),
+        (bad(x_train=GOOD.x_train.reshape(12, 16)), "x_train has shape (12, 16); (N, H, W) or (N, H, W, C) is needed"),
+        (bad(x_train=GOOD.x_train.reshape(12, 2, 2, 4)), "x_train has 4 channels; 1 or 3 are allowed: convert RGBA"),
+        (bad(x_train=GOOD.x_train.reshape(12, 1, 8, 2)), "has 2 channels; 1 or 3 are allowed: move the channels last"),
+        (bad(x_train=GOOD.x_train.reshape(12, 4, 2, 2)), "x_train has 2 channels; 1 or 3 are allowed"),
+        (bad(x_train=GOOD.x_train[:0]), "x_train is empty"),
+        (bad(x_test=GOOD.x_test[:0]), "x_test is empty"),
+        (bad(x_train=GOOD.x_train * 0), "x_train holds no picture: every pixel is 0"),
+        (bad(x_test=GOOD.x_test[:, :2]), "images of shape (4, 4) in x_train, (2, 4) in x_test; make them equal"),
+        (bad(y_train=GOOD.y_train[:5]), "y_train has 5 labels for 12 images"),
+        (bad(y_test=GOOD.y_test[:0]), "y_test has 0 labels for 6 images"),
+        (bad(y_train=np.eye(3)[GOOD.y_train]), "y_train has shape (12, 3); (N,) is needed"),
+        (bad(y_train=GOOD.y_train * 1.5), "y_train has dtype float64; whole numbers are needed"),
+        (bad(y_test=GOOD.y_test - 1), "y_test has the label -1; labels start at 0"),
+        (bad(y_train=GOOD.y_train * 0), "all training images are of class 0; two classes are the least"),
+        (bad(y_train=GOOD.y_train * 2), "y_train goes to 4 but has no image of class 1; number the classes without a"),
+        (bad(y_train=GOOD.y_train + 1), "y_train goes to 3 but has no image of class 0"),
+        (bad(y_test=GOOD.y_test + 77), "y_test has the label 77; training labels are 0 to 2"),
+    ],
+)
+def test_unfit_arrays_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(GOOD._replace(**changes), "my.npz")
+    assert str(caught.value).startswith("my.npz: ")
+    assert message in str(caught.value)
+
+
+def test_fit_arrays_are_accepted() -> None:
+    validate(GOOD, "grey", num_classes=3)
+    color = [np.repeat(images[..., None], 3, axis=3) for images in (GOOD.x_train, GOOD.x_test)]
+    validate(GOOD._replace(x_train=color[0], x_test=color[1]), "color")
