@@ -1,4 +1,4 @@
-"""Callbacks that measure a run of `train.py` from the inside: `+callbacks.clock._target_=benchmarks.clock.EpochClock`."""
+"""Callbacks that measure a run from the inside: `train.py +callbacks.clock._target_=benchmarks.clock.EpochClock`."""
 
 import atexit
 import time
@@ -7,11 +7,11 @@ from typing import Any
 import lightning as L
 import torch
 
-from .task import wait_for, write_result
+from .result import wait_for, write_result
 
 
 class EpochClock(L.Callback):
-    """Seconds from the start of an epoch to the start of the next: with validation, checkpoints and whatever lies between.
+    """Seconds from the start of an epoch to the start of the next: validation, checkpoints and all that lies between.
 
     The result is written when the process ends, so that it names every module that the run imported.
     """

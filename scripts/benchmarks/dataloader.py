@@ -13,7 +13,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from .task import Task, read_task, wait_for, write_result
+from .result import wait_for, write_result
+from .task import Task, read_task
 from .workloads import EVAL_BATCH_SIZE, LEARNING_RATE
 
 
@@ -40,9 +41,7 @@ def main(task: Task) -> None:
     def loader(rows: np.ndarray, batch_size: int, shuffle: bool) -> DataLoader[tuple[Tensor, int]]:
         samples = Samples(task.x_train[rows], task.y_train[rows])
         pin = task.device.type == "cuda"
-        return DataLoader(
-            samples, batch_size, shuffle=shuffle, num_workers=2, persistent_workers=True, pin_memory=pin
-        )
+        return DataLoader(samples, batch_size, shuffle=shuffle, num_workers=2, persistent_workers=True, pin_memory=pin)
 
     train_loader = loader(task.train_indices, task.workload.batch_size, shuffle=True)
     val_loader = loader(task.val_indices, EVAL_BATCH_SIZE, shuffle=False)

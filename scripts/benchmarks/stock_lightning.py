@@ -61,9 +61,7 @@ def main(task: Task) -> None:
     val_loader = loader(task.val_indices, EVAL_BATCH_SIZE, shuffle=False)
     trainer.fit(StockClassifier(task.net()), train_loader, val_loader)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-    clock.write(
-        num_train=len(task.train_indices), train_loss=metrics["train/loss_epoch"], val_acc=metrics["val/acc"]
-    )
+    clock.write(num_train=len(task.train_indices), train_loss=metrics["train/loss_epoch"], val_acc=metrics["val/acc"])
 
 
 if __name__ == "__main__":

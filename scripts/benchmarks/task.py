@@ -6,7 +6,6 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -80,17 +79,5 @@ def read_task() -> Task:
 
 
 def _split(indices: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    positions = train_test_split(
-        np.arange(len(indices)), train_size=size, stratify=labels[indices], random_state=SEED
-    )
+    positions = train_test_split(np.arange(len(indices)), train_size=size, stratify=labels[indices], random_state=SEED)
     return indices[np.sort(positions[0])], indices[np.sort(positions[1])]
-
-
-def write_result(**values: Any) -> None:
-    """Leave a process's measurements, and the names of its modules, to the process that started it."""
-    Path("result.json").write_text(json.dumps({**values, "modules": list(sys.modules)}))
-
-
-def wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()

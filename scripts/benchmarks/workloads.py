@@ -13,8 +13,8 @@ EVAL_BATCH_SIZE = 1000
 CONTENDERS = {
     "bare": "a bare PyTorch loop over uint8 images in memory",
     "lithydra": "`train.py` with its logger, metrics, checkpoints and progress bar",
-    "dataloader": "a plain PyTorch script: PIL image, ToTensor and Normalize per sample in a DataLoader with two workers",
-    "lightning": "stock Lightning: a DataLoader over float tensors in memory, `self.log` of loss and accuracy at each step",
+    "dataloader": "a plain PyTorch script: PIL image, ToTensor, Normalize per sample in a DataLoader with two workers",
+    "lightning": "stock Lightning: a DataLoader over float tensors in memory, `self.log` of loss and accuracy a step",
 }
 
 
@@ -107,5 +107,5 @@ def scaling_points(base: Workload) -> dict[str, dict[int, Workload]]:
     return {
         "data": {size: replace(base, limit=size) for size in sizes},
         "depth": {depth: replace(base, settings={**base.settings, "hidden": [100] * depth}) for depth in (1, 2, 4, 8)},
-        "batch_size": {size: replace(base, batch_size=size) for size in (16, 64, 256, 1024)},
+        "batch_size": {size: replace(base, batch_size=size) for size in (16, 32, 64, 128, 256, 512, 1024)},
     }

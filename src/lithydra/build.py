@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
@@ -18,11 +19,13 @@ from torch.optim import Optimizer
 from lithydra.callbacks.checkpoint import RunCheckpoint
 from lithydra.callbacks.record import RunRecord
 from lithydra.checkpoint_io import AtomicCheckpointIO
-from lithydra.classifier import Classifier, GradientClassifier, StatisticsClassifier
+from lithydra.classifier import Classifier, GradientClassifier
 from lithydra.data.base import ImageDataModule
 from lithydra.dry_run import dry_run, steps_per_execution
 from lithydra.errors import ConfigError, LithydraError
+from lithydra.interrupts import Interrupts, StopOnSignal
 from lithydra.normalization import Normalization
+from lithydra.statistics_classifier import StatisticsClassifier
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +70,7 @@ def _classifier(
     single_logit = getattr(loss, "single_logit", False)
     if single_logit and num_classes != 2:
         raise ConfigError(
-            f"loss={type(loss).__name__}: for two classes, and the data have {num_classes}; data.classes=[2,6] keeps two"
+            f"loss={type(loss).__name__}: for two classes, not {num_classes}; data.classes=[2,6] keeps two"
         )
     num_outputs = 1 if single_logit else num_classes
     net: nn.Module = make(config, "model", in_shape=image_shape, num_classes=num_outputs)
@@ -145,7 +148,7 @@ def _device(config: DictConfig) -> torch.device:
     return torch.device("cpu")
 
 
-def trainer(config: DictConfig, directory: Path, module: Classifier) -> L.Trainer:
+def trainer(config: DictConfig, directory: Path, module: Classifier, interrupts: Interrupts) -> L.Trainer:
     """The Trainer with its callbacks and loggers; `directory` is the run's."""
     torch.set_float32_matmul_precision(config.accelerator.matmul_precision)
     settings = {key: value for key, value in config.trainer.items() if key not in OWN_TRAINER_KEYS}
@@ -155,6 +158,7 @@ def trainer(config: DictConfig, directory: Path, module: Classifier) -> L.Traine
         *make(config, "callbacks").values(),
         RunRecord(),
         RunCheckpoint(config.monitor.metric, config.monitor.mode, **config.checkpoint),
+        StopOnSignal(interrupts),
     ]
     loggers = list(make(config, "logger").values())
     if config.compile:
@@ -197,7 +201,7 @@ def _explained(key: str, build: Callable[[], Any]) -> Any:
             raise cause from None
         reason = cause if cause is not None and not isinstance(cause, InstantiationException) else error
         raise ConfigError(f"{key}: {_first_line(reason)}") from error
-    except (TypeError, ValueError, RuntimeError, L.pytorch.utilities.exceptions.MisconfigurationException) as error:
+    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
         if isinstance(error, LithydraError):
             raise
         raise ConfigError(f"{key}: {_first_line(error)}") from error

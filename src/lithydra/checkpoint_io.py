@@ -1,7 +1,7 @@
 """Checkpoint files that are whole or absent, and that say so when they are damaged.
 
-A file is what torch.save writes, followed by the SHA-256 of those bytes. torch.load ignores what follows its archive, so
-any program can read the file; only lithydra checks it.
+A file is what torch.save writes, followed by the SHA-256 of those bytes. torch.load ignores what follows its archive,
+so any program can read the file; only lithydra checks it.
 """
 
 import hashlib
@@ -77,7 +77,7 @@ def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def link(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, at once: no bytes are copied. `source` is later replaced, not rewritten."""
+    """Make `target` the same file as `source`, at once. `source` is later replaced, never rewritten."""
     temporary = target.with_name(f".{target.name}.tmp")
     temporary.unlink(missing_ok=True)
     try:

@@ -58,7 +58,9 @@ class Choice:
         return any(value is option or (type(value) is type(option) and value == option) for option in self.options)
 
     def __str__(self) -> str:
-        return "one of " + ", ".join("null" if o is None else str(o).lower() if isinstance(o, bool) else str(o) for o in self.options)
+        return "one of " + ", ".join(
+            "null" if o is None else str(o).lower() if isinstance(o, bool) else str(o) for o in self.options
+        )
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ RULES: dict[str, Any] = {
     "lr": POSITIVE,
     "compile": FLAG,
     "test": FLAG,
+    "resume_anyway": FLAG,
     "run": optional(Text()),
     "resume": optional(Text()),
     "monitor.metric": Choice(METRICS),
@@ -201,9 +204,33 @@ RULES: dict[str, Any] = {
 }
 
 ROOT_KEYS = (
-    "data normalization augmentation model loss optimizer scheduler regularizer trainer accelerator callbacks logger "
-    "paths seed lr monitor checkpoint compile run resume test sweep init study experiment"
-).split()
+    "data",
+    "normalization",
+    "augmentation",
+    "model",
+    "loss",
+    "optimizer",
+    "scheduler",
+    "regularizer",
+    "trainer",
+    "accelerator",
+    "callbacks",
+    "logger",
+    "paths",
+    "seed",
+    "lr",
+    "monitor",
+    "checkpoint",
+    "compile",
+    "run",
+    "resume",
+    "resume_anyway",
+    "test",
+    "sweep",
+    "init",
+    "study",
+    "experiment",
+)
 
 
 def check(config: DictConfig) -> None:
@@ -310,7 +337,9 @@ def _device(config: dict[str, Any]) -> Iterator[str]:
 
 def _gpu_device_exists() -> bool:
     """Whether the kernel knows a GPU: Nvidia, AMD, or Windows' through WSL. Torch has the last word, later."""
-    return any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")) or not Path("/dev").exists()
+    return (
+        any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")) or not Path("/dev").exists()
+    )
 
 
 def _directories(config: dict[str, Any]) -> Iterator[str]:

@@ -1,8 +1,7 @@
-"""The LightningModules: `GradientClassifier` trains by gradient descent, `StatisticsClassifier` by one look at the data."""
+"""The LightningModule: preprocessing, net, loss and metrics, and the training loop's inside."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import lightning as L
@@ -11,64 +10,12 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
 
+from lithydra import resume
 from lithydra.data.loaders import Batch, Chunk, TrainingBatch
-from lithydra.errors import DivergedError
+from lithydra.divergence import NotFiniteError, Snapshot, all_finite, refuse_divergence
+from lithydra.metrics import SplitMetrics, TrainingSums, predicted_classes
 from lithydra.normalization import Normalization
-
-
-class SplitMetrics(nn.Module):
-    """Mean loss per image and accuracy of one split, summed on the device over an epoch."""
-
-    def __init__(self, split: str, num_classes: int) -> None:
-        super().__init__()
-        self.split = split
-        self.loss = MeanMetric(nan_strategy="disable")
-        self.acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-
-    def update(self, losses: Tensor, sizes: Tensor, predictions: Tensor, labels: Tensor) -> None:
-        """Mean loss (n,) and number of images (n,) of n batches; predicted and true class (B,) of all their images."""
-        self.loss.update(losses, sizes)
-        self.acc.update(predictions, labels)
-
-    def metrics(self) -> dict[str, Metric]:
-        return {f"{self.split}/loss": self.loss, f"{self.split}/acc": self.acc}
-
-    def compute(self) -> dict[str, Tensor]:
-        """`{"val/loss": …, "val/acc": …}`, each a scalar."""
-        return {name: metric.compute() for name, metric in self.metrics().items()}
-
-    def reset(self) -> None:
-        for metric in self.metrics().values():
-            metric.reset()
-
-
-@dataclass
-class TrainingSums:
-    """Loss and accuracy of the training batches of one epoch, as they were when each batch was trained on.
-
-    Plain Python numbers, added in the order of the batches: the sums are the same bit for bit however the epoch was
-    divided into chunks or resumed, and a chunk costs one wait for the device instead of a metric update a step.
-    """
-
-    loss: float = 0.0
-    num_correct: int = 0
-    num_images: int = 0
-
-    def add(self, losses: list[Tensor], logits: list[Tensor], labels: list[Tensor]) -> bool:
-        """Add some batches: mean loss (), logits (B, outputs) and targets of each. False where a loss is not finite."""
-        predicted, target = predicted_classes(torch.cat(logits)), torch.cat(labels)
-        if target.ndim == 2:  # probabilities, of mixed images
-            target = target.argmax(dim=1)
-        correct = (predicted == target).sum()
-        *values, num_correct = torch.stack([*(x.double() for x in losses), correct.double()]).tolist()
-        for value, batch in zip(values, labels, strict=True):
-            self.loss += value * len(batch)
-        self.num_correct += int(num_correct)
-        self.num_images += len(target)
-        return math.isfinite(self.loss)
 
 
 class Classifier(L.LightningModule):
@@ -81,13 +28,14 @@ class Classifier(L.LightningModule):
         self.num_classes = num_classes
         self.epoch_metrics: dict[str, float] = {}  # of the epoch at hand, by name
         self.layer_shapes: dict[str, tuple[int, ...]] = {}  # output of each layer of the net, without the batch
+        self._resumed: dict[str, Any] | None = None
         self.record: dict[str, Any] = {}  # config and data, as plain values: what a checkpoint needs to be rebuilt
         self.train_sums = TrainingSums()
         self.val_metrics = SplitMetrics("val", num_classes)
         self.test_metrics = SplitMetrics("test", num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes), or (B, 1) of a single-logit net, for images (B, C, H, W) uint8 or float in [0, 1]."""
+        """Logits (B, num_classes), or (B, 1) with a single logit, of images (B, C, H, W) uint8 or float in [0, 1]."""
         return self.net(self.normalization(images))
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -98,7 +46,18 @@ class Classifier(L.LightningModule):
         return logits.float().softmax(dim=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["lithydra"] = {**self.record, "train_sums": asdict(self.train_sums)}
+        progress = {"train_sums": vars(self.train_sums), **resume.progress(self.trainer)}
+        checkpoint["lithydra"] = {**self.record, "progress": progress}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._resumed = checkpoint["lithydra"]["progress"]
+        self.train_sums = TrainingSums(**self._resumed["train_sums"])
+        resume.set_loops(checkpoint, self._resumed, self.trainer)
+
+    def on_train_start(self) -> None:
+        if self._resumed is not None:
+            resume.set_random_state(self._resumed["random_state"])
+            self._resumed = None
 
     def on_train_epoch_start(self) -> None:
         self.train_sums = TrainingSums()
@@ -135,7 +94,7 @@ class Classifier(L.LightningModule):
 
     def _report_training(self) -> None:
         """The training metrics of the epoch, over all processes."""
-        sums = torch.tensor([*asdict(self.train_sums).values()], dtype=torch.float64, device=self.device)
+        sums = torch.tensor([*vars(self.train_sums).values()], dtype=torch.float64, device=self.device)
         loss, num_correct, num_images = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()  # pyright: ignore
         self.report({"train/loss": loss / num_images, "train/acc": num_correct / num_images})
 
@@ -158,7 +117,8 @@ class GradientClassifier(Classifier):
         scheduler: Called with the optimizer and the number of optimizer steps an epoch; None keeps lr constant.
         scheduler_interval: When the scheduler steps.
         monitor: The metric that a plateau scheduler watches.
-        penalties: Called with the trainable parameters; each is added to the loss, and not to the loss that is reported.
+        penalties: Called with the trainable parameters; each is added to the loss, but not to the
+            loss that is reported.
         augmentation: Called in training with images (B, C, H, W) float in [0, 1] and labels; returns both.
         gradient_clip_val: Largest norm, or largest absolute value, of the gradient; None clips nothing.
     """
@@ -189,6 +149,8 @@ class GradientClassifier(Classifier):
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         self.log_every_n_steps = log_every_n_steps
         self.trained = [p for p in self.parameters() if p.requires_grad]
+        # Of the batches since the epoch's sums were last brought up to date: losses, logits, labels.
+        self._pending: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
 
     def configure_optimizers(self) -> Any:
         optimizer = self._make_optimizer(self.trained)
@@ -210,14 +172,30 @@ class GradientClassifier(Classifier):
         self._backward = torch.Tensor.backward if direct else self.manual_backward
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
-        """Train on each batch of the chunk; the device is not waited for until its end."""
-        self._pending: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])  # losses, logits, labels
+        """Train on each batch of the chunk; the device is not waited for until its end.
+
+        Divergence is looked for once a chunk. A chunk that diverged is undone and trained again with a look before each
+        step, to stop right before the one that went wrong. Where a chunk is one step, that look is taken at once.
+        """
+        if self.trainer.datamodule.steps_per_execution == 1:  # pyright: ignore[reportAttributeAccessIssue]
+            self._train_chunk(chunk, careful=True)
+            return
+        snapshot = Snapshot(self, self._optimizer, self._scheduler)
+        try:
+            self._train_chunk(chunk)
+        except NotFiniteError:
+            snapshot.restore()
+            self._progress.total.ready = self._progress.total.completed = snapshot.global_step
+            self._train_chunk(chunk.again(), careful=True)
+
+    def _train_chunk(self, chunk: Chunk, careful: bool = False) -> None:
+        self._pending = ([], [], [])
         to_log: list[tuple[int, Tensor, float]] = []  # step, loss, lr
         max_steps = self.trainer.max_steps
         for batch in chunk:
             lr = self._optimizer.param_groups[0]["lr"]
             updates = batch.is_last or batch.number % self.accumulate_grad_batches == 0
-            loss = self._train(batch, updates)
+            loss = self._train(batch, updates, careful)
             if updates:
                 step = self.global_step
                 if step % self.log_every_n_steps == 0:
@@ -230,7 +208,7 @@ class GradientClassifier(Classifier):
         for step, loss, lr in to_log:
             self.write({"train/loss_step": loss.item(), "lr": lr}, step)
 
-    def _train(self, batch: TrainingBatch, updates: bool) -> Tensor:
+    def _train(self, batch: TrainingBatch, updates: bool, careful: bool) -> Tensor:
         """Forward and backward on one batch, then the optimizer's step if it is due. Returns the batch's mean loss."""
         images, labels = batch.images.to(self.device), batch.labels.to(self.device)
         if self.augmentation is not None:
@@ -242,6 +220,8 @@ class GradientClassifier(Classifier):
             loss = self.loss(logits, labels)
             total = loss + sum(penalty(self.trained) for penalty in self.penalties) if self.penalties else loss
             self._backward(total / self.accumulate_grad_batches if self.accumulate_grad_batches > 1 else total)
+            if careful and self._scaler is None:  # a scaler expects infinite gradients, and skips their step
+                refuse_divergence(total, self, self.global_step + 1, self._optimizer.param_groups[0]["lr"])
             evaluations.append((loss.detach(), logits.detach()))
             return total
 
@@ -271,7 +251,7 @@ class GradientClassifier(Classifier):
             scaler.step(optimizer)
             scaler.update()
         else:
-            optimizer.step(closure)  # pyright: ignore[reportArgumentType]
+            optimizer.step(closure)  # pyright: ignore[reportArgumentType, reportCallIssue]
         # Autocast keeps the weights that it has cast until its context ends, and that is the whole chunk.
         torch.clear_autocast_cache()
         self._progress.increment_ready()
@@ -284,11 +264,21 @@ class GradientClassifier(Classifier):
             parameter.grad = None
 
     def _settle(self) -> None:
-        """Add the batches trained since the last time to the epoch's sums."""
+        """Add the batches trained since the last time to the epoch's sums.
+
+        Raises:
+            NotFiniteError: A loss or a weight is infinite or NaN.
+        """
         losses, logits, labels = self._pending
-        if losses and not self.train_sums.add(losses, logits, labels):
-            raise DivergedError(f"The loss became {self.train_sums.loss} in the {len(losses)} steps to {self.global_step}")
         self._pending = ([], [], [])
+        if losses:
+            self.train_sums.add(losses, logits, labels)
+            if not (math.isfinite(self.train_sums.loss) and all_finite(self.trained)):
+                raise NotFiniteError
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._settle()
+        super().on_save_checkpoint(checkpoint)
 
     def on_train_epoch_end(self) -> None:
         self.report({"lr": self._optimizer.param_groups[0]["lr"]})
@@ -300,29 +290,3 @@ class GradientClassifier(Classifier):
             self._scheduler.step(self.epoch_metrics[self.monitor])
         else:
             self._scheduler.step()
-
-
-class StatisticsClassifier(Classifier):
-    """A classifier whose net learns from the data's statistics: one pass of `net.fit_batch`, no gradient."""
-
-    def configure_optimizers(self) -> None:
-        return None
-
-    def training_step(self, chunk: Chunk, batch_idx: int) -> None:
-        for batch in chunk:
-            images, labels = batch.images.to(self.device), batch.labels.to(self.device)
-            self.net.fit_batch(self.normalization(images), labels)  # pyright: ignore[reportCallIssue]
-
-    def on_train_epoch_end(self) -> None:
-        """The training metrics need the finished statistics, so they take a second pass."""
-        order = self.trainer.datamodule.train_dataloader()  # pyright: ignore
-        for batch in (b for chunk in order for b in chunk):
-            images, labels = batch.images.to(self.device), batch.labels.to(self.device)
-            logits = self(images)
-            self.train_sums.add([self.loss(logits, labels)], [logits], [labels])
-        self._report_training()
-
-
-def predicted_classes(logits: Tensor) -> Tensor:
-    """(B,) int64: the most probable class of logits (B, num_classes), or of a single logit (B, 1)."""
-    return logits.argmax(dim=1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()

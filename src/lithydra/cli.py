@@ -23,6 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from lithydra.checks import check
 from lithydra.errors import ConfigError, LithydraError, nearest
+from lithydra.resume_config import resumed
 from lithydra.run_dir import RunDir
 
 CONFIG_DIRECTORY = os.path.join(os.path.dirname(__file__), "..", "..", "conf")
@@ -144,14 +145,17 @@ def main_train() -> NoReturn:
 def _train(config: DictConfig) -> float | None:
     check(config)
     job = HydraConfig.get()
-    in_sweep = job.mode == RunMode.MULTIRUN
-    directory = Path(job.runtime.output_dir) if in_sweep else Path(config.run) if config.run else None
+    if config.resume:
+        config = resumed(RunDir.open(Path(config.resume), "resume"), config, list(job.overrides.task))
+        check(config)
+    if job.mode == RunMode.MULTIRUN:
+        config.run = job.runtime.output_dir
 
     from lithydra.train import train  # imports torch, so only once the config is known to be good
 
     set_up_logging()
     OmegaConf.set_struct(config, False)
-    return train(config, dict(job.runtime.choices), list(job.overrides.task), directory)
+    return train(config, dict(job.runtime.choices), list(job.overrides.task))
 
 
 def main_evaluate() -> NoReturn:

@@ -1,4 +1,4 @@
-"""One training step on a copy of the net, before the first epoch: does everything fit together, and what does it cost?"""
+"""One training step on a copy, before the first epoch: does everything fit together, and what does it cost?"""
 
 import copy
 import time
@@ -7,16 +7,19 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lithydra.classifier import Classifier, StatisticsClassifier
+from lithydra.classifier import Classifier
 from lithydra.data.base import ImageDataModule
 from lithydra.data.loaders import TrainingLoader, TrainingOrder
 from lithydra.errors import ConfigError
+from lithydra.statistics_classifier import StatisticsClassifier
 
 CHUNK_SECONDS = 0.1  # long beside what Lightning does per call (0.3 ms), short enough for a lively progress bar
 MAX_STEPS = 64
 
 
-def dry_run(module: Classifier, data: ImageDataModule, device: torch.device) -> tuple[dict[str, tuple[int, ...]], float]:
+def dry_run(
+    module: Classifier, data: ImageDataModule, device: torch.device
+) -> tuple[dict[str, tuple[int, ...]], float]:
     """Forward and backward on a copy of `module` with the first training batch.
 
     Nothing is left changed: not the weights, not the statistics of BatchNorm, not torch's random state.

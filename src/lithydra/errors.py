@@ -27,6 +27,16 @@ class DivergedError(LithydraError):
     state = "diverged"
 
 
+class RunInterrupted(LithydraError):
+    """A signal asked the run to stop; what it had done is saved."""
+
+    state = "interrupted"
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """` Did you mean X?`, where X is the choice that `name` looks most like; empty where none is near."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
@@ -25,7 +25,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     if config.split not in SPLITS:
         raise ConfigError(f"split={config.split}: one of {', '.join(SPLITS)}.{nearest(config.split, SPLITS)}")
     module = load(config.run, config.checkpoint)
-    data_config = OmegaConf.create(module.record["config"])
+    data_config = DictConfig(module.record["config"])
     if config.get("data") is not None:
         data_config.data = config.data
     elif "dir" in data_config.data:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 
 from lithydra import build
 from lithydra.checkpoint_io import load as load_checkpoint
@@ -30,7 +30,7 @@ def load(run_or_checkpoint: str | Path, checkpoint: str = "best", device: str | 
     content = load_checkpoint(checkpoint_path(RunDir.open(path), checkpoint) if path.is_dir() else path)
     record: dict[str, Any] = content["lithydra"]
     data = record["data"]
-    config = OmegaConf.create(record["config"])
+    config = DictConfig(record["config"])
     module = build.classifier_like(config, tuple(data["image_shape"]), len(data["class_names"]))
     module.load_state_dict(content["state_dict"])
     module.record = record

@@ -20,7 +20,7 @@ from lithydra.errors import ConfigError, LithydraError
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc", "seconds")
+COLUMNS: tuple[str, ...] = ("epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc", "seconds")
 
 
 class RunDir:
@@ -144,7 +144,7 @@ class RunDir:
             try:
                 yield
             except BaseException as error:
-                log.error("%s", error, exc_info=True)
+                log.error("%s", error, exc_info=not isinstance(error, LithydraError))
                 state = error.state if isinstance(error, LithydraError) else "failed"
                 message = str(error) or type(error).__name__
                 self.update_status(state=state, finished=_now(), error=message)

@@ -10,23 +10,24 @@ from omegaconf import DictConfig, OmegaConf
 
 from lithydra import build, summary
 from lithydra.callbacks.record import RunRecord
-from lithydra.checkpoint_io import load
+from lithydra.checkpoint_io import DamagedCheckpoint, load
 from lithydra.classifier import Classifier
 from lithydra.data.base import ImageDataModule
+from lithydra.interrupts import interruptible
 from lithydra.provenance import provenance
 from lithydra.run_dir import RunDir, write_json
 
 log = logging.getLogger(__name__)
 
 
-def train(config: DictConfig, choices: dict[str, str], overrides: list[str], directory: Path | None) -> float | None:
+def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> float | None:
     """Train, test on the best epoch, and write it all to the run directory.
 
     Args:
-        config: Composed and checked.
+        config: Composed and checked. `run` names the directory, null makes `outputs/runs/DATE_TIME_DATA_MODEL`;
+            `resume` names one that has the run so far.
         choices: The option taken in each config group, for names.
         overrides: The command line's, for names and for the record.
-        directory: Where to run; None makes `outputs/runs/DATE_TIME_DATA_MODEL`.
 
     Returns:
         `monitor.metric` at the best epoch: what a sweep optimizes. None if it was never measured.
@@ -37,16 +38,17 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str], dir
     module = build.classifier(config, data)
     build.try_out(config, data, module)
 
-    run = RunDir.make(directory) if directory else RunDir.create(Path(config.paths.runs), run_name(choices))
+    run = open_run(config, choices)
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportAssignmentType]
+    plain |= {"run": None, "resume": None}  # a run does not know where it lies, so that it can be moved
     module.record = {"config": plain, "data": data.facts()}
-    config.run = str(run.path)  # after the record: a run does not know where it lies, so that it can be moved
-    with run.recorded(plain):
-        trainer = build.trainer(config, run.path, module)
+    config.run = str(run.path)
+    with run.recorded(plain), interruptible(run) as interrupts:
+        trainer = build.trainer(config, run.path, module, interrupts)
         speed = {"steps_per_execution": data.steps_per_execution, "strategy": type(trainer.strategy).__name__}
         origin = provenance(config.seed, choices, overrides, {**data.facts(), **data.fingerprint()}, speed)
         write_json(run.provenance, origin)
-        trainer.fit(module, datamodule=data)
+        trainer.fit(module, datamodule=data, ckpt_path=start(run) if config.resume else None, weights_only=True)
         tested = test(trainer, module, data, run) if config.test else {}
         metrics = run.finish({**module.epoch_metrics, **tested})
         summary.write_hparams(trainer, config, choices, metrics)
@@ -54,8 +56,39 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str], dir
     return metrics.get(config.monitor.metric)
 
 
-def run_name(choices: dict[str, str]) -> str:
-    return f"{choices['data']}_{choices['model']}"
+def open_run(config: DictConfig, choices: dict[str, str]) -> RunDir:
+    """The directory to train in: an old one with `resume`, else a new one."""
+    if config.resume:
+        return RunDir.open(Path(config.resume), "resume")
+    if config.run:
+        return RunDir.make(Path(config.run))
+    return RunDir.create(Path(config.paths.runs), f"{choices['data']}_{choices['model']}")
+
+
+def start(run: RunDir) -> Path | None:
+    """The newest good checkpoint to go on from; what the run wrote after it is dropped.
+
+    Raises:
+        DamagedCheckpoint: There are checkpoints, and none is whole.
+    """
+    damage: DamagedCheckpoint | None = None
+    for path in (run.last, run.previous, run.best):
+        if not path.exists():
+            continue
+        try:
+            progress = load(path)["lithydra"]["progress"]
+        except DamagedCheckpoint as error:
+            log.warning("%s; trying the one before it", error)
+            damage = error
+            continue
+        log.info("Going on after epoch %d, step %d (%s)", progress["epochs"], progress["steps"], path.name)
+        run.keep_metrics(progress["epochs"])
+        return path
+    if damage:
+        raise damage
+    log.info("There is no checkpoint yet: starting at the beginning")
+    run.keep_metrics(0)
+    return None
 
 
 def test(trainer: L.Trainer, module: Classifier, data: ImageDataModule, run: RunDir) -> dict[str, float]:

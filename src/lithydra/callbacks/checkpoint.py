@@ -54,14 +54,16 @@ class RunCheckpoint(Checkpoint):
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         if not due and self.every_seconds is not None:
             due = time.monotonic() - self._last_save >= self.every_seconds
-        if due:
-            self._saved_epoch = None
-            self._save(trainer)
+        order = trainer.train_dataloader.sampler  # pyright: ignore[reportOptionalMemberAccess]
+        if due and order.position < order.num_batches:  # the epoch's end is saved with its metrics
+            self.save_within_epoch(trainer)
+
+    def save_within_epoch(self, trainer: L.Trainer) -> None:
+        self._saved_epoch = None
+        self._save(trainer)
 
     def _improves(self, score: float) -> bool:
-        return math.isfinite(score) and (
-            self.best_score is None or self.sign * score >= self.sign * self.best_score
-        )
+        return math.isfinite(score) and (self.best_score is None or self.sign * score >= self.sign * self.best_score)
 
     def _save(self, trainer: L.Trainer) -> None:
         run = run_dir(trainer)

@@ -28,6 +28,6 @@ def summary_table(net: nn.Module, shapes: dict[str, tuple[int, ...]]) -> Table:
     for name, layer in net.named_modules():
         if name and not list(layer.children()):
             count = sum(p.numel() for p in layer.parameters())
-            shape = " × ".join(map(str, shapes.get(name, ())))
+            shape = " x ".join(map(str, shapes.get(name, ())))
             table.add_row(name, type(layer).__name__, shape, f"{count:,}" if count else "")
     return table

@@ -81,16 +81,14 @@ class ImageDataModule(L.LightningDataModule):
             return
         files = self.files()
         if files is not None:
-            train, test = (
-                FileSplit(part, part.labels, torch.arange(len(part)), self.num_workers) for part in files
-            )
+            train, test = (FileSplit(part, part.labels, torch.arange(len(part)), self.num_workers) for part in files)
             channels, size = files[0].channels, files[0].image_size
             self.image_shape = (channels, size, size)
         else:
             arrays = self.read()
             train, test = self._tensors(arrays.x_train, arrays.y_train), self._tensors(arrays.x_test, arrays.y_test)
-            shape = tuple(train.storage.shape[1:])
-            self.image_shape = (shape[-1], *shape[:-1]) if self.channels_last else shape
+            first, second, third = train.storage.shape[1:]
+            self.image_shape = (third, first, second) if self.channels_last else (first, second, third)
         self.test = self._select_classes(test)
         kept = self._limited(self._select_classes(train))
         self.train, self.val = self._divided(kept)
@@ -189,7 +187,7 @@ class ImageDataModule(L.LightningDataModule):
             )
         except ValueError as error:
             raise ConfigError(f"data.{key}={value}: {len(split)} images do not divide so: {error}") from error
-        return self._at(split, first), self._at(split, second)
+        return self._at(split, np.asarray(first)), self._at(split, np.asarray(second))
 
     def _at(self, split: Split, positions: np.ndarray) -> Split:
         return replace(split, indices=split.indices[torch.from_numpy(np.sort(positions))])

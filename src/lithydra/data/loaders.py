@@ -55,7 +55,9 @@ class FileSplit:
         """Decoded batches in the order of `positions`, prefetched by the workers."""
         subset = Subset(self.dataset, self.indices.tolist())
         sampler = [rows.tolist() for rows in positions]
-        return iter(DataLoader(subset, batch_sampler=sampler, num_workers=self.num_workers))
+        # A generator of its own: DataLoader would draw the workers' seed from the one that dropout draws from.
+        generator = torch.Generator()
+        return iter(DataLoader(subset, batch_sampler=sampler, num_workers=self.num_workers, generator=generator))
 
 
 Split = TensorSplit | FileSplit
@@ -111,10 +113,11 @@ class TrainingBatch(NamedTuple):
 
 
 class Chunk:
-    """Consecutive batches of one epoch, for one call of `training_step`. Each batch is gathered when it is asked for."""
+    """Consecutive batches of one epoch, for one call of `training_step`; each is gathered when it is asked for."""
 
-    def __init__(self, order: TrainingOrder, batches: Iterator[Batch], stop: int) -> None:
-        self._order, self._batches, self._stop = order, batches, stop
+    def __init__(self, split: Split, order: TrainingOrder, batches: Iterator[Batch], stop: int) -> None:
+        self._split, self._order, self._batches, self._stop = split, order, batches, stop
+        self._start = order.position
 
     def __iter__(self) -> Iterator[TrainingBatch]:
         order = self._order
@@ -122,12 +125,18 @@ class Chunk:
             order.position += 1
             yield TrainingBatch(images, labels, order.position, order.position == order.num_batches)
 
+    def again(self) -> "Chunk":
+        """The same batches once more."""
+        self._order.position = self._start
+        batches = iterate(self._split, self._order.remaining_batches(self._split.indices.device))
+        return Chunk(self._split, self._order, batches, self._stop)
+
 
 class TrainingLoader:
     """Yields an epoch as chunks of `steps_per_execution` batches, from the position that the order stands at.
 
-    The chunks' borders are multiples of `steps_per_execution` from the epoch's start, wherever a resumed epoch begins, so
-    the number of chunks an epoch never changes.
+    The chunks' borders are multiples of `steps_per_execution` from the epoch's start, wherever a resumed epoch begins,
+    so the number of chunks an epoch never changes.
     """
 
     def __init__(self, split: Split, order: TrainingOrder, steps_per_execution: int = 1) -> None:
@@ -142,7 +151,7 @@ class TrainingLoader:
         batches = iterate(self.split, order.remaining_batches(self.split.indices.device))
         while order.position < order.num_batches:
             stop = min((order.position // size + 1) * size, order.num_batches)
-            yield Chunk(order, batches, stop)
+            yield Chunk(self.split, order, batches, stop)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.sampler.epoch, "position": self.sampler.position}

@@ -1,0 +1,134 @@
+"""Runs a job in a fresh process, in a terminal of its own, so that progress bars are drawn as for a person."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lithydra.errors import LithydraError
+from lithydra.run_dir import RunDir
+
+from .workloads import Job
+
+ROOT = Path(__file__).parents[2]
+TERMINAL = {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
+CLOCKS = {"startup": "FirstStepClock"}
+MODULES = {"bare": "bare", "dataloader": "dataloader", "lightning": "stock_lightning"}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A process that ended well.
+
+    Attributes:
+        started: time of day in seconds since the epoch.
+        peak_bytes: most memory it held at once.
+    """
+
+    started: float
+    seconds: float
+    peak_bytes: int
+
+
+def measure(job: Job, data: Path, output: Path) -> dict[str, Any]:
+    """One job's measurements. `data` holds the npz files; the run's files lie in `output` while it lasts.
+
+    Raises:
+        LithydraError: the process failed; the message ends with what it said last.
+    """
+    with tempfile.TemporaryDirectory(dir=output) as name:
+        directory = Path(name)
+        finished = run(_command(job), directory, data, str(job))
+        result: dict[str, Any] = {"seconds": finished.seconds, "peak_bytes": finished.peak_bytes}
+        path = directory / "result.json"
+        if path.exists():
+            result |= json.loads(path.read_text())
+        if "first_step" in result:
+            result["first_step_seconds"] = result.pop("first_step") - finished.started
+        if job.contender == "lithydra":
+            result |= _recorded(RunDir(directory / "run"))
+        if job.measurement == "memory":
+            imports = [sys.executable, "-m", "benchmarks.imports", str(path.resolve())]
+            result["import_bytes"] = run(imports, directory, data, f"{job} imports").peak_bytes
+        result.pop("modules", None)
+        return result
+
+
+def machine(data: Path, output: Path) -> dict[str, Any]:
+    """Hardware, versions and commit."""
+    with tempfile.TemporaryDirectory(dir=output) as name:
+        directory = Path(name)
+        run([sys.executable, "-m", "benchmarks.machine"], directory, data, "machine")
+        found = json.loads((directory / "result.json").read_text())
+    return {key: found[key] for key in ("machine", "versions", "commit", "uncommitted")}
+
+
+def run(command: list[str], directory: Path, data: Path, what: str) -> Finished:
+    """Run `command` to its end in `directory`."""
+    paths = [str(ROOT / "scripts"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {
+        **os.environ,
+        **TERMINAL,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "LITHYDRA_DATA": str(data.resolve()),
+    }
+    terminal, its_side = pty.openpty()
+    started, start = time.time(), time.perf_counter()
+    process = subprocess.Popen(
+        command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=its_side, stderr=its_side
+    )
+    os.close(its_side)
+    said = _read_all(terminal)
+    # Not process.wait(): only wait4 tells the memory of this one child.
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise LithydraError(f"{what}: exit code {process.returncode}\n{said}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Finished(started, seconds, usage.ru_maxrss * unit)
+
+
+def _command(job: Job) -> list[str]:
+    if job.contender == "imports":
+        return [sys.executable, "-c", "import lightning, hydra, torchvision"]
+    if job.contender == "lithydra":
+        clock = f"+callbacks.clock._target_=benchmarks.clock.{CLOCKS.get(job.measurement, 'EpochClock')}"
+        ending = ["trainer.max_steps=1", "test=false"] if job.measurement == "startup" else []
+        settings = [f"accelerator={job.accelerator}", f"trainer.max_epochs={job.epochs}", "run=run", clock, *ending]
+        return [sys.executable, str(ROOT / "train.py"), *job.workload.overrides(), *settings]
+    task = {"workload": asdict(job.workload), "epochs": job.epochs, "accelerator": job.accelerator}
+    return [sys.executable, "-m", f"benchmarks.{MODULES[job.contender]}", json.dumps(task)]
+
+
+def _read_all(terminal: int) -> str:
+    """What is written to a terminal until its other side is closed: the last 4,000 bytes."""
+    said = b""
+    with open(terminal, "rb", buffering=0) as file:
+        while True:
+            try:
+                part = file.read(65536)
+            except OSError:  # how Linux says that nobody is left to write
+                part = b""
+            if not part:
+                return said.decode(errors="replace")
+            said = (said + part)[-4000:]
+
+
+def _recorded(run: RunDir) -> dict[str, Any]:
+    """What lithydra wrote of the run itself."""
+    rows, metrics = run.read_metrics(), run.read_status()["metrics"]
+    origin = json.loads(run.provenance.read_text())
+    return {
+        "num_train": origin["data"]["num_train"],
+        "train_loss": float(rows[-1]["train/loss"]),
+        "val_acc": float(rows[-1]["val/acc"]) if rows[-1]["val/acc"] else None,
+        "test_acc": metrics.get("test/acc"),
+        "trainer": origin["trainer"],
+    }

@@ -1,0 +1,108 @@
+"""From the raw measurements to medians and ratios."""
+
+from collections.abc import Iterable
+from statistics import median
+from typing import Any
+
+from .workloads import WORKLOADS
+
+Run = dict[str, Any]
+
+
+def summarize(runs: list[Run]) -> dict[str, Any]:
+    """Medians over repetitions, of each measurement that `runs` hold."""
+    summary: dict[str, Any] = {"workloads": {}, "scaling": {}}
+    for name in WORKLOADS:
+        if chosen := _of(runs, name):
+            summary["workloads"][name] = _workload(chosen)
+    for axis in ("data", "depth", "batch_size"):
+        if chosen := _of(runs, f"scaling_{axis}"):
+            summary["scaling"][axis] = _scaling(chosen)
+    for name, settle in (("startup", _startup), ("memory", _memory), ("bf16", _bf16)):
+        if chosen := _of(runs, name):
+            summary[name] = settle(chosen)
+    return summary
+
+
+def epoch_seconds(run: Run) -> float:
+    """The median epoch of one process; the first one warms up."""
+    return median(run["epoch_seconds"][1:])
+
+
+def _of(runs: Iterable[Run], measurement: str) -> list[Run]:
+    return [run for run in runs if run["measurement"] == measurement]
+
+
+def _by(key: str, runs: Iterable[Run]) -> dict[Any, list[Run]]:
+    groups: dict[Any, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run[key], []).append(run)
+    return groups
+
+
+def _median_of(key: str, runs: Iterable[Run]) -> float:
+    return median(run[key] for run in runs)
+
+
+def _workload(runs: list[Run]) -> dict[str, Any]:
+    contenders = _by("contender", runs)
+    times = {who: [epoch_seconds(run) for run in group] for who, group in contenders.items()}
+    medians = {who: median(values) for who, values in times.items()}
+    ours = medians.get("lithydra")
+    return {
+        "num_train": runs[0]["num_train"],
+        "repetitions": min(map(len, times.values())),
+        "seconds": medians,
+        "range": {who: [min(values), max(values)] for who, values in times.items()},
+        "ratios": {f"lithydra/{who}": ours / medians[who] for who in medians if who != "lithydra"} if ours else {},
+        "images_per_second": {who: runs[0]["num_train"] / value for who, value in medians.items()},
+        "train_loss": {who: _median_of("train_loss", group) for who, group in contenders.items()},
+    }
+
+
+def _startup(runs: list[Run]) -> dict[str, float]:
+    contenders = _by("contender", runs)
+    imports = _median_of("seconds", contenders["imports"])
+    load = _median_of("load_seconds", contenders["bare"])
+    first_step = _median_of("first_step_seconds", contenders["lithydra"])
+    return {
+        "import_seconds": imports,
+        "load_seconds": load,
+        "first_step_seconds": first_step,
+        "ratio": (first_step - load) / imports,
+    }
+
+
+def _memory(runs: list[Run]) -> dict[str, float]:
+    beyond = {
+        who: median(run["peak_bytes"] - run["import_bytes"] for run in group)
+        for who, group in _by("contender", runs).items()
+    }
+    imports = {who: _median_of("import_bytes", group) for who, group in _by("contender", runs).items()}
+    return {
+        "bare_bytes": beyond["bare"],
+        "lithydra_bytes": beyond["lithydra"],
+        "bare_import_bytes": imports["bare"],
+        "lithydra_import_bytes": imports["lithydra"],
+        "ratio": beyond["lithydra"] / beyond["bare"],
+    }
+
+
+def _scaling(runs: list[Run]) -> dict[str, dict[str, float]]:
+    """By contender: median epoch in seconds at each point."""
+    return {
+        who: {str(point): median(map(epoch_seconds, some)) for point, some in _by("point", group).items()}
+        for who, group in _by("contender", runs).items()
+    }
+
+
+def _bf16(runs: list[Run]) -> dict[str, float]:
+    full, half = ([run for run in runs if str(run["point"]).endswith("_bf16") == is_bf16] for is_bf16 in (False, True))
+    seconds = [median(map(epoch_seconds, some)) for some in (full, half)]
+    return {
+        "fp32_seconds": seconds[0],
+        "bf16_seconds": seconds[1],
+        "speedup": seconds[0] / seconds[1],
+        "fp32_test_acc": _median_of("test_acc", full),
+        "bf16_test_acc": _median_of("test_acc", half),
+    }

@@ -1,0 +1,64 @@
+"""Loss and accuracy by split."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+
+class SplitMetrics(nn.Module):
+    """Mean loss per image and accuracy of one split, summed on the device over an epoch."""
+
+    def __init__(self, split: str, num_classes: int) -> None:
+        super().__init__()
+        self.split = split
+        self.loss = MeanMetric(nan_strategy="disable")
+        self.acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+
+    def update(self, losses: Tensor, sizes: Tensor, predictions: Tensor, labels: Tensor) -> None:
+        """Mean loss (n,) and number of images (n,) of n batches; predicted and true class (B,) of all their images."""
+        self.loss.update(losses, sizes)
+        self.acc.update(predictions, labels)
+
+    def metrics(self) -> dict[str, Metric]:
+        return {f"{self.split}/loss": self.loss, f"{self.split}/acc": self.acc}
+
+    def compute(self) -> dict[str, Tensor]:
+        """`{"val/loss": …, "val/acc": …}`, each a scalar."""
+        return {name: metric.compute() for name, metric in self.metrics().items()}
+
+    def reset(self) -> None:
+        for metric in self.metrics().values():
+            metric.reset()
+
+
+@dataclass
+class TrainingSums:
+    """Loss and accuracy of the training batches of one epoch, as they were when each batch was trained on.
+
+    Plain Python numbers, added in the order of the batches: the sums are the same bit for bit however the epoch was
+    divided into chunks or resumed, and a chunk costs one wait for the device instead of a metric update a step.
+    """
+
+    loss: float = 0.0
+    num_correct: int = 0
+    num_images: int = 0
+
+    def add(self, losses: list[Tensor], logits: list[Tensor], labels: list[Tensor]) -> None:
+        """Add some batches: mean loss (), logits (B, outputs) and targets of each."""
+        predicted, target = predicted_classes(torch.cat(logits)), torch.cat(labels)
+        if target.ndim == 2:  # probabilities, of mixed images
+            target = target.argmax(dim=1)
+        correct = (predicted == target).sum()
+        *values, num_correct = torch.stack([*(x.double() for x in losses), correct.double()]).tolist()
+        for value, batch in zip(values, labels, strict=True):
+            self.loss += value * len(batch)
+        self.num_correct += int(num_correct)
+        self.num_images += len(target)
+
+
+def predicted_classes(logits: Tensor) -> Tensor:
+    """(B,) int64: the most probable class of logits (B, num_classes), or of a single logit (B, 1)."""
+    return logits.argmax(dim=1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()

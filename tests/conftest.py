@@ -1,0 +1,103 @@
+"""What several test files share: composed configs, small data, and whole runs in this process."""
+
+import logging
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig, open_dict
+
+from lithydra.checks import check
+from lithydra.data.digits import Digits
+from lithydra.run_dir import RunDir
+from lithydra.train import train
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+
+Compose = Callable[..., DictConfig]
+RunTrain = Callable[..., RunDir]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_settings_stay_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person's environment must not move the tests' data and outputs."""
+    for name in ("LITHYDRA_DATA", "LITHYDRA_OUTPUTS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the digits in it."""
+    folder = tmp_path_factory.mktemp("data")
+    Digits(dir=str(folder), name="digits", seed=0, batch_size=1, eval_batch_size=1, val_fraction=0).read()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 + 40 color images of 16x16 pixels in three classes that a linear net tells apart."""
+    path = tmp_path_factory.mktemp("npz") / "tiny.npz"
+    write_npz(path, num_classes=3, shape=(16, 16, 3), num_train=120, num_test=40)
+    return path
+
+
+def write_npz(path: Path, *, num_classes: int, shape: tuple[int, ...], num_train: int, num_test: int) -> None:
+    """Images of noise around one pattern a class."""
+    generator = np.random.default_rng(0)
+    patterns = generator.integers(60, 196, (num_classes, *shape))
+    labels = np.arange(num_train + num_test) % num_classes
+    images = (patterns[labels] + generator.integers(-50, 51, (len(labels), *shape))).astype(np.uint8)
+    train, test = slice(num_train), slice(num_train, None)
+    np.savez(path, x_train=images[train], y_train=labels[train], x_test=images[test], y_test=labels[test])
+
+
+@pytest.fixture
+def compose(data_dir: Path, tmp_path: Path) -> Compose:
+    """`compose("lr=0.1", …)` is the config that the command line gives, for the CPU and below tmp_path."""
+
+    def composed(*overrides: str) -> DictConfig:
+        return compose_with_choices(*overrides, data_dir=data_dir, outputs=tmp_path / "outputs")[0]
+
+    return composed
+
+
+def compose_with_choices(*overrides: str, data_dir: Path, outputs: Path) -> tuple[DictConfig, dict[str, str]]:
+    """The config, and the option that was taken in each group."""
+    given = {override.partition("=")[0] for override in overrides}
+    defaults = {"paths.data": data_dir, "paths.outputs": outputs, "accelerator": "cpu"}
+    settings = [f"{key}={value}" for key, value in defaults.items() if key not in given]
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose("train", overrides=[*settings, *overrides], return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    with open_dict(config):
+        del config["hydra"]
+    return config, choices
+
+
+@pytest.fixture
+def run_train(data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[RunTrain]:
+    """`run_train("lr=0.1", …)` is `python train.py lr=0.1 …` in this process, each in a directory of its own.
+
+    Where training raises, `RunDir(tmp_path / "runs" / "1")` is the directory of the first run.
+    """
+    numbers = count(1)
+
+    def run(*overrides: str) -> RunDir:
+        config, choices = compose_with_choices(*overrides, data_dir=data_dir, outputs=tmp_path / "outputs")
+        check(config)
+        directory = tmp_path / "runs" / str(next(numbers))
+        train(config, choices, list(overrides), directory)
+        return RunDir(directory)
+
+    with caplog.at_level(logging.INFO, "lithydra"):
+        yield run

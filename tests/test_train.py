@@ -1,0 +1,400 @@
+import csv
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, Compose, RunTrain
+from sklearn.metrics import accuracy_score, log_loss
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch import Tensor
+from torch.nn import functional as F
+
+from lithydra import run_dir
+from lithydra.callbacks.checkpoint import RunCheckpoint
+from lithydra.run_dir import RunDir
+from lithydra.train import train
+
+SMALL = ("data.limit=300", "callbacks=none", "logger=none", "trainer.max_epochs=2")
+METRICS = {f"{split}/{name}" for split in ("train", "val", "test") for name in ("loss", "acc")}
+
+
+def checkpoint(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def rows(run: RunDir) -> list[dict[str, str]]:
+    """metrics.csv without the column that differs from run to run."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in run.read_metrics()]
+
+
+def assert_equal(first: Any, second: Any) -> None:
+    """Nested state, bit for bit."""
+    assert type(first) is type(second)
+    if isinstance(first, Tensor):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_equal(first[key], second[key])
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second)
+        for a, b in zip(first, second, strict=True):
+            assert_equal(a, b)
+    else:
+        assert first == second
+
+
+def test_run_directory_holds_what_the_design_lists(run_train: RunTrain, data_dir: Path) -> None:
+    overrides = ("data.limit=300", "trainer.max_epochs=2", "seed=3")
+    run = run_train(*overrides)
+
+    config = yaml.safe_load(run.config.read_text())
+    assert "${" not in run.config.read_text()
+    assert config["lr"] == config["optimizer"]["lr"] == 0.001 and config["data"]["seed"] == 3
+    assert checkpoint(run.best)["lithydra"]["config"] == config
+
+    assert re.fullmatch(r"python \S.*\n", run.command.read_text())
+
+    origin = json.loads(run.provenance.read_text())
+    git = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True)
+    assert origin["git"]["commit"] == (git.stdout.strip() if git.returncode == 0 else None)
+    assert isinstance(origin["git"]["diff"], str if git.returncode == 0 else None.__class__)
+    assert origin["packages"]["torch"] == version("torch") and origin["packages"]["hydra-core"] == version("hydra-core")
+    assert origin["python"] == sys.version.split()[0]
+    assert origin["hardware"]["torch_threads"] == 1 and origin["hardware"]["gpus"] == []
+    assert origin["seed"] == 3 and origin["overrides"] == list(overrides)
+    assert (origin["choices"]["data"], origin["choices"]["model"]) == ("digits", "mlp")
+    assert (origin["data"]["num_train"], origin["data"]["num_val"], origin["data"]["num_test"]) == (270, 30, 360)
+    assert re.fullmatch("[0-9a-f]{8}", origin["data"]["x_train"])
+
+    status = json.loads(run.status.read_text())
+    times = [datetime.fromisoformat(status.pop(key)) for key in ("started", "finished")]
+    assert times[0] <= times[1]
+    metrics = status.pop("metrics")
+    assert metrics.keys() == METRICS and all(math.isfinite(value) for value in metrics.values())
+    best = status.pop("best_epoch")
+    expected = {"state": "finished", "error": None, "epoch": 2, "step": 34}
+    assert status == expected | {"best_checkpoint": "checkpoints/best.ckpt"}
+
+    with run.metrics.open() as file:
+        header, *values = csv.reader(file)
+    assert header == ["epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc", "seconds"]
+    assert [row[:3] for row in values] == [["1", "17", "0.001"], ["2", "34", "0.001"]]
+    assert float(values[best - 1][5]) == metrics["val/loss"] and all(float(row[-1]) > 0 for row in values)
+
+    names = {path.name for path in run.path.iterdir() if not path.name.startswith(".")}
+    files = {"config.yaml", "command.txt", "provenance.json", "status.json", "metrics.csv", "train.log"}
+    assert names == files | {"checkpoints", "tensorboard"}
+    assert {path.name for path in run.checkpoints.iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
+    assert list((run.path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_run_names_itself_by_date_data_and_model(compose: Compose) -> None:
+    config = compose(*SMALL, "data.limit=100", "trainer.max_epochs=1")
+    train(config, {"data": "digits", "model": "mlp"}, [], None)
+    (directory,) = Path(config.paths.runs).iterdir()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_digits_mlp", directory.name)
+
+
+def test_runs_of_one_second_get_directories_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class StoppedClock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime(2020, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(run_dir, "datetime", StoppedClock)
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: RunDir.create(tmp_path, "digits_mlp"), range(20)))
+    names = {run.path.name for run in runs}
+    assert names == {"2020-01-02_03-04-05_digits_mlp", *(f"2020-01-02_03-04-05_digits_mlp_{n}" for n in range(2, 21))}
+    assert all(run.path.is_dir() for run in runs)
+
+
+def test_crash_is_recorded(run_train: RunTrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(self: RunCheckpoint, trainer: Any, module: Any) -> None:
+        if trainer.global_step == 20:
+            raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(RunCheckpoint, "on_optimizer_step", crash)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        run_train(*SMALL)
+    run = RunDir(tmp_path / "runs" / "1")
+    status = run.read_status()
+    assert (status["state"], status["error"], status["epoch"], status["step"]) == ("failed", "out of luck", 1, 17)
+    assert datetime.fromisoformat(status["finished"]) >= datetime.fromisoformat(status["started"])
+    assert "Traceback" in run.log.read_text() and "RuntimeError: out of luck" in run.log.read_text()
+    assert [row["epoch"] for row in run.read_metrics()] == ["1"]
+
+
+def test_seed_decides_all_that_is_random(run_train: RunTrain) -> None:
+    random = (*SMALL, "model.dropout=0.3", "augmentation=affine", "model.hidden=[50]")
+    first, again, other = (run_train(*random, f"seed={seed}") for seed in (0, 0, 1))
+    assert rows(first) == rows(again) != rows(other)
+    assert_equal(checkpoint(first.last)["state_dict"], checkpoint(again.last)["state_dict"])
+    assert first.read_status()["metrics"] == again.read_status()["metrics"]
+
+
+def test_order_and_split_follow_the_seed_at_equal_weights(run_train: RunTrain) -> None:
+    """`data.seed` is `seed` unless it is given: then the weights start alike and the images differ."""
+    first, other = (run_train(*SMALL, f"data.seed={seed}", "lr=1e-9") for seed in (0, 1))
+    weights, other_weights = (checkpoint(run.last)["state_dict"]["net.head.weight"] for run in (first, other))
+    torch.testing.assert_close(weights, other_weights, rtol=0, atol=1e-6)
+    assert rows(first) != rows(other)
+
+
+def test_without_validation_the_last_weights_are_tested(run_train: RunTrain, caplog: pytest.LogCaptureFixture) -> None:
+    run = run_train(*SMALL, "data.val_fraction=0")
+    assert "the last weights are tested" in caplog.text and "the last weights are tested" in run.log.read_text()
+    assert not run.best.exists()
+    status = run.read_status()
+    assert "best_epoch" not in status and "best_checkpoint" not in status
+    last = run.read_metrics()[-1]
+    assert last["val/loss"] == last["val/acc"] == ""
+    _, test_loss, test_acc = evaluated(run.last, run, "test")
+    assert status["metrics"]["test/loss"] == pytest.approx(test_loss, rel=1e-5)
+    assert status["metrics"]["test/acc"] == pytest.approx(test_acc, rel=1e-6)
+    assert status["metrics"]["train/loss"] == float(last["train/loss"])
+    assert status["metrics"].keys() == METRICS - {"val/loss", "val/acc"}
+
+
+@pytest.mark.parametrize("metric", ["train/loss", "train/acc"])
+def test_training_metric_can_be_monitored(compose: Compose, tmp_path: Path, metric: str) -> None:
+    mode = "min" if metric.endswith("loss") else "max"
+    config = compose(*SMALL, f"monitor.metric={metric}", f"monitor.mode={mode}", "data.val_fraction=0")
+    value = train(config, {"data": "digits", "model": "mlp"}, [], tmp_path / "run")
+    values = [float(row[metric]) for row in RunDir(tmp_path / "run").read_metrics()]
+    assert value == (min if mode == "min" else max)(values)
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("val/loss", "min"), ("val/acc", "max")])
+def test_best_checkpoint_is_that_of_the_best_epoch(
+    run_train: RunTrain, compose: Compose, tmp_path: Path, metric: str, mode: str
+) -> None:
+    overrides = (*SMALL, "lr=0.1", f"monitor.metric={metric}", f"monitor.mode={mode}", "trainer.max_epochs=6")
+    overrides = (*overrides[:3], *overrides[4:])
+    config = compose(*overrides)
+    returned = train(config, {"data": "digits", "model": "mlp"}, [], tmp_path / "run")
+    run = RunDir(tmp_path / "run")
+    values = [float(row[metric]) for row in run.read_metrics()]
+    best = min(values) if mode == "min" else max(values)
+    epoch = max(n for n, value in enumerate(values, start=1) if value == best)  # of equals the later
+    assert len(values) == 6 and epoch < 6, "the last epoch is the best: this run tells nothing"
+    status = run.read_status()
+    assert status["best_epoch"] == epoch == checkpoint(run.best)["epoch"] + 1
+    assert checkpoint(run.last)["epoch"] == 5
+    row = run.read_metrics()[epoch - 1]
+    assert returned == best == status["metrics"][metric]
+    for name in METRICS - {"test/loss", "test/acc"}:
+        assert status["metrics"][name] == float(row[name])
+    num_images, loss, acc = evaluated(run.best, run, "val")
+    assert num_images == 30
+    assert (loss, acc) == (pytest.approx(float(row["val/loss"]), rel=1e-5), pytest.approx(float(row["val/acc"])))
+
+
+def evaluated(path: Path, run: RunDir, split: str) -> tuple[int, float, float]:
+    """Number of images, loss and accuracy of an MLP checkpoint on digits, without any of lithydra's code for it."""
+    saved = checkpoint(path)
+    config, weights = saved["lithydra"]["config"], saved["state_dict"]
+    arrays = np.load(Path(config["data"]["dir"]) / "digits.npz")
+    if split == "test":
+        images, labels = arrays["x_test"], arrays["y_test"]
+    else:
+        from sklearn.model_selection import train_test_split
+
+        positions, limit = np.arange(len(arrays["y_train"])), config["data"]["limit"]
+        for size in (limit, round(limit * (1 - config["data"]["val_fraction"]))):
+            kept, rest = train_test_split(
+                positions, train_size=size, stratify=arrays["y_train"][positions], random_state=config["seed"]
+            )
+            positions = np.sort(kept)
+        images, labels = arrays["x_train"][np.sort(rest)], arrays["y_train"][np.sort(rest)]
+    x = torch.from_numpy(images).float()[:, None] / 255
+    x = ((x - weights["normalization.mean"]) / weights["normalization.std"]).flatten(1)
+    x = F.linear(x, weights["net.hidden.0.0.weight"], weights["net.hidden.0.0.bias"]).relu()
+    logits = F.linear(x, weights["net.head.weight"], weights["net.head.bias"]).double()
+    probabilities = logits.softmax(1).numpy()
+    loss = log_loss(labels, probabilities, labels=range(10))
+    return len(labels), float(loss), float(accuracy_score(labels, probabilities.argmax(1)))
+
+
+def test_test_metrics_are_those_of_an_independent_computation(run_train: RunTrain) -> None:
+    run = run_train(*SMALL, "data.eval_batch_size=100")  # 360 test images: the last batch is smaller
+    metrics = run.read_status()["metrics"]
+    num_images, loss, acc = evaluated(run.best, run, "test")
+    assert num_images == 360
+    assert metrics["test/loss"] == pytest.approx(loss, rel=1e-5)
+    assert metrics["test/acc"] == pytest.approx(acc, rel=1e-6)
+
+
+def test_training_metrics_count_each_image_once(run_train: RunTrain) -> None:
+    """At a vanishing lr the training metrics of an epoch are those of the fixed weights: batches of 16 and one of 14."""
+    run = run_train(*SMALL, "lr=1e-12", "data.val_fraction=0", "trainer.accumulate_grad_batches=4")
+    saved = checkpoint(run.last)
+    assert len(np.unique([row["train/acc"] for row in rows(run)])) == 1
+    config = saved["lithydra"]["config"]
+    config["data"]["val_fraction"] = 0.0
+    assert float(rows(run)[0]["train/acc"]) * 300 == pytest.approx(round(float(rows(run)[0]["train/acc"]) * 300))
+    assert float(rows(run)[0]["train/loss"]) == pytest.approx(float(rows(run)[1]["train/loss"]), rel=1e-6)
+
+
+# 270 images in batches of 16 are 17 batches an epoch: chunks of 7, 7, 3 and of 16, 1.
+CHUNKING = {
+    "plain": (),
+    "accumulation": ("trainer.accumulate_grad_batches=4",),
+    "step scheduler, clipping by norm": ("scheduler=cosine", "trainer.gradient_clip_val=0.5"),
+    "step scheduler, accumulation": ("scheduler=onecycle", "trainer.accumulate_grad_batches=4"),
+    "epoch scheduler, dropout": ("scheduler=exponential", "model.dropout=0.3"),
+    "plateau, augmentation, accumulation": (
+        "scheduler=plateau",
+        "scheduler.patience=0",
+        "augmentation=affine",
+        "trainer.accumulate_grad_batches=4",
+    ),
+    "mixed images, momentum, penalty": ("augmentation=mixup", "optimizer=sgd", "optimizer.momentum=0.9", "regularizer=l1"),
+    "bf16, clipping by value, dropout": (
+        "trainer.precision=bf16-mixed",
+        "trainer.gradient_clip_val=0.01",
+        "trainer.gradient_clip_algorithm=value",
+        "model.dropout=0.3",
+        "trainer.accumulate_grad_batches=4",
+    ),
+    "lbfgs": ("optimizer=lbfgs",),
+    "stop in a chunk": ("trainer.max_steps=22", "scheduler=warmup_cosine"),
+    "stop in the last chunk of an epoch": ("trainer.max_steps=16",),
+    "stop in accumulation": ("trainer.max_steps=8", "trainer.accumulate_grad_batches=4"),
+}
+
+
+@pytest.mark.parametrize("overrides", CHUNKING.values(), ids=CHUNKING.keys())
+def test_steps_per_execution_changes_nothing(run_train: RunTrain, overrides: tuple[str, ...]) -> None:
+    one, *others = (run_train(*SMALL, *overrides, f"trainer.steps_per_execution={k}") for k in (1, 7, 16))
+    expected = checkpoint(one.last)
+    weights = expected["state_dict"].values()
+    assert all(value.isfinite().all() for value in weights)
+    for other in others:
+        found = checkpoint(other.last)
+        for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+            assert_equal(found[key], expected[key])
+        assert rows(other) == rows(one)
+        assert other.read_status()["metrics"] == one.read_status()["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [
+        ((), [17, 34]),
+        (("trainer.accumulate_grad_batches=4",), [5, 10]),
+        (("trainer.accumulate_grad_batches=17",), [1, 2]),
+        (("trainer.accumulate_grad_batches=100",), [1, 2]),
+        (("data.batch_size=270",), [1, 2]),
+        (("data.batch_size=269",), [2, 4]),
+        (("trainer.max_steps=20",), [17, 20]),
+        (("trainer.max_steps=17",), [17]),
+        (("trainer.max_steps=34",), [17, 34]),
+    ],
+)
+def test_global_step_counts_optimizer_steps(run_train: RunTrain, overrides: tuple[str, ...], steps: list[int]) -> None:
+    run = run_train(*SMALL, *overrides, "trainer.steps_per_execution=7")
+    assert [int(row["step"]) for row in rows(run)] == steps
+    assert checkpoint(run.last)["global_step"] == run.read_status()["step"] == steps[-1]
+
+
+def test_accumulation_adds_up_the_gradient_of_one_large_batch(run_train: RunTrain) -> None:
+    """256 images divide evenly: SGD on 4 x 16 takes the steps of SGD on 64, in whatever order the images come."""
+    even = (*SMALL[1:3], "data.limit=256", "data.val_fraction=0", "optimizer=sgd", "lr=0.5", "trainer.max_epochs=1")
+    small = run_train(*even, "data.batch_size=16", "trainer.accumulate_grad_batches=4")
+    large = run_train(*even, "data.batch_size=64")
+    first, second = (checkpoint(run.last) for run in (small, large))
+    assert first["global_step"] == second["global_step"] == 4
+    torch.testing.assert_close(first["state_dict"], second["state_dict"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradients_are_clipped(run_train: RunTrain, algorithm: str) -> None:
+    """One step of SGD at lr 1 moves the weights by the clipped gradient."""
+    one = (*SMALL[1:3], "data.limit=64", "data.val_fraction=0", "data.batch_size=64", "optimizer=sgd", "lr=1")
+    one = (*one, "trainer.max_epochs=1", "normalization=none", f"trainer.gradient_clip_algorithm={algorithm}")
+    clipped, free = (run_train(*one, f"trainer.gradient_clip_val={value}") for value in (0.01, 1e9))
+    start = run_train(*one, "lr=1e-30" if False else "trainer.gradient_clip_val=1e-12")
+    weights = [checkpoint(run.last)["state_dict"] for run in (start, clipped, free)]
+    names = [name for name in weights[0] if name.startswith("net.")]
+    moves = [torch.cat([(w[name] - weights[0][name]).flatten() for name in names]) for w in weights[1:]]
+    order = 2 if algorithm == "norm" else math.inf
+    norms = [torch.linalg.vector_norm(move, order).item() for move in moves]
+    assert norms[0] == pytest.approx(0.01, rel=1e-3) and norms[1] > 0.1
+
+
+def test_schedulers_go_to_the_end_of_the_run(run_train: RunTrain) -> None:
+    """lr in metrics.csv is the one that the next step would take."""
+    cosine = run_train(*SMALL, "scheduler=cosine", "lr=0.01")
+    per_epoch = run_train(*SMALL, "scheduler=cosine", "scheduler.interval=epoch", "lr=0.01")
+    stopped = run_train(*SMALL, "scheduler=cosine", "trainer.max_steps=20", "lr=0.01")
+    halfway = 0.005
+    assert [float(row["lr"]) for row in rows(cosine)] == [pytest.approx(halfway), pytest.approx(0, abs=1e-12)]
+    assert [float(row["lr"]) for row in rows(per_epoch)] == [0.01, pytest.approx(halfway)]
+    assert float(rows(stopped)[-1]["lr"]) == pytest.approx(0, abs=1e-12)
+
+
+def test_plateau_lowers_lr_after_patience(run_train: RunTrain) -> None:
+    """At a vanishing lr nothing improves after the first epoch."""
+    overrides = (*SMALL[:3], "scheduler=plateau", "scheduler.patience=1", "scheduler.factor=0.5", "lr=1e-12")
+    run = run_train(*overrides, "trainer.max_epochs=6")
+    assert [float(row["lr"]) / 1e-12 for row in rows(run)] == pytest.approx([1, 1, 1, 0.5, 0.5, 0.25])
+
+
+def test_tensorboard_has_the_curves_and_the_final_metrics(run_train: RunTrain) -> None:
+    run = run_train(
+        "data.limit=300",
+        "trainer.max_epochs=2",
+        "trainer.steps_per_execution=16",
+        "trainer.log_every_n_steps=5",
+        "scheduler=cosine",
+        "lr=0.01",
+        "seed=4",
+    )
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+
+    def curve(name: str) -> dict[int, float]:
+        return {event.step: event.value for event in events.Scalars(name)}
+
+    table = run.read_metrics()
+    for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
+        assert curve(name) == pytest.approx({17: float(table[0][name]), 34: float(table[1][name])})
+    metrics = run.read_status()["metrics"]
+    for name in ("test/loss", "test/acc"):
+        assert curve(name) == pytest.approx({34: metrics[name]})
+    assert curve("train/loss_step").keys() == {5, 10, 15, 20, 25, 30}
+    lr = curve("lr")
+    assert lr.keys() == {5, 10, 15, 17, 20, 25, 30, 34}
+    assert lr[5] == pytest.approx(0.005 * (1 + math.cos(math.pi * 4 / 34)))  # the lr of step 5, after four steps
+    assert all(later < earlier for earlier, later in pairwise(lr.values()))
+
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    hparams = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert hparams["model"].string_value == "mlp" and hparams["scheduler"].string_value == "cosine"
+    assert (hparams["lr"].number_value, hparams["seed"].number_value) == (0.01, 4)
+    for name, value in metrics.items():
+        assert events.Scalars(f"final/{name}")[-1].value == pytest.approx(value)
+
+
+def test_moved_run_is_read_where_it_lies(run_train: RunTrain, tmp_path: Path) -> None:
+    run = run_train(*SMALL)
+    moved = RunDir(Path(shutil.move(run.path, tmp_path / "elsewhere")))
+    assert moved.path / moved.read_status()["best_checkpoint"] == moved.checkpoint()
+    text = moved.config.read_text() + moved.status.read_text()
+    assert str(run.path) not in text
