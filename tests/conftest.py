@@ -64,14 +64,10 @@ def write_npz(path: Path, *, num_classes: int, shape: tuple[int, ...], num_train
 @pytest.fixture
 def compose(data_dir: Path, tmp_path: Path) -> Compose:
     """`compose("lr=0.1", …)` is the config that the command line gives, for the CPU and below tmp_path."""
-
-    def composed(*overrides: str) -> DictConfig:
-        return compose_with_choices(*overrides, data_dir=data_dir, outputs=tmp_path / "outputs")[0]
-
-    return composed
+    return lambda *overrides: _compose(*overrides, data_dir=data_dir, outputs=tmp_path / "outputs")[0]
 
 
-def compose_with_choices(*overrides: str, data_dir: Path, outputs: Path) -> tuple[DictConfig, dict[str, str]]:
+def _compose(*overrides: str, data_dir: Path, outputs: Path) -> tuple[DictConfig, dict[str, str]]:
     """The config, and the option that was taken in each group."""
     given = {override.partition("=")[0] for override in overrides}
     defaults = {"paths.data": data_dir, "paths.outputs": outputs, "accelerator": "cpu"}
@@ -86,17 +82,15 @@ def compose_with_choices(*overrides: str, data_dir: Path, outputs: Path) -> tupl
 
 @pytest.fixture
 def run_train(data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[RunTrain]:
-    """`run_train("lr=0.1", …)` is `python train.py lr=0.1 …` in this process, each in a directory of its own.
-
-    Where training raises, `RunDir(tmp_path / "runs" / "1")` is the directory of the first run.
-    """
+    """`run_train("lr=0.1", …)` is `python train.py lr=0.1 …` in this process; the runs are tmp_path/runs/1, 2, …"""
     numbers = count(1)
 
     def run(*overrides: str) -> RunDir:
-        config, choices = compose_with_choices(*overrides, data_dir=data_dir, outputs=tmp_path / "outputs")
-        check(config)
         directory = tmp_path / "runs" / str(next(numbers))
-        train(config, choices, list(overrides), directory)
+        overrides = (*overrides, f"run={directory}")
+        config, choices = _compose(*overrides, data_dir=data_dir, outputs=tmp_path / "outputs")
+        check(config)
+        train(config, choices, list(overrides))
         return RunDir(directory)
 
     with caplog.at_level(logging.INFO, "lithydra"):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .result import wait_for, write_result
-from .task import Task, read_task
+from .result import write_result
+from .task import Task, read_task, wait_for
 from .workloads import EVAL_BATCH_SIZE, LEARNING_RATE
 
 

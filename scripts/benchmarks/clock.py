@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from .result import wait_for, write_result
+from .result import write_result
 
 
 class EpochClock(L.Callback):
@@ -27,7 +27,8 @@ class EpochClock(L.Callback):
         self._mark(pl_module.device)
 
     def _mark(self, device: torch.device) -> None:
-        wait_for(device)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         self._marks.append(time.perf_counter())
 
     def write(self, **values: Any) -> None:

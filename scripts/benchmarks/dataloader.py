@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from .result import wait_for, write_result
-from .task import Task, read_task
+from .result import write_result
+from .task import Task, read_task, wait_for
 from .workloads import EVAL_BATCH_SIZE, LEARNING_RATE
 
 

@@ -1,12 +1,12 @@
-"""Imports the modules that another process had imported, and ends: the memory that libraries alone take."""
+"""Imports the modules that the process before it had imported, and ends: the memory that libraries alone take."""
 
 import contextlib
 import importlib
-import json
-import sys
-from pathlib import Path
+
+from .result import read_result, write_result
 
 if __name__ == "__main__":
-    for name in json.loads(Path(sys.argv[1]).read_text())["modules"]:
+    for name in read_result()["modules"]:
         with contextlib.suppress(Exception):  # a name that only its package can make, or a plugin without its library
             importlib.import_module(name)
+    write_result()

@@ -7,33 +7,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lithydra.errors import LithydraError
 from lithydra.run_dir import RunDir
 
+from .result import read_result
 from .workloads import Job
 
 ROOT = Path(__file__).parents[2]
 TERMINAL = {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
 CLOCKS = {"startup": "FirstStepClock"}
 MODULES = {"bare": "bare", "dataloader": "dataloader", "lightning": "stock_lightning"}
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A process that ended well.
-
-    Attributes:
-        started: time of day in seconds since the epoch.
-        peak_bytes: most memory it held at once.
-    """
-
-    started: float
-    seconds: float
-    peak_bytes: int
 
 
 def measure(job: Job, data: Path, output: Path) -> dict[str, Any]:
@@ -44,18 +31,16 @@ def measure(job: Job, data: Path, output: Path) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(dir=output) as name:
         directory = Path(name)
-        finished = run(_command(job), directory, data, str(job))
-        result: dict[str, Any] = {"seconds": finished.seconds, "peak_bytes": finished.peak_bytes}
-        path = directory / "result.json"
-        if path.exists():
-            result |= json.loads(path.read_text())
+        started = time.time()
+        seconds = run(_command(job), directory, data, str(job))
+        result: dict[str, Any] = {"seconds": seconds, **read_result(directory)}
         if "first_step" in result:
-            result["first_step_seconds"] = result.pop("first_step") - finished.started
+            result["first_step_seconds"] = result.pop("first_step") - started
         if job.contender == "lithydra":
             result |= _recorded(RunDir(directory / "run"))
         if job.measurement == "memory":
-            imports = [sys.executable, "-m", "benchmarks.imports", str(path.resolve())]
-            result["import_bytes"] = run(imports, directory, data, f"{job} imports").peak_bytes
+            run([sys.executable, "-m", "benchmarks.imports"], directory, data, f"{job} imports")
+            result["import_bytes"] = read_result(directory)["peak_bytes"]
         result.pop("modules", None)
         return result
 
@@ -63,36 +48,32 @@ def measure(job: Job, data: Path, output: Path) -> dict[str, Any]:
 def machine(data: Path, output: Path) -> dict[str, Any]:
     """Hardware, versions and commit."""
     with tempfile.TemporaryDirectory(dir=output) as name:
-        directory = Path(name)
-        run([sys.executable, "-m", "benchmarks.machine"], directory, data, "machine")
-        found = json.loads((directory / "result.json").read_text())
+        run([sys.executable, "-m", "benchmarks.machine"], Path(name), data, "machine")
+        found = read_result(Path(name))
     return {key: found[key] for key in ("machine", "versions", "commit", "uncommitted")}
 
 
-def run(command: list[str], directory: Path, data: Path, what: str) -> Finished:
-    """Run `command` to its end in `directory`."""
+def run(command: list[str], directory: Path, data: Path, what: str) -> float:
+    """Run `command` in `directory`: seconds from its start to its end."""
     paths = [str(ROOT / "scripts"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {
-        **os.environ,
-        **TERMINAL,
-        "PYTHONPATH": os.pathsep.join(paths),
-        "LITHYDRA_DATA": str(data.resolve()),
-    }
+    places = {"PYTHONPATH": os.pathsep.join(paths), "LITHYDRA_DATA": str(data.resolve())}
     terminal, its_side = pty.openpty()
-    started, start = time.time(), time.perf_counter()
+    start = time.perf_counter()
     process = subprocess.Popen(
-        command, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=its_side, stderr=its_side
+        command,
+        cwd=directory,
+        env={**os.environ, **TERMINAL, **places},
+        stdin=subprocess.DEVNULL,
+        stdout=its_side,
+        stderr=its_side,
     )
     os.close(its_side)
     said = _read_all(terminal)
-    # Not process.wait(): only wait4 tells the memory of this one child.
-    _, status, usage = os.wait4(process.pid, 0)
+    code = process.wait()
     seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise LithydraError(f"{what}: exit code {process.returncode}\n{said}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return Finished(started, seconds, usage.ru_maxrss * unit)
+    if code != 0:
+        raise LithydraError(f"{what}: exit code {code}\n{said}")
+    return seconds
 
 
 def _command(job: Job) -> list[str]:

@@ -81,3 +81,8 @@ def read_task() -> Task:
 def _split(indices: np.ndarray, labels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     positions = train_test_split(np.arange(len(indices)), train_size=size, stratify=labels[indices], random_state=SEED)
     return indices[np.sort(positions[0])], indices[np.sort(positions[1])]
+
+
+def wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()

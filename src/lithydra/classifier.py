@@ -158,7 +158,7 @@ class GradientClassifier(Classifier):
             return optimizer
         num_batches = self.trainer.datamodule.num_training_batches  # pyright: ignore[reportAttributeAccessIssue]
         scheduler = self._make_scheduler(optimizer, math.ceil(num_batches / self.accumulate_grad_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": self.monitor}}
+        return [optimizer], [scheduler]
 
     def on_fit_start(self) -> None:
         # Looked up once: a look-up through the trainer costs as much as a small layer.

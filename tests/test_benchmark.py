@@ -1,0 +1,122 @@
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(f"benchmarks.{name}")
+
+    return load
+
+
+def run_benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SCRIPTS / "benchmark.py"), *arguments], capture_output=True, text=True, timeout=300
+    )
+
+
+def epochs(contender: str, *seconds: float, measurement: str = "mnist_mlp") -> dict:
+    return {
+        "measurement": measurement,
+        "contender": contender,
+        "point": None,
+        "epoch_seconds": list(seconds),
+        "num_train": 100,
+        "train_loss": 0.5,
+    }
+
+
+def test_ratio_is_of_medians_and_leaves_the_first_epoch_out(benchmarks) -> None:
+    runs = [
+        epochs("bare", 9.0, 2.0, 2.0),
+        epochs("bare", 9.0, 4.0, 4.0),
+        epochs("bare", 9.0, 90.0, 90.0),
+        *[epochs("lithydra", 99.0, 5.0, 7.0)] * 3,
+    ]
+    found = benchmarks("summary").summarize(runs)["workloads"]["mnist_mlp"]
+    assert found["seconds"] == {"bare": 4.0, "lithydra": 6.0}
+    assert found["ratios"] == {"lithydra/bare": 1.5}
+    assert found["images_per_second"]["bare"] == 25.0
+
+
+def test_memory_counts_bytes_beyond_the_imports(benchmarks) -> None:
+    runs = [
+        {"measurement": "memory", "contender": "bare", "peak_bytes": 300, "import_bytes": 100},
+        {"measurement": "memory", "contender": "lithydra", "peak_bytes": 500, "import_bytes": 280},
+    ]
+    assert benchmarks("summary").summarize(runs)["memory"]["ratio"] == 1.1
+
+
+def test_start_up_leaves_reading_the_data_out(benchmarks) -> None:
+    runs = [
+        {"measurement": "startup", "contender": "imports", "seconds": 4.0},
+        {"measurement": "startup", "contender": "bare", "seconds": 9.0, "load_seconds": 1.0},
+        {"measurement": "startup", "contender": "lithydra", "seconds": 9.0, "first_step_seconds": 5.0},
+    ]
+    assert benchmarks("summary").summarize(runs)["startup"]["ratio"] == 1.0
+
+
+def test_scaling_points_multiply_one_thing_at_a_time(benchmarks) -> None:
+    workloads = benchmarks("workloads")
+    points = workloads.scaling_points(workloads.WORKLOADS["mnist_mlp"])
+    assert [point.limit for point in points["data"].values()] == [7500, 15000, 30000, 60000]
+    assert [len(point.settings["hidden"]) for point in points["depth"].values()] == [1, 2, 4, 8]
+    assert {point.batch_size for point in points["data"].values()} == {100}
+
+
+def test_every_contender_gets_every_workload(benchmarks) -> None:
+    workloads = benchmarks("workloads")
+    jobs = workloads.plan(list(workloads.WORKLOADS), list(workloads.CONTENDERS), epochs=3, accelerator="cpu")
+    assert len({(job.measurement, job.contender) for job in jobs}) == 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "mnist_mpl"], "Did you mean mnist_mlp?"),
+        (["--contenders", "bare,litydra"], "Did you mean lithydra?"),
+        (["--epochs", "1"], "must be a whole number of at least 2"),
+        (["--data", "nowhere", "--only", "mnist_mlp"], "mnist.npz is not there"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_runs(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = run_benchmark(*arguments, "--output", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_contenders_do_the_same_work(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(1200) % 10
+    images = generator.integers(0, 100, (1200, 28, 28), dtype=np.uint8)
+    images[np.arange(1200), labels] += 100
+    np.savez(tmp_path / "mnist.npz", x_train=images, y_train=labels, x_test=images[:200], y_test=labels[:200])
+    out = tmp_path / "out"
+    arguments = ["--only", "mnist_mlp", "--repetitions", "1", "--epochs", "2"]
+    done = run_benchmark(*arguments, "--data", str(tmp_path), "--output", str(out))
+    assert done.returncode == 0, done.stderr
+    record = json.loads((out / "benchmark.json").read_text())
+    assert record["machine"]["torch_threads"] > 0
+    assert record["versions"].keys() >= {"torch", "lightning", "python"}
+    assert [len(run["epoch_seconds"]) for run in record["runs"]] == [2, 2, 2, 2]
+    assert {run["num_train"] for run in record["runs"]} == {1080}
+    found = record["summary"]["workloads"]["mnist_mlp"]
+    assert found["ratios"].keys() == {"lithydra/bare", "lithydra/dataloader", "lithydra/lightning"}
+    losses = list(found["train_loss"].values())
+    assert max(losses) < 1.2 * min(losses)
+    assert (out / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+    assert str(tmp_path) not in (out / "benchmark.json").read_text()
