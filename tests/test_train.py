@@ -262,29 +262,26 @@ def test_training_metrics_weigh_images_alike(run_train: RunTrain) -> None:
 
 # 270 images in batches of 16 are 17 batches an epoch: chunks of 7, 7, 3 and of 16, 1.
 CHUNKING = {
-    "plain": (),
-    "accumulation": ("trainer.accumulate_grad_batches=4",),
+    "momentum": ("optimizer=sgd", "optimizer.momentum=0.9"),
     "step scheduler, clipping by norm": ("scheduler=cosine", "trainer.gradient_clip_val=0.5"),
-    "step scheduler, accumulation": ("scheduler=onecycle", "trainer.accumulate_grad_batches=4"),
-    "epoch scheduler, dropout": ("scheduler=exponential", "model.dropout=0.3"),
-    "plateau, augmentation, accumulation": (
+    "step scheduler, accumulation, mixed images": (
+        "scheduler=onecycle",
+        "trainer.accumulate_grad_batches=4",
+        "augmentation=mixup",
+    ),
+    "epoch scheduler, dropout, penalty": ("scheduler=exponential", "model.dropout=0.3", "regularizer=l1"),
+    "plateau, accumulation, augmentation": (
         "scheduler=plateau",
         "scheduler.patience=0",
-        "augmentation=affine",
         "trainer.accumulate_grad_batches=4",
+        "augmentation=affine",
     ),
-    "mixed images, momentum, penalty": (
-        "augmentation=mixup",
-        "optimizer=sgd",
-        "optimizer.momentum=0.9",
-        "regularizer=l1",
-    ),
-    "bf16, clipping by value, dropout": (
+    "bf16, accumulation, clipping by value, dropout": (
         "trainer.precision=bf16-mixed",
+        "trainer.accumulate_grad_batches=4",
         "trainer.gradient_clip_val=0.01",
         "trainer.gradient_clip_algorithm=value",
         "model.dropout=0.3",
-        "trainer.accumulate_grad_batches=4",
     ),
     "lbfgs": ("optimizer=lbfgs",),
     "stop in a chunk": ("trainer.max_steps=22", "scheduler=warmup_cosine"),

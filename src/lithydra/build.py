@@ -154,11 +154,12 @@ def trainer(config: DictConfig, directory: Path, module: Classifier, interrupts:
     settings = {key: value for key, value in config.trainer.items() if key not in OWN_TRAINER_KEYS}
     if isinstance(module, StatisticsClassifier):
         settings["max_epochs"] = 1
+    keeper = RunCheckpoint(config.monitor.metric, config.monitor.mode, **config.checkpoint)
     callbacks = [
         *make(config, "callbacks").values(),
         RunRecord(),
-        RunCheckpoint(config.monitor.metric, config.monitor.mode, **config.checkpoint),
-        StopOnSignal(interrupts),
+        keeper,
+        StopOnSignal(interrupts, keeper),
     ]
     loggers = list(make(config, "logger").values())
     if config.compile:

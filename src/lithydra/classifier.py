@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lithydra import resume
 from lithydra.data.loaders import Batch, Chunk, TrainingBatch
-from lithydra.divergence import NotFiniteError, Snapshot, all_finite, refuse_divergence
+from lithydra.divergence import NotFiniteError, Snapshot, all_finite, refuse_broken_weights, refuse_divergence
 from lithydra.metrics import SplitMetrics, TrainingSums, predicted_classes
 from lithydra.normalization import Normalization
 
@@ -46,12 +46,13 @@ class Classifier(L.LightningModule):
         return logits.float().softmax(dim=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        progress = {"train_sums": vars(self.train_sums), **resume.progress(self.trainer)}
-        checkpoint["lithydra"] = {**self.record, "progress": progress}
+        sums = {"train_sums": vars(self.train_sums), "epoch_metrics": self.epoch_metrics}
+        checkpoint["lithydra"] = {**self.record, "progress": {**sums, **resume.progress(self.trainer)}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._resumed = checkpoint["lithydra"]["progress"]
         self.train_sums = TrainingSums(**self._resumed["train_sums"])
+        self.epoch_metrics = self._resumed["epoch_metrics"]
         resume.set_loops(checkpoint, self._resumed, self.trainer)
 
     def on_train_start(self) -> None:
@@ -198,6 +199,8 @@ class GradientClassifier(Classifier):
             loss = self._train(batch, updates, careful)
             if updates:
                 step = self.global_step
+                if careful:
+                    refuse_broken_weights(self, step, lr)
                 if step % self.log_every_n_steps == 0:
                     to_log.append((step, loss, lr))
                 for observer in self._observers:

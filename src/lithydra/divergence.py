@@ -13,6 +13,8 @@ from lithydra.resume import random_state, set_random_state
 if TYPE_CHECKING:
     from lithydra.classifier import GradientClassifier
 
+ADVICE = "A smaller lr, or trainer.gradient_clip_val=1.0, may help."
+
 
 class NotFiniteError(Exception):
     """A loss or a weight became infinite or NaN somewhere in a chunk of steps."""
@@ -47,8 +49,8 @@ class Snapshot:
 
 def all_finite(tensors: list[Tensor]) -> bool:
     """Whether no value is infinite or NaN; waits for the device once."""
-    norms = torch._foreach_norm([t.detach() for t in tensors])  # pyright: ignore[reportPrivateUsage]
-    return bool(torch.stack([n.float() for n in norms]).isfinite().all())
+    largest = torch._foreach_norm([t.detach() for t in tensors], float("inf"))  # pyright: ignore[reportPrivateUsage]
+    return bool(torch.stack([value.float() for value in largest]).isfinite().all())
 
 
 def refuse_divergence(loss: Tensor, module: "GradientClassifier", step: int, lr: float) -> None:
@@ -61,5 +63,13 @@ def refuse_divergence(loss: Tensor, module: "GradientClassifier", step: int, lr:
     where = f"the gradient of {broken}" if broken else "the loss"
     raise DivergedError(
         f"Diverged at step {step}: {where} is not finite (loss {loss.item():g}, lr {lr:g}). The weights are those of "
-        f"step {step - 1}. A smaller lr, or trainer.gradient_clip_val=1.0, may help."
+        f"step {step - 1}. {ADVICE}"
     )
+
+
+def refuse_broken_weights(module: "GradientClassifier", step: int, lr: float) -> None:
+    """Raise DivergedError if a finite gradient was enough to break a weight: a step too long for the number format."""
+    if all_finite(module.trained):
+        return
+    broken = next(name for name, p in module.named_parameters() if not bool(p.isfinite().all()))
+    raise DivergedError(f"Diverged at step {step}: it made {broken} infinite (lr {lr:g}). {ADVICE}")

@@ -52,8 +52,8 @@ def interruptible(run: RunDir) -> Iterator[Interrupts]:
 class StopOnSignal(Checkpoint):  # a Checkpoint, so that it runs after the epoch was saved
     """Stops training at the next optimizer step, or after the validation at hand."""
 
-    def __init__(self, interrupts: Interrupts) -> None:
-        self.interrupts = interrupts
+    def __init__(self, interrupts: Interrupts, keeper: RunCheckpoint) -> None:
+        self.interrupts, self.keeper = interrupts, keeper
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.interrupts.training = True
@@ -61,9 +61,7 @@ class StopOnSignal(Checkpoint):  # a Checkpoint, so that it runs after the epoch
     def on_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         order = trainer.train_dataloader.sampler  # pyright: ignore[reportOptionalMemberAccess]
         if self.interrupts.received and order.position < order.num_batches:  # else the epoch's end saves and stops
-            keeper = trainer.checkpoint_callback
-            assert isinstance(keeper, RunCheckpoint)
-            keeper.save_within_epoch(trainer)
+            self.keeper.save_within_epoch(trainer)
             self.interrupts.stop()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

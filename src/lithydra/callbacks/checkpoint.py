@@ -32,7 +32,7 @@ class RunCheckpoint(Checkpoint):
         self._saved_epoch: int | None = None  # the epoch whose end last.ckpt holds, if it holds one's end
         self._last_save = time.monotonic()
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Where a run was killed between saving its best epoch and naming it so.
         if self.best_epoch is not None and self.best_epoch == self._saved_epoch:
             self._publish_best(trainer)

@@ -1,0 +1,260 @@
+"""Every YAML in conf/ composes, passes the checks, builds, trains, and leaves a checkpoint that is enough by itself.
+
+New files are found by themselves; only what needs other settings than its group is named here.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+from torch import Tensor
+
+from conftest import CONF, Compose, RunTrain, write_npz
+from lithydra import build
+from lithydra.checks import check
+from lithydra.classifier import Classifier
+from lithydra.data.base import ImageDataModule
+from lithydra.errors import ConfigError
+from lithydra.loading import load
+from lithydra.models.layers import ACTIVATIONS
+from lithydra.run_dir import RunDir
+
+NOT_HERE = ("local", "hydra", "study")  # a person's own, Hydra's own, and sweeps
+ALL = [
+    f"{path.parent.name}/{path.stem}"
+    for path in sorted(CONF.glob("*/*.yaml"))
+    if path.parent.name not in NOT_HERE and not path.name.startswith("_")
+]
+SLOW = ("model/alexnet_imagenet",)  # 57 million weights
+FALLING = ("optimizer", "scheduler", "regularizer", "loss", "normalization", "augmentation")
+
+QUIET = ("callbacks=none", "logger=none")
+FEW_EPOCHS = (*QUIET, "data.limit=200", "trainer.max_epochs=3")
+FEW_STEPS = (*QUIET, "data.limit=40", "data.val_fraction=0.25", "data.batch_size=6", "trainer.max_steps=2")
+TWO_CLASSES = ("data.classes=[2,6]", "data.limit=200")
+# What a choice needs beside itself.
+NEEDS = {
+    "loss/binary_cross_entropy": TWO_CLASSES,
+    "loss/probability_l1": TWO_CLASSES,
+    "normalization/tiny": ("model.batch_norm=true",),
+    "optimizer/sgd": ("lr=0.1",),
+}
+
+
+def choices(*groups: str) -> list[str]:
+    return [choice for choice in ALL if choice.partition("/")[0] in groups]
+
+
+def overrides(choice: str) -> tuple[str, ...]:
+    return choice.replace("/", "="), *NEEDS.get(choice, ())
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a run leaves in memory and on disk."""
+
+    module: Classifier
+    data: ImageDataModule
+    start: dict[str, Tensor]  # the state before training
+    run: RunDir
+
+
+Train = Callable[..., Trained]
+
+
+@pytest.fixture
+def trained(run_train: RunTrain, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """`run_train` that also hands over the classifier with its last weights, and the data."""
+    built: list[Any] = []
+    real = build.classifier
+
+    def classifier(config: DictConfig, data: ImageDataModule) -> Classifier:
+        module = real(config, data)
+        built.extend([module, data, {name: value.clone() for name, value in module.state_dict().items()}])
+        return module
+
+    def run(*settings: str) -> Trained:
+        directory = run_train("test=false", *settings)
+        return Trained(*built, directory)
+
+    monkeypatch.setattr(build, "classifier", classifier)
+    return run
+
+
+def assert_contract(trained: Trained) -> None:
+    """Finite losses; training reaches every parameter; the checkpoint alone gives the same logits bit for bit."""
+    losses = [float(row["train/loss"]) for row in trained.run.read_metrics()]
+    assert losses and all(map(math.isfinite, losses))
+    module = trained.module.cpu().eval()
+    state = module.state_dict()
+    assert any(not torch.equal(state[name], value) for name, value in trained.start.items())
+    for name, parameter in module.named_parameters():
+        assert not torch.equal(parameter, trained.start[name]), name
+        assert parameter.isfinite().all(), name
+    assert torch.load(trained.run.last, weights_only=True)["state_dict"].keys() == state.keys()
+    images = next(iter(trained.data.test_dataloader()))[0][:20].cpu()
+    with torch.no_grad():
+        logits = module(images)
+        assert logits.isfinite().all()
+        assert torch.equal(load(trained.run.path, "last")(images), logits)
+
+
+def assert_loss_falls(run: RunDir) -> None:
+    losses = [float(row["train/loss"]) for row in run.read_metrics()]
+    assert losses[-1] < losses[0], losses
+
+
+@pytest.mark.parametrize("choice", choices("accelerator", "experiment"))
+def test_choice_is_accepted_where_it_can_run(choice: str, compose: Compose) -> None:
+    config = compose(*overrides(choice))
+    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="accelerator=gpu: this machine has no GPU"):
+            check(config)
+    else:
+        check(config)
+
+
+def test_every_group_is_trained() -> None:
+    """A group that is added must be trained below."""
+    others = {"model", "data", "callbacks", "logger", "accelerator", "debug", "trainer", "paths", "experiment"}
+    assert {choice.partition("/")[0] for choice in ALL} <= {*FALLING, *others}
+
+
+@pytest.mark.parametrize("choice", choices(*FALLING))
+def test_choice_trains_and_the_loss_falls(choice: str, trained: Train) -> None:
+    done = trained(*FEW_EPOCHS, *overrides(choice))
+    assert_contract(done)
+    assert_loss_falls(done.run)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activation_trains_and_the_loss_falls(activation: str, trained: Train) -> None:
+    done = trained(*FEW_EPOCHS, f"model.activation={activation}")
+    assert_contract(done)
+    assert_loss_falls(done.run)
+
+
+@pytest.mark.parametrize(
+    "choice", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in choices("model")]
+)
+def test_model_trains(choice: str, trained: Train, compose: Compose) -> None:
+    settings = (*FEW_STEPS, *overrides(choice), "optimizer=sgd", "lr=0.1")
+    assert_contract(trained(*settings, *image_size(compose(*settings))))
+
+
+def image_size(config: DictConfig) -> tuple[str, ...]:
+    """The setting that the net's refusal of the digits names, where it refuses them: it must be large enough."""
+    try:
+        build.classifier_like(config, (1, 8, 8), 10)
+    except ConfigError as error:
+        size = re.search(r"data\.image_size=\d+", str(error))
+        assert size, error
+        return (size.group(),)
+    return ()
+
+
+@pytest.mark.parametrize("choice", SLOW)
+def test_large_model_gets_gradients(choice: str, compose: Compose) -> None:
+    settings = (*FEW_STEPS, *overrides(choice))
+    config = compose(*settings, *image_size(compose(*settings)))
+    check(config)
+    data = build.data(config)
+    module = build.classifier(config, data)
+    images, labels = next(iter(data.test_dataloader()))
+    loss = module.loss(module(images[:4]), labels[:4])
+    loss.backward()
+    assert loss.isfinite()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+
+
+@pytest.mark.parametrize("choice", choices("data"))
+def test_data_set_trains(choice: str, trained: Train, compose: Compose, tiny_npz: Path, tmp_path: Path) -> None:
+    settings = [choice.replace("/", "="), *stand_in(choice.partition("/")[2], compose, tiny_npz, tmp_path)]
+    done = trained("trainer.max_epochs=3", "data.batch_size=32", "callbacks=none", "logger=none", *settings)
+    assert_contract(done)
+    assert_loss_falls(done.run)
+    facts = done.module.record["data"]
+    assert facts["num_train"] > facts["num_val"] > 0 and len(facts["class_names"]) == done.data.num_classes
+
+
+def stand_in(name: str, compose: Compose, tiny_npz: Path, tmp_path: Path) -> list[str]:
+    """Settings that let the data set find small data of its own form."""
+    if name == "digits":
+        return ["data.limit=300"]
+    if name == "npz":
+        return [f"data.path={tiny_npz}"]
+    if name == "image_folder":
+        with np.load(tiny_npz) as arrays:
+            for number, (image, label) in enumerate(zip(arrays["x_train"], arrays["y_train"], strict=True)):
+                path = tmp_path / "images" / f"class_{label}" / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(path)
+        return [f"data.path={tmp_path / 'images'}", "data.image_size=16"]
+    (tmp_path / "data").mkdir()
+    settings = [f"paths.data={tmp_path / 'data'}", "data.val_fraction=0.2"]
+    module = build.make(compose(f"data={name}", *settings), "data")
+    shape = (28, 28) if name.endswith("mnist") else (32, 32, 3)
+    size = module.num_classes * 5
+    write_npz(module.file, num_classes=module.num_classes, shape=shape, num_train=size, num_test=size)
+    return settings
+
+
+@pytest.mark.parametrize("name", ["cpu", "cpu_bf16", "auto"])
+def test_accelerator_trains(name: str, trained: Train) -> None:
+    done = trained(*FEW_EPOCHS, f"accelerator={name}")
+    assert_contract(done)
+    assert_loss_falls(done.run)
+
+
+@pytest.mark.parametrize("choice", choices("callbacks", "trainer", "paths"))
+def test_other_group_trains(choice: str, trained: Train) -> None:
+    done = trained("data.limit=100", "logger=none", "trainer.max_epochs=2", *overrides(choice))
+    assert_contract(done)
+
+
+def test_early_stopping_stops(run_train: RunTrain) -> None:
+    """At a vanishing lr nothing improves after the first epoch."""
+    run = run_train("data.limit=200", "callbacks=early_stopping", "callbacks.early_stopping.patience=1", "lr=1e-12")
+    assert len(run.read_metrics()) == 2
+    assert run.read_status()["state"] == "finished"
+
+
+LOGGER_FILES = {
+    "tensorboard": ["tensorboard/events.out.tfevents.*"],
+    "csv": ["csv/metrics.csv"],
+    "many": ["tensorboard/events.out.tfevents.*", "csv/metrics.csv"],
+    "none": [],
+}
+
+
+@pytest.mark.parametrize("choice", choices("logger"))
+def test_logger_writes_to_the_run_directory(
+    choice: str, run_train: RunTrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = choice.partition("/")[2]
+    if name in ("wandb", "mlflow") and find_spec(name) is None:
+        pytest.skip(f"{name} is an extra, and not installed")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    run = run_train("data.limit=100", "callbacks=none", "trainer.max_epochs=1", *overrides(choice))
+    for pattern in LOGGER_FILES.get(name, []):
+        assert list(run.path.glob(pattern))
+    assert {path.name for path in tmp_path.iterdir()} <= {"runs", "outputs"}
+
+
+@pytest.mark.parametrize("choice", choices("debug"))
+def test_debug_runs_to_the_end_on_the_default_data(choice: str, run_train: RunTrain) -> None:
+    status = run_train(*QUIET, *overrides(choice)).read_status()
+    assert status["state"] == "finished"
+    if choice == "debug/overfit":
+        assert status["metrics"]["train/acc"] == 1.0
