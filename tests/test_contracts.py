@@ -45,7 +45,9 @@ TWO_CLASSES = ("data.classes=[2,6]", "data.limit=200")
 NEEDS = {
     "loss/binary_cross_entropy": TWO_CLASSES,
     "loss/probability_l1": TWO_CLASSES,
+    "augmentation/flip_crop": ("augmentation.padding=1",),  # of 8 pixels
     "normalization/tiny": ("model.batch_norm=true",),
+    "optimizer/lbfgs": ("data.batch_size=60",),
     "optimizer/sgd": ("lr=0.1",),
 }
 

@@ -16,39 +16,30 @@ STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10, 
 
 
 def draw(summary: dict[str, Any], path: Path) -> None:
-    """Write a PNG with a panel for each measurement that `summary` holds."""
-    top, bottom = bool(summary["workloads"]), list(summary["scaling"].items())
-    if not (top or bottom):
+    """Write a PNG with a row for the workloads and a row for the scaling, as far as `summary` holds them."""
+    panels = [(_bars, summary["workloads"]), (_lines, summary["scaling"])]
+    panels = [(panel, items) for panel, items in panels if items]
+    if not panels:
         return
     with rc_context(STYLE):
-        figure = Figure(figsize=(11, 3.9 * (top + bool(bottom))), layout="constrained")
-        rows = figure.subfigures(top + bool(bottom), squeeze=False)[:, 0]
-        if top:
-            _bars(rows[0].subplots(), summary["workloads"])
-        if bottom:
-            for axes, (axis, times) in zip(rows[-1].subplots(1, len(bottom), squeeze=False)[0], bottom, strict=True):
-                _lines(axes, axis, times)
+        figure = Figure(figsize=(12, 3.6 * len(panels)), layout="constrained")
+        for row, (panel, items) in zip(figure.subfigures(len(panels), squeeze=False)[:, 0], panels, strict=True):
+            for axes, (name, values) in zip(row.subplots(1, len(items), squeeze=False)[0], items.items(), strict=True):
+                panel(axes, name, values)
         figure.savefig(path, dpi=130)
 
 
-def _bars(axes: Axes, workloads: dict[str, Any]) -> None:
-    """Epoch time over that of the bare loop, or over lithydra's where the bare loop was not measured."""
-    shown = [who for who in CONTENDERS if any(who in w["seconds"] for w in workloads.values())]
-    base = "bare" if "bare" in shown else shown[0]
-    width = 0.8 / len(shown)
-    for number, who in enumerate(shown):
-        ratios = [w["seconds"][who] / w["seconds"][base] for w in workloads.values()]
-        offset = (number - (len(shown) - 1) / 2) * width
-        places = [place + offset for place in range(len(ratios))]
-        bars = axes.bar(places, ratios, width * 0.94, color=COLORS[who], label=who)
-        axes.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=2, fontsize=9)
-    axes.axhline(1, color="#444444", linewidth=0.8, linestyle="--", zorder=0)
-    axes.set_xticks(range(len(workloads)), [f"{name}\n{w['num_train']:,} images" for name, w in workloads.items()])
-    axes.tick_params(axis="x", length=0)
-    axes.set_ylabel(f"time of an epoch / {base}")
+def _bars(axes: Axes, name: str, workload: dict[str, Any]) -> None:
+    """Epoch times of one workload; each bar names its ratio to the first contender's."""
+    times = {who: workload["seconds"][who] for who in CONTENDERS if who in workload["seconds"]}
+    bars = axes.bar(list(times), list(times.values()), 0.75, color=[COLORS[who] for who in times])
+    first = next(iter(times.values()))
+    axes.bar_label(bars, [f"{seconds / first:.2f}x" for seconds in times.values()], padding=2, fontsize=9)
+    axes.axhline(first, color="#444444", linewidth=0.8, linestyle="--", zorder=0)
+    axes.tick_params(axis="x", length=0, labelsize=8)
     axes.margins(y=0.12)
-    axes.set_title("Time of an epoch, shorter is better", loc="left")
-    axes.legend(frameon=False, ncols=len(shown), loc="upper right")
+    axes.set_ylabel("seconds an epoch")
+    axes.set_title(f"{name}, {workload['num_train']:,} images", loc="left")
 
 
 def _lines(axes: Axes, axis: str, times: dict[str, dict[str, float]]) -> None:

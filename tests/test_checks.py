@@ -1,0 +1,314 @@
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from conftest import CONF, Compose
+from lithydra.checks import check
+from lithydra.errors import ConfigError
+
+Configure = Callable[[str], DictConfig]
+
+# The last setting of each line is the one that the message must name.
+BAD = """
+seed=1.5
+seed=null
+seed=-1
+seed=abc
+seed=4294967296
+seed=true
+lr=0
+lr=-1
+lr=inf
+lr=nan
+lr='0.001'
+lr=null
+lr=abc
+lr=true
+lr=[0.1]
+compile=maybe
+test=1
+run=''
+resume=''
+monitor.metric=val/f1
+monitor.metric=val_acc
+monitor.mode=min
+monitor.mode=up
+checkpoint.every_n_steps=0
+checkpoint.every_n_steps=1.5
+checkpoint.every_seconds=-1
+data.batch_size=0
+data.batch_size=1.5
+data.batch_size=-16
+data.eval_batch_size=0
+data.val_fraction=1.5
+data.val_fraction=1.0
+data.val_fraction=-0.1
+data.val_fraction=null
+data.num_folds=1
+data.num_folds=2.5
+data.num_folds=5 data.fold=5
+data.fold=1
+data.fold=-1
+data.limit=0
+data.limit=-5
+data.limit=1.5
+data.limit=all
+data.classes=[]
+data.classes=[3]
+data.classes=[2,2]
+data.classes=[-1,2]
+data.classes=[a,b]
+data.image_size=0
+data.image_size=8.5
+data.num_workers=-1
+data.seed=1.5
+data.dir=null
+data=image_folder data.channels=4
+data=image_folder data.test_fraction=1
+data=image_folder data.memory_limit_gib=-1
+data=npz data.path=3
+model.hidden=[0]
+model.hidden=[-5]
+model.hidden=[1.5]
+model.hidden=100
+model.hidden=null
+model.dropout=1
+model.dropout=-0.1
+model.batch_norm=maybe
+model.batch_norm_eps=0
+model.batch_norm_momentum=2
+model=cnn model.channels=[]
+model=cnn model.channels=[0]
+model=cnn model.kernel_size=0
+model=resnet9 model.width=0
+loss.label_smoothing=1
+loss.label_smoothing=-0.1
+optimizer.lr=-1
+optimizer.eps=0
+optimizer.betas=[0.9]
+optimizer.betas=[0.9,1.0]
+optimizer.betas=[0.9,0.99,0.999]
+optimizer.betas=0.9
+optimizer.amsgrad=maybe
+optimizer=sgd optimizer.momentum=1.5
+optimizer=sgd optimizer.momentum=-0.1
+optimizer=sgd optimizer.nesterov=true
+optimizer=sgd optimizer.weight_decay=-1
+optimizer=adadelta optimizer.rho=1.5
+optimizer=rmsprop optimizer.alpha=2
+optimizer=rmsprop optimizer.alpha=-1
+optimizer=rmsprop optimizer.centered=7
+optimizer=adagrad optimizer.lr_decay=-1
+optimizer=adagrad optimizer.initial_accumulator_value=-1
+optimizer=lbfgs optimizer.max_iter=0
+optimizer=lbfgs optimizer.history_size=0
+optimizer=lbfgs optimizer.line_search_fn=foo
+optimizer=lbfgs optimizer.tolerance_grad=-1
+optimizer=lbfgs optimizer.tolerance_change=abc
+optimizer=lbfgs trainer.precision=bf16-mixed
+optimizer=lbfgs trainer.gradient_clip_val=1
+optimizer=lbfgs trainer.accumulate_grad_batches=2
+scheduler=step scheduler.gamma=-1
+scheduler=step scheduler.gamma=0
+scheduler=step scheduler.step_size=0
+scheduler=step scheduler.interval=batch
+scheduler=exponential scheduler.gamma=1.5
+scheduler=multistep scheduler.milestones=[]
+scheduler=multistep scheduler.milestones=[-1]
+scheduler=multistep scheduler.milestones=10
+scheduler=cosine scheduler.T_max=0
+scheduler=cosine scheduler.T_max=-3
+scheduler=cosine scheduler.T_max=all
+scheduler=cosine scheduler.eta_min=-1
+scheduler=plateau scheduler.factor=1
+scheduler=plateau scheduler.patience=-1
+scheduler=plateau scheduler.threshold=-1
+scheduler=plateau scheduler.threshold_mode=foo
+scheduler=plateau scheduler.cooldown=-1
+scheduler=plateau scheduler.min_lr=-1
+scheduler=plateau scheduler.interval=step
+scheduler=plateau scheduler.mode=foo
+scheduler=plateau scheduler.mode=min
+scheduler=plateau data.val_fraction=0
+scheduler=warmup_cosine scheduler.warmup_fraction=1.5
+scheduler=warmup_cosine scheduler.final_lr_factor=2
+scheduler=warmup_cosine scheduler.total_steps=0
+scheduler=onecycle scheduler.pct_start=0
+scheduler=onecycle scheduler.max_lr=0
+scheduler=onecycle scheduler.div_factor=0
+scheduler=onecycle scheduler.final_div_factor=-1
+scheduler=onecycle scheduler.anneal_strategy=foo
+scheduler=onecycle scheduler.cycle_momentum=maybe
+scheduler=onecycle optimizer=adagrad scheduler.cycle_momentum=true
+regularizer=l1 regularizer.l1.weight=-1
+regularizer=l2 regularizer.l2.weight=nan
+regularizer=elastic_net regularizer.l2.weight=-0.1
+callbacks=early_stopping callbacks.early_stopping.patience=-1
+callbacks=early_stopping callbacks.early_stopping.min_delta=-1
+callbacks=early_stopping callbacks.early_stopping.monitor=val/f1
+callbacks=early_stopping callbacks.early_stopping.mode=min
+callbacks=early_stopping data.val_fraction=0
+callbacks.progress_bar.refresh_seconds=0
+accelerator.channels_last=maybe
+accelerator.matmul_precision=exact
+trainer.max_epochs=0
+trainer.max_epochs=-1
+trainer.max_epochs=abc
+trainer.max_epochs=2.5
+trainer.max_epochs=null
+trainer.max_steps=0
+trainer.max_steps=-2
+trainer.max_steps=1.5
+trainer.max_steps=null
+trainer.precision=8
+trainer.precision=bf16_mixed
+trainer.precision=16
+trainer.precision=16-mixed
+trainer.precision=16-true
+trainer.gradient_clip_val=-1
+trainer.gradient_clip_val=0
+trainer.gradient_clip_val=nan
+trainer.gradient_clip_algorithm=foo
+trainer.accumulate_grad_batches=0
+trainer.accumulate_grad_batches=1.5
+trainer.steps_per_execution=0
+trainer.steps_per_execution=fast
+trainer.log_every_n_steps=-1
+trainer.log_every_n_steps=0
+trainer.devices=0
+trainer.devices=-2
+trainer.devices=[]
+trainer.devices=two
+trainer.num_nodes=0
+trainer.accelerator=quantum
+trainer.deterministic=maybe
+trainer.enable_model_summary=7
++trainer.limit_train_batches=0
++trainer.limit_train_batches=1.5
++trainer.limit_train_batches=-1
++trainer.limit_val_batches=2.5
++trainer.limit_test_batches=-1
++momentum=0.9
++max_epochs=3
+paths.runs=null
+paths.data=null
+paths.outputs=null
+resume=b run=a
+sweep.name=''
+"""
+
+
+@pytest.fixture(scope="module")
+def composed() -> dict[tuple[str, ...], DictConfig]:
+    """Configs by the choices of their groups: composing is what takes long."""
+    return {}
+
+
+@pytest.fixture
+def configure(compose: Compose, composed: dict[tuple[str, ...], DictConfig]) -> Configure:
+    """The config that the settings of a line give."""
+
+    def configured(line: str) -> DictConfig:
+        settings = line.split()
+        groups = tuple(s for s in settings if (CONF / s.partition("=")[0]).is_dir())
+        if groups not in composed:
+            composed[groups] = compose(*groups)
+        config = copy.deepcopy(composed[groups])
+        for override in OverridesParser.create().parse_overrides([s for s in settings if s not in groups]):
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=False, force_add=override.is_add())
+        return config
+
+    return configured
+
+
+@pytest.mark.parametrize("line", BAD.strip().splitlines())
+def test_bad_setting_is_refused_by_name(line: str, configure: Configure) -> None:
+    config = configure(line)
+    with pytest.raises(ConfigError) as caught:
+        check(config)
+    key = line.split()[-1].partition("=")[0].lstrip("+")
+    (message,) = str(caught.value).splitlines()
+    assert message.startswith(f"{key}=") or f" {key}=" in message, message
+
+
+GOOD = """
+seed=4294967295
+lr=1e-30
+monitor.metric=val/loss monitor.mode=min
+monitor.metric=train/loss monitor.mode=min
+data.val_fraction=0
+data.val_fraction=0.5
+data.num_folds=5 data.fold=4
+data.limit=0.5
+data.limit=100
+data.classes=[6,2]
+model.hidden=[]
+model.hidden=[10,10,10]
+optimizer=sgd optimizer.momentum=0.9 optimizer.nesterov=true
+optimizer=lbfgs optimizer.line_search_fn=null
+optimizer=lbfgs trainer.precision=64-true
+scheduler=cosine scheduler.T_max=10
+scheduler=plateau monitor.metric=train/loss monitor.mode=min data.val_fraction=0
+callbacks=early_stopping callbacks.early_stopping.patience=0
+trainer.max_steps=1
+trainer.precision=bf16-mixed
+trainer.gradient_clip_val=1
+trainer.devices=auto
++trainer.limit_train_batches=0.5
++trainer.limit_train_batches=10
+"""
+
+
+@pytest.mark.parametrize("line", GOOD.strip().splitlines())
+def test_good_setting_is_accepted(line: str, configure: Configure) -> None:
+    check(configure(line))
+
+
+def test_all_problems_are_told_at_once_each_in_a_line(configure: Configure) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(configure("lr=-1 seed=1.5 data.batch_size=0 +momentum=0.9"))
+    lines = str(caught.value).splitlines()
+    assert sorted(line.partition("=")[0] for line in lines) == ["data.batch_size", "lr", "momentum", "seed"]
+
+
+def test_a_value_that_another_setting_gives_is_refused_once(configure: Configure) -> None:
+    """optimizer.lr and the scheduler's max_lr are ${lr}."""
+    with pytest.raises(ConfigError) as caught:
+        check(configure("scheduler=onecycle lr=-1"))
+    assert str(caught.value) == "lr=-1: must be a number above 0."
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("trainer.precision=bf16-mixde", "Did you mean bf16-mixed?"),
+        ("monitor.metric=val/accuracy", "Did you mean val/acc?"),
+        ("trainer.steps_per_execution=aut", "Did you mean auto?"),
+        ("optimizer=sgd +momentum=0.9", "Did you mean optimizer.momentum?"),
+        ("+sead=1", "Did you mean seed?"),
+        ("+max_epochs=3", "Did you mean trainer.max_epochs?"),
+    ],
+)
+def test_a_near_name_is_suggested(line: str, hint: str, configure: Configure) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(configure(line))
+    assert str(caught.value).endswith(hint)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("line", ["accelerator=auto trainer.precision=16-mixed", "accelerator=gpu"])
+def test_what_needs_a_gpu_is_refused_without_one(line: str, configure: Configure) -> None:
+    config = configure(line)
+    with pytest.raises(ConfigError, match=line.split()[-1]):
+        check(config)
+
+
+def test_output_path_below_a_file_is_refused(configure: Configure, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"paths\.runs=.*/file/runs: .*/file is a file, not a directory"):
+        check(configure(f"paths.runs={tmp_path / 'file' / 'runs'}"))

@@ -1,0 +1,123 @@
+"""Evaluate, predict and load: a run directory is all that they need."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from PIL import Image
+
+import lithydra
+from conftest import CONF, RunTrain, write_npz
+from lithydra.errors import ConfigError, LithydraError
+from lithydra.evaluate import evaluate
+from lithydra.predict import predict
+from lithydra.run_dir import RunDir
+
+SMALL = ("data.limit=400", "trainer.max_epochs=3", "callbacks=none", "logger=none")
+
+
+def settings(verb: str, data_dir: Path, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(verb, overrides=["accelerator=cpu", f"paths.data={data_dir}", *overrides])
+
+
+@pytest.fixture
+def run(run_train: RunTrain) -> RunDir:
+    return run_train(*SMALL, "model=cnn", "model.channels=[8]", "normalization=z_score")
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluate_gives_the_same_numbers_after_a_move(run: RunDir, data_dir: Path, tmp_path: Path, split: str) -> None:
+    reported = run.read_status()["metrics"]
+    moved = tmp_path / "elsewhere" / "renamed"
+    moved.parent.mkdir()
+    shutil.move(run.path, moved)
+    metrics = evaluate(settings("evaluate", data_dir, f"run={moved}", f"split={split}"))
+    assert metrics == {name: value for name, value in reported.items() if name.startswith(split)}
+
+
+def test_evaluate_takes_the_last_checkpoint_when_asked(run: RunDir, data_dir: Path) -> None:
+    metrics = evaluate(settings("evaluate", data_dir, f"run={run.path}", "split=val", "checkpoint=last"))
+    assert metrics["val/loss"] == float(run.read_metrics()[-1]["val/loss"])
+
+
+def test_loading_a_run_gives_its_classes_and_probabilities(run: RunDir) -> None:
+    module = lithydra.load(run.path)
+    assert not module.training
+    assert module.record["data"]["class_names"] == list("0123456789")
+    probabilities = module.probabilities(module(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)))
+    assert probabilities.shape == (2, 10)
+    assert torch.allclose(probabilities.sum(dim=1), torch.ones(2))
+
+
+def test_a_checkpoint_file_alone_is_enough(run: RunDir, tmp_path: Path) -> None:
+    alone = tmp_path / "model.ckpt"
+    shutil.copy(run.best, alone)
+    images = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8)
+    expected = lithydra.load(run.path)(images)
+    shutil.rmtree(run.path)
+    assert torch.equal(lithydra.load(alone)(images), expected)
+
+
+def test_data_of_other_classes_are_refused(run: RunDir, tmp_path: Path) -> None:
+    path = tmp_path / "other.npz"
+    write_npz(path, num_classes=3, shape=(8, 8), num_train=60, num_test=30)
+    given = settings("evaluate", tmp_path, f"run={run.path}", "data=npz", f"data.path={path}", "data.batch_size=8")
+    with pytest.raises(ConfigError, match="trained on data set digits, and these are npz"):
+        evaluate(given)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("split=tset", "split=tset: one of test, val, train. Did you mean test"),
+        ("checkpoint=first", "checkpoint=first: .* has best, last, previous"),
+    ],
+)
+def test_evaluate_refuses(run: RunDir, data_dir: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        evaluate(settings("evaluate", data_dir, f"run={run.path}", override))
+
+
+def test_evaluating_a_split_that_the_run_did_not_have_is_refused(run_train: RunTrain, data_dir: Path) -> None:
+    run = run_train(*SMALL, "data.val_fraction=0")
+    with pytest.raises(ConfigError, match="the run had no validation part"):
+        evaluate(settings("evaluate", data_dir, f"run={run.path}", "split=val"))
+
+
+def digit_files(data_dir: Path, folder: Path, count: int) -> np.ndarray:
+    """The first test images as PNG files; returns them."""
+    folder.mkdir()
+    images = np.load(data_dir / "digits.npz")["x_test"][:count]
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    return images
+
+
+def test_predict_agrees_with_the_module(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
+    images = digit_files(data_dir, tmp_path / "images", 7)
+    output = predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'images'}", "batch_size=3"))
+    rows = list(csv.DictReader(output.open()))
+    module = lithydra.load(run.path)
+    top = module.probabilities(module(torch.from_numpy(images)[:, None])).topk(3)
+    assert [row["class_1"] for row in rows] == [str(label) for label in top.indices[:, 0].tolist()]
+    assert [float(row["probability_2"]) for row in rows] == pytest.approx(top.values[:, 1].tolist(), abs=6e-5)
+
+
+def test_a_bad_image_is_named_and_the_good_ones_are_predicted(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
+    digit_files(data_dir, tmp_path / "images", 3)
+    (tmp_path / "images" / "bad.png").write_text("not an image")
+    with pytest.raises(LithydraError, match=r"1 of 4 images could not be read: .*bad\.png: not an image"):
+        predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'images'}"))
+    rows = list(csv.DictReader((run.path / "predictions.csv").open()))
+    assert [Path(row["path"]).name for row in rows] == ["0.png", "1.png", "2.png"]
+
+
+def test_more_classes_than_there_are_is_refused(run: RunDir, data_dir: Path) -> None:
+    with pytest.raises(ConfigError, match="top_k=11: the run has 10 classes"):
+        predict(settings("predict", data_dir, f"run={run.path}", "input=x.png", "top_k=11"))
