@@ -4,12 +4,14 @@ import logging
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import hydra
 import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig, open_dict
+from torch import Tensor
 
 from lithydra.checks import check
 from lithydra.data.digits import Digits
@@ -18,6 +20,9 @@ from lithydra.train import train
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
+
+QUIET = ("callbacks=none", "logger=none")
+SMALL = ("data.limit=300", "trainer.max_epochs=2", *QUIET)
 
 Compose = Callable[..., DictConfig]
 RunTrain = Callable[..., RunDir]
@@ -95,3 +100,33 @@ def run_train(data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 
     with caplog.at_level(logging.INFO, "lithydra"):
         yield run
+
+
+def checkpoint(path: Path) -> dict[str, Any]:
+    return torch.load(path, weights_only=True)
+
+
+def weights(run: RunDir) -> dict[str, Tensor]:
+    return checkpoint(run.last)["state_dict"]
+
+
+def rows(run: RunDir) -> list[dict[str, str]]:
+    """metrics.csv without the column that differs from run to run."""
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in run.read_metrics()]
+
+
+def assert_equal(first: Any, second: Any) -> None:
+    """Nested state, bit for bit."""
+    assert type(first) is type(second)
+    if isinstance(first, Tensor):
+        assert torch.equal(first, second)
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys()
+        for key in first:
+            assert_equal(first[key], second[key])
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second)
+        for a, b in zip(first, second, strict=True):
+            assert_equal(a, b)
+    else:
+        assert first == second

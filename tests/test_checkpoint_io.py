@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from killing import in_child
 from lithydra import checkpoint_io
 from lithydra.checkpoint_io import DamagedCheckpoint, link, load, save
 from lithydra.errors import LithydraError
+
+PROMISE = "2. Checkpoints are never torn, damage is noticed"
 
 CONTENT = {"weights": torch.arange(3000.0), "plain": {"epoch": 3, "names": ["a", "b"], "score": None}}
 
@@ -31,7 +34,8 @@ def test_torch_reads_the_file_by_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_every_bit_flip_is_noticed(tmp_path: Path, seed: int) -> None:
+def test_every_bit_flip_is_noticed(tmp_path: Path, seed: int, record_property: Callable[[str, int], None]) -> None:
+    record_property("cases", 50)
     path = tmp_path / "a.ckpt"
     save(CONTENT, path)
     whole = path.read_bytes()
@@ -86,7 +90,10 @@ def saves_killed_at_random(folder: Path, trials: int, seed: int) -> int:
 
 
 @pytest.mark.parametrize("trials", [20, pytest.param(100, marks=pytest.mark.slow)])
-def test_a_kill_while_saving_tears_nothing(tmp_path: Path, trials: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_while_saving_tears_nothing(
+    tmp_path: Path, trials: int, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, int], None]
+) -> None:
+    record_property("cases", trials)
     if Path("/dev/shm").is_dir():
         monkeypatch.setenv("TMPDIR", "/dev/shm")  # another file system than the target's
     assert saves_killed_at_random(tmp_path, trials, seed=trials) == 0

@@ -11,6 +11,8 @@ from conftest import CONF, Compose
 from lithydra.checks import check
 from lithydra.errors import ConfigError
 
+PROMISE = "10. Bad input is refused before training"
+
 Configure = Callable[[str], DictConfig]
 
 # The last setting of each line is the one that the message must name.

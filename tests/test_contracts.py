@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 
-from conftest import CONF, Compose, RunTrain, write_npz
+from conftest import CONF, QUIET, Compose, RunTrain, write_npz
 from lithydra import build
 from lithydra.checks import check
 from lithydra.classifier import Classifier
@@ -37,7 +36,6 @@ ALL = [
 SLOW = ("model/alexnet_imagenet",)  # 57 million weights
 FALLING = ("optimizer", "scheduler", "regularizer", "loss", "normalization", "augmentation")
 
-QUIET = ("callbacks=none", "logger=none")
 FEW_EPOCHS = (*QUIET, "data.limit=200", "trainer.max_epochs=3")
 FEW_STEPS = (*QUIET, "data.limit=40", "data.val_fraction=0.25", "data.batch_size=6", "trainer.max_steps=2")
 TWO_CLASSES = ("data.classes=[2,6]", "data.limit=200")
@@ -76,17 +74,17 @@ Train = Callable[..., Trained]
 @pytest.fixture
 def trained(run_train: RunTrain, monkeypatch: pytest.MonkeyPatch) -> Train:
     """`run_train` that also hands over the classifier with its last weights, and the data."""
-    built: list[Any] = []
+    built: list[tuple[Classifier, ImageDataModule, dict[str, Tensor]]] = []
     real = build.classifier
 
     def classifier(config: DictConfig, data: ImageDataModule) -> Classifier:
         module = real(config, data)
-        built.extend([module, data, {name: value.clone() for name, value in module.state_dict().items()}])
+        built.append((module, data, {name: value.clone() for name, value in module.state_dict().items()}))
         return module
 
     def run(*settings: str) -> Trained:
         directory = run_train("test=false", *settings)
-        return Trained(*built, directory)
+        return Trained(*built[0], directory)
 
     monkeypatch.setattr(build, "classifier", classifier)
     return run

@@ -11,6 +11,8 @@ from lithydra.checkpoint_io import load
 from lithydra.errors import DivergedError
 from lithydra.run_dir import RunDir
 
+PROMISE = "7. Divergence stops before the weights break"
+
 SMALL = ("data.limit=256", "model.hidden=[16]", "trainer.max_epochs=3", "callbacks=none")
 
 

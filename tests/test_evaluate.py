@@ -18,6 +18,8 @@ from lithydra.evaluate import evaluate
 from lithydra.predict import predict
 from lithydra.run_dir import RunDir
 
+PROMISE = "12. Evaluate and predict are safe"
+
 SMALL = ("data.limit=400", "trainer.max_epochs=3", "callbacks=none", "logger=none")
 
 

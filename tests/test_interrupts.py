@@ -11,6 +11,8 @@ from lithydra.interrupts import interruptible
 from lithydra.run_dir import RunDir
 from test_resume import COMMON, SETTINGS, Killing
 
+PROMISE = "6. Signals save, stop and can be resumed from"
+
 
 @pytest.fixture(scope="module")
 def killing(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Killing:

@@ -15,6 +15,8 @@ from lithydra.resume_config import resumed
 from lithydra.run_dir import RunDir
 from lithydra.train import train
 
+PROMISE = "1. A killed run resumes bit for bit"
+
 COMMON = (
     "data.limit=256",
     "data.batch_size=16",

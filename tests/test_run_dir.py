@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
-from killing import in_child
 
+from killing import in_child
 from lithydra.errors import ConfigError
 from lithydra.run_dir import RunDir
+
+PROMISE = "11. A run directory has one owner"
 
 
 def test_runs_of_the_same_second_get_different_directories(tmp_path: Path) -> None:

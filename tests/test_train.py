@@ -18,49 +18,16 @@ import torch
 import yaml
 from sklearn.metrics import accuracy_score, log_loss
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from torch import Tensor
+from tensorboard.plugins.hparams import plugin_data_pb2
 from torch.nn import functional as F
 
-from conftest import ROOT, Compose, RunTrain
+from conftest import ROOT, SMALL, Compose, RunTrain, assert_equal, checkpoint, rows, weights
 from lithydra import run_dir
 from lithydra.callbacks.checkpoint import RunCheckpoint
 from lithydra.run_dir import RunDir
 from lithydra.train import train
 
-QUIET = ("callbacks=none", "logger=none")
-SMALL = ("data.limit=300", "trainer.max_epochs=2", *QUIET)
 METRICS = {f"{split}/{name}" for split in ("train", "val", "test") for name in ("loss", "acc")}
-
-
-def checkpoint(path: Path) -> dict[str, Any]:
-    return torch.load(path, weights_only=True)
-
-
-def weights(run: RunDir) -> dict[str, Tensor]:
-    return checkpoint(run.last)["state_dict"]
-
-
-def rows(run: RunDir) -> list[dict[str, str]]:
-    """metrics.csv without the column that differs from run to run."""
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in run.read_metrics()]
-
-
-def assert_equal(first: Any, second: Any) -> None:
-    """Nested state, bit for bit."""
-    assert type(first) is type(second)
-    if isinstance(first, Tensor):
-        assert torch.equal(first, second)
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys()
-        for key in first:
-            assert_equal(first[key], second[key])
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second)
-        for a, b in zip(first, second, strict=True):
-            assert_equal(a, b)
-    else:
-        assert first == second
 
 
 def test_run_directory_holds_what_the_design_lists(run_train: RunTrain, data_dir: Path) -> None:
@@ -251,119 +218,6 @@ def test_test_metrics_are_those_of_an_independent_computation(run_train: RunTrai
     assert metrics["test/acc"] == pytest.approx(acc, rel=1e-6)
 
 
-def test_training_metrics_weigh_images_alike(run_train: RunTrain) -> None:
-    """Weights that stand still give each epoch the same metrics, whatever images its smaller last batch holds."""
-    run = run_train(*SMALL, "data.limit=270", "data.val_fraction=0", "lr=1e-12", "data.batch_size=100")
-    first, second = rows(run)
-    assert first["train/acc"] == second["train/acc"]
-    assert float(first["train/loss"]) == pytest.approx(float(second["train/loss"]), rel=1e-6)
-    assert float(first["train/acc"]) * 270 == pytest.approx(round(float(first["train/acc"]) * 270))
-
-
-# 270 images in batches of 16 are 17 batches an epoch: chunks of 7, 7, 3 and of 16, 1.
-CHUNKING = {
-    "momentum": ("optimizer=sgd", "optimizer.momentum=0.9"),
-    "step scheduler, clipping by norm": ("scheduler=cosine", "trainer.gradient_clip_val=0.5"),
-    "step scheduler, accumulation, mixed images": (
-        "scheduler=onecycle",
-        "trainer.accumulate_grad_batches=4",
-        "augmentation=mixup",
-    ),
-    "epoch scheduler, dropout, penalty": ("scheduler=exponential", "model.dropout=0.3", "regularizer=l1"),
-    "plateau, accumulation, augmentation": (
-        "scheduler=plateau",
-        "scheduler.patience=0",
-        "trainer.accumulate_grad_batches=4",
-        "augmentation=affine",
-    ),
-    "bf16, accumulation, clipping by value, dropout": (
-        "trainer.precision=bf16-mixed",
-        "trainer.accumulate_grad_batches=4",
-        "trainer.gradient_clip_val=0.01",
-        "trainer.gradient_clip_algorithm=value",
-        "model.dropout=0.3",
-    ),
-    "lbfgs": ("optimizer=lbfgs",),
-    "stop in a chunk": ("trainer.max_steps=22", "scheduler=warmup_cosine"),
-    "stop in the last chunk of an epoch": ("trainer.max_steps=16",),
-    "stop in accumulation": ("trainer.max_steps=8", "trainer.accumulate_grad_batches=4"),
-}
-
-
-@pytest.mark.parametrize("overrides", CHUNKING.values(), ids=CHUNKING.keys())
-def test_steps_per_execution_changes_nothing(run_train: RunTrain, overrides: tuple[str, ...]) -> None:
-    one, *others = (run_train(*SMALL, *overrides, f"trainer.steps_per_execution={k}") for k in (1, 7, 16))
-    expected = checkpoint(one.last)
-    assert all(value.isfinite().all() for value in expected["state_dict"].values())
-    for other in others:
-        found = checkpoint(other.last)
-        for key in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
-            assert_equal(found[key], expected[key])
-        assert rows(other) == rows(one)
-        assert other.read_status()["metrics"] == one.read_status()["metrics"]
-
-
-@pytest.mark.parametrize(
-    ("overrides", "steps"),
-    [
-        ((), [17, 34]),
-        (("trainer.accumulate_grad_batches=4",), [5, 10]),
-        (("trainer.accumulate_grad_batches=17",), [1, 2]),
-        (("trainer.accumulate_grad_batches=100",), [1, 2]),
-        (("data.batch_size=270",), [1, 2]),
-        (("data.batch_size=269",), [2, 4]),
-        (("trainer.max_steps=20",), [17, 20]),
-        (("trainer.max_steps=17",), [17]),
-        (("trainer.max_steps=34",), [17, 34]),
-    ],
-)
-def test_global_step_counts_optimizer_steps(run_train: RunTrain, overrides: tuple[str, ...], steps: list[int]) -> None:
-    run = run_train(*SMALL, *overrides, "trainer.steps_per_execution=7")
-    assert [int(row["step"]) for row in rows(run)] == steps
-    assert checkpoint(run.last)["global_step"] == run.read_status()["step"] == steps[-1]
-
-
-def test_accumulation_adds_up_the_gradient_of_one_large_batch(run_train: RunTrain) -> None:
-    """256 images divide evenly: SGD on 4 x 16 takes the steps of SGD on 64, in whatever order the images come."""
-    even = (*QUIET, "data.limit=256", "data.val_fraction=0", "optimizer=sgd", "lr=0.5", "trainer.max_epochs=1")
-    small = run_train(*even, "data.batch_size=16", "trainer.accumulate_grad_batches=4")
-    large = run_train(*even, "data.batch_size=64")
-    assert small.read_status()["step"] == large.read_status()["step"] == 4
-    torch.testing.assert_close(weights(small), weights(large), rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize("algorithm", ["norm", "value"])
-def test_gradients_are_clipped(run_train: RunTrain, algorithm: str) -> None:
-    """One step of SGD at lr 1 moves the weights by the clipped gradient."""
-    one_step = (*QUIET, "data.limit=64", "data.val_fraction=0", "data.batch_size=64", "trainer.max_epochs=1")
-    free = (*one_step, "optimizer=sgd", "lr=1", f"trainer.gradient_clip_algorithm={algorithm}")
-    runs = [run_train(*free, f"trainer.gradient_clip_val={value}") for value in (1e-12, 0.01, 1e9)]
-    start, *ends = ([v for k, v in weights(run).items() if k.startswith("net.")] for run in runs)
-    moves = [torch.cat([(after - before).flatten() for after, before in zip(e, start, strict=True)]) for e in ends]
-    order = 2 if algorithm == "norm" else math.inf
-    clipped, unclipped = (torch.linalg.vector_norm(move, order).item() for move in moves)
-    assert clipped == pytest.approx(0.01, rel=1e-3) and unclipped > 0.02
-
-
-def test_schedulers_go_to_the_end_of_the_run(run_train: RunTrain) -> None:
-    """lr in metrics.csv is the one that the next step would take."""
-    cosine = run_train(*SMALL, "scheduler=cosine", "lr=0.01")
-    per_epoch = run_train(*SMALL, "scheduler=cosine", "scheduler.interval=epoch", "lr=0.01")
-    stopped = run_train(*SMALL, "scheduler=cosine", "trainer.max_steps=20", "lr=0.01")
-    halfway = 0.005
-    assert [float(row["lr"]) for row in rows(cosine)] == [pytest.approx(halfway), pytest.approx(0, abs=1e-12)]
-    assert [float(row["lr"]) for row in rows(per_epoch)] == [0.01, pytest.approx(halfway)]
-    assert float(rows(stopped)[-1]["lr"]) == pytest.approx(0, abs=1e-12)
-
-
-def test_plateau_lowers_lr_after_patience(run_train: RunTrain) -> None:
-    """At a vanishing lr nothing improves after the first epoch; of equal epochs the last is the best."""
-    overrides = ("scheduler=plateau", "scheduler.patience=1", "scheduler.factor=0.5", "optimizer=sgd", "lr=1e-6")
-    run = run_train(*SMALL, *overrides, "trainer.max_epochs=6")
-    assert [float(row["lr"]) for row in rows(run)] == pytest.approx([1e-6, 1e-6, 1e-6, 5e-7, 5e-7, 2.5e-7])
-    assert run.read_status()["best_epoch"] == 6
-
-
 def test_tensorboard_has_the_curves_and_the_final_metrics(run_train: RunTrain) -> None:
     run = run_train(
         "data.limit=300",
@@ -393,7 +247,8 @@ def test_tensorboard_has_the_curves_and_the_final_metrics(run_train: RunTrain) -
     assert all(later < earlier for earlier, later in pairwise(lr.values()))
 
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    hparams = HParamsPluginData.FromString(content).session_start_info.hparams
+    row = plugin_data_pb2.HParamsPluginData.FromString(content)  # pyright: ignore[reportAttributeAccessIssue]
+    hparams = row.session_start_info.hparams
     assert hparams["model"].string_value == "mlp" and hparams["scheduler"].string_value == "cosine"
     assert (hparams["lr"].number_value, hparams["seed"].number_value) == (0.01, 4)
     for name, value in metrics.items():

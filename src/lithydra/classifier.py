@@ -90,7 +90,7 @@ class Classifier(L.LightningModule):
 
     def report(self, values: dict[str, float]) -> None:
         self.epoch_metrics.update(values)
-        self.log_dict(values, logger=False)
+        self.log_dict(values, logger=False, sync_dist=True)
         self.write(values, self.global_step)
 
     def _report_training(self) -> None:
@@ -154,12 +154,15 @@ class GradientClassifier(Classifier):
         self._pending: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
 
     def configure_optimizers(self) -> Any:
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        optimizer, scheduler = self.make_optimizer_and_scheduler(data.num_training_batches)
+        return ([optimizer], [scheduler]) if scheduler is not None else optimizer
+
+    def make_optimizer_and_scheduler(self, batches_per_epoch: int) -> tuple[Optimizer, LRScheduler | None]:
         optimizer = self._make_optimizer(self.trained)
         if self._make_scheduler is None:
-            return optimizer
-        num_batches = self.trainer.datamodule.num_training_batches  # pyright: ignore[reportAttributeAccessIssue]
-        scheduler = self._make_scheduler(optimizer, math.ceil(num_batches / self.accumulate_grad_batches))
-        return [optimizer], [scheduler]
+            return optimizer, None
+        return optimizer, self._make_scheduler(optimizer, math.ceil(batches_per_epoch / self.accumulate_grad_batches))
 
     def on_fit_start(self) -> None:
         # Looked up once: a look-up through the trainer costs as much as a small layer.

@@ -8,14 +8,15 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lithydra.classifier import Classifier
+from lithydra.classifier import Classifier, GradientClassifier
 from lithydra.data.base import ImageDataModule
 from lithydra.data.loaders import TrainingLoader, TrainingOrder
 from lithydra.errors import ConfigError
 from lithydra.statistics_classifier import StatisticsClassifier
 
 CHUNK_SECONDS = 0.1  # long beside what Lightning does per call (0.3 ms), short enough for a lively progress bar
-MAX_STEPS = 64
+MAX_STEPS = 256
+STEPS_OF_SEVERAL_PROCESSES = 16  # a measured number would differ between them, and they must agree
 TIMED_STEPS = 3  # the fastest counts: on a busy machine a single one may take a hundred times as long
 
 
@@ -38,6 +39,8 @@ def dry_run(
     images, labels = batch.images.to(device), batch.labels.to(device)
     with torch.random.fork_rng():
         trial = copy.deepcopy(module).to(device).train()
+        if isinstance(trial, GradientClassifier):
+            trial.make_optimizer_and_scheduler(data.num_training_batches)  # refuses what they do not take
         shapes = _record_shapes(trial.net)
         try:
             _step(trial, images, labels)
@@ -85,4 +88,6 @@ def steps_per_execution(trainer: DictConfig, step_seconds: float) -> int:
         return 1  # Lightning counts calls of training_step, and these count batches
     if trainer.steps_per_execution != "auto":
         return trainer.steps_per_execution
+    if trainer.strategy != "auto":
+        return STEPS_OF_SEVERAL_PROCESSES
     return max(1, min(MAX_STEPS, round(CHUNK_SECONDS / step_seconds)))

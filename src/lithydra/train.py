@@ -1,7 +1,9 @@
 """Train one model on one data set: what `python train.py` does once its config has been checked."""
 
 import logging
+import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ from lithydra.callbacks.record import RunRecord
 from lithydra.checkpoint_io import DamagedCheckpoint, load
 from lithydra.classifier import Classifier
 from lithydra.data.base import ImageDataModule
+from lithydra.errors import ConfigError
 from lithydra.interrupts import interruptible
 from lithydra.provenance import provenance
 from lithydra.run_dir import RunDir, write_json
 
 log = logging.getLogger(__name__)
+
+SHARED_RUN = "LITHYDRA_SHARED_RUN"
 
 
 def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> float | None:
@@ -43,26 +48,43 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
     plain |= {"run": None, "resume": None}  # a run does not know where it lies, so that it can be moved
     module.record = {"config": plain, "data": data.facts()}
     config.run = str(run.path)
-    with run.recorded(plain), interruptible(run) as interrupts:
+    with run.recorded(plain) if is_main_process() else nullcontext(), interruptible(run) as interrupts:
         trainer = build.trainer(config, run.path, module, interrupts)
-        speed = {"steps_per_execution": data.steps_per_execution, "strategy": type(trainer.strategy).__name__}
-        origin = provenance(config.seed, choices, overrides, {**data.facts(), **data.fingerprint()}, speed)
-        write_json(run.provenance, origin)
+        if trainer.is_global_zero:
+            speed = {"steps_per_execution": data.steps_per_execution, "strategy": type(trainer.strategy).__name__}
+            origin = provenance(config.seed, choices, overrides, {**data.facts(), **data.fingerprint()}, speed)
+            write_json(run.provenance, origin)
         trainer.fit(module, datamodule=data, ckpt_path=start(run) if config.resume else None, weights_only=True)
+        trainer.strategy.barrier()  # until the main process has named the best checkpoint
         tested = test(trainer, module, data, run) if config.test else {}
-        metrics = run.finish({**module.epoch_metrics, **tested})
-        summary.write_hparams(trainer, config, choices, metrics)
-        summary.print_results(run, time.perf_counter() - started, images_per_second(trainer))
+        metrics = {**module.epoch_metrics, **tested}
+        if trainer.is_global_zero:
+            metrics = run.finish(metrics)
+            summary.write_hparams(trainer, config, choices, metrics)
+            summary.print_results(run, time.perf_counter() - started, images_per_second(trainer))
     return metrics.get(config.monitor.metric)
 
 
+def is_main_process() -> bool:
+    """Whether this process is the only one, or the first of several that train together."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
+
+
 def open_run(config: DictConfig, choices: dict[str, str]) -> RunDir:
-    """The directory to train in: an old one with `resume`, else a new one."""
+    """The directory to train in: an old one with `resume`, else a new one; of several processes, the main one's."""
     if config.resume:
         return RunDir.open(Path(config.resume), "resume")
+    if not is_main_process():
+        path = os.environ.get(SHARED_RUN, config.run)
+        if path is None:
+            raise ConfigError("run=null: processes on several machines need a directory that all of them see: run=DIR")
+        return RunDir(Path(path))
     if config.run:
-        return RunDir.make(Path(config.run))
-    return RunDir.create(Path(config.paths.runs), f"{choices['data']}_{choices['model']}")
+        run = RunDir.make(Path(config.run))
+    else:
+        run = RunDir.create(Path(config.paths.runs), f"{choices['data']}_{choices['model']}")
+    os.environ[SHARED_RUN] = str(run.path.absolute())  # Lightning starts the other processes with this environment
+    return run
 
 
 def start(run: RunDir) -> Path | None:

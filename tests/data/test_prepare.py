@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from lithydra.data import prepare
 from lithydra.data.prepare import Arrays, Source, fingerprint, load, prepared, validate
 from lithydra.errors import ConfigError
+
+PROMISE = "9. Data are prepared once, whole, and checked"
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -72,17 +75,26 @@ def test_prepared_makes_the_file_and_then_reads_it(tmp_path: Path) -> None:
     assert sorted(os.listdir(path.parent)) == ["x.npz", "x.npz.lock"]
 
 
-def test_processes_that_start_at_once_make_one_file(tmp_path: Path) -> None:
-    start, good = SPAWN.Barrier(4), SPAWN.SimpleQueue()
-    arguments = (tmp_path / "x.npz", tmp_path / "log", start, good)
-    processes = [SPAWN.Process(target=prepare_with_others, args=arguments) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * 4
-    assert [good.get() for _ in processes] == [True] * 4
-    assert (tmp_path / "log").read_text() == "read\n"
+@pytest.mark.parametrize(
+    ("num_processes", "trials"), [(4, 1), pytest.param(8, 20, marks=pytest.mark.slow)], ids=["once", "20 times"]
+)
+def test_processes_that_start_at_once_make_one_file(
+    tmp_path: Path, num_processes: int, trials: int, record_property: Callable[[str, int], None]
+) -> None:
+    record_property("cases", num_processes * trials)
+    for trial in range(trials):
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        start, good = SPAWN.Barrier(num_processes), SPAWN.SimpleQueue()
+        arguments = (folder / "x.npz", folder / "log", start, good)
+        processes = [SPAWN.Process(target=prepare_with_others, args=arguments) for _ in range(num_processes)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        assert [process.exitcode for process in processes] == [0] * num_processes
+        assert [good.get() for _ in processes] == [True] * num_processes
+        assert (folder / "log").read_text() == "read\n"
 
 
 @pytest.mark.parametrize("moment", ["reading", "writing"])

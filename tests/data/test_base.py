@@ -1,0 +1,236 @@
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lithydra.data.base import ImageDataModule
+from lithydra.data.loaders import Split, TensorSplit
+from lithydra.data.prepare import Arrays
+from lithydra.errors import ConfigError
+
+COUNTS = np.array([100, 60, 40])  # training images of each class; a tenth of that for testing
+
+
+class Toy(ImageDataModule):
+    """Images of 4x6: the first pixel holds their number, in two bytes, and their class; test images count from 500."""
+
+    def read(self) -> Arrays:
+        labels = [np.random.default_rng(0).permutation(np.repeat([0, 1, 2], n)) for n in (COUNTS, COUNTS // 10)]
+        images = [np.random.default_rng(1).integers(0, 256, (len(y), 4, 6, 3), dtype=np.uint8) for y in labels]
+        for first, x, y in zip((0, 500), images, labels, strict=True):
+            number = first + np.arange(len(y))
+            x[:, 0, 0] = np.stack([number // 256, number % 256, y], axis=1)
+        return Arrays(images[0], labels[0], images[1], labels[1])
+
+    def class_names(self) -> tuple[str, ...]:
+        return ("a", "b", "c")
+
+
+class ToyFiles(Toy):
+    """The same images, one at a time."""
+
+    def files(self) -> Any:
+        arrays = self.read()
+        return Files(arrays.x_train, arrays.y_train), Files(arrays.x_test, arrays.y_test)
+
+
+class Files(Dataset[tuple[Tensor, int]]):
+    channels, image_size = 3, 4
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        self.images, self.labels = torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+
+def load(kind: type[Toy] = Toy, **changes: Any) -> Toy:
+    settings = {"name": "toy", "seed": 0, "batch_size": 10, "eval_batch_size": 64, "val_fraction": 0.2}
+    module = kind(**{**settings, **changes})
+    module.load()
+    return module
+
+
+def content(split: Split | None) -> tuple[Tensor, Tensor]:
+    """Images and labels of a split, in its order."""
+    assert isinstance(split, TensorSplit)
+    return split.batch(slice(None))
+
+
+def numbers(split: Split | None) -> list[int]:
+    corner = content(split)[0][:, :, 0, 0].long()
+    return (256 * corner[:, 0] + corner[:, 1]).tolist()
+
+
+def counts(split: Split | None) -> list[int]:
+    return content(split)[1].bincount().tolist()
+
+
+def test_images_keep_their_labels_and_splits() -> None:
+    module = load()
+    for split in (module.train, module.val, module.test):
+        images, labels = content(split)
+        assert images.dtype == torch.uint8 and images.shape[1:] == (3, 4, 6) == module.image_shape
+        assert labels.dtype == torch.int64 and torch.equal(images[:, 2, 0, 0].long(), labels)
+    assert sorted(numbers(module.train) + numbers(module.val)) == list(range(200))
+    assert numbers(module.test) == list(range(500, 520))
+
+
+def test_validation_has_the_class_proportions_of_the_training_split() -> None:
+    module = load()
+    assert (counts(module.train), counts(module.val)) == ([80, 48, 32], [20, 12, 8])
+
+
+def test_split_is_a_function_of_the_seed() -> None:
+    first, again, other = (numbers(load(seed=seed).val) for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_without_validation_all_images_are_trained_on() -> None:
+    module = load(val_fraction=0)
+    assert module.val is None and len(numbers(module.train)) == 200
+    assert module.val_dataloader() == []
+
+
+def test_folds_divide_the_training_split() -> None:
+    modules = [load(num_folds=5, fold=fold) for fold in range(5)]
+    parts = [numbers(module.val) for module in modules]
+    assert sorted(chain.from_iterable(parts)) == list(range(200))
+    for module, part in zip(modules, parts, strict=True):
+        assert counts(module.val) == [20, 12, 8]
+        assert sorted(numbers(module.train) + part) == list(range(200))
+        assert numbers(module.test) == list(range(500, 520))
+    assert numbers(load(num_folds=5, seed=1).val) != parts[0]
+
+
+def test_classes_are_kept_and_relabelled_in_the_order_given() -> None:
+    module = load(classes=[2, 0])
+    assert module.num_classes == 2 and module.names == ("c", "a")
+    for split in (module.train, module.val, module.test):
+        images, labels = content(split)
+        assert torch.equal(images[:, 2, 0, 0].long(), torch.tensor([2, 0])[labels])
+    assert (counts(module.train), counts(module.val), counts(module.test)) == ([32, 80], [8, 20], [4, 10])
+
+
+def test_limit_takes_a_stratified_part_of_the_training_images() -> None:
+    for limit in (100, 0.5):
+        module = load(limit=limit)
+        train, val = counts(module.train), counts(module.val)
+        assert [a + b for a, b in zip(train, val, strict=True)] == [50, 30, 20] and val == [10, 6, 4]
+        assert numbers(module.test) == list(range(500, 520))
+    assert len(numbers(load(limit=200).train)) == 160
+    assert numbers(load(limit=100, seed=0).train) != numbers(load(limit=100, seed=1).train)
+
+
+def test_limit_counts_after_the_choice_of_classes() -> None:
+    module = load(limit=70, classes=[0, 2], val_fraction=0)
+    assert counts(module.train) == [50, 20]
+
+
+def test_image_size_resizes_every_split() -> None:
+    module = load(image_size=8)
+    assert module.image_shape == (3, 8, 8)
+    for split in (module.train, module.val, module.test):
+        images, _ = content(split)
+        assert images.shape[1:] == (3, 8, 8) and images.dtype == torch.uint8
+    assert load(image_size=4).image_shape == (3, 4, 4)
+
+
+def test_resized_images_are_those_of_pillow() -> None:
+    """Bilinear with antialiasing, within rounding."""
+    from PIL import Image
+
+    arrays = load().read()
+    images, _ = content(load(image_size=3).test)
+    for array, image in zip(arrays.x_test, images, strict=True):
+        expected = np.asarray(Image.fromarray(array).resize((3, 3), Image.Resampling.BILINEAR))
+        np.testing.assert_allclose(image.permute(1, 2, 0).numpy(), expected, atol=1)
+
+
+@pytest.mark.parametrize("changes", [{}, {"image_size": 8}, {"classes": [1, 0]}])
+def test_memory_format_changes_no_image(changes: dict[str, Any]) -> None:
+    first = load(**changes)
+    last = Toy(name="toy", seed=0, batch_size=10, eval_batch_size=64, val_fraction=0.2, **changes)
+    last.channels_last = True
+    last.load()
+    assert first.image_shape == last.image_shape
+    for a, b in ((first.train, last.train), (first.val, last.val), (first.test, last.test)):
+        assert torch.equal(content(a)[0], content(b)[0]) and torch.equal(content(a)[1], content(b)[1])
+    assert torch.equal(first.pixels(), last.pixels())
+    batches = [next(iter(next(iter(module.train_dataloader())))) for module in (first, last)]
+    assert torch.equal(batches[0].images, batches[1].images)
+    assert batches[1].images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_statistics_come_from_the_training_part_alone() -> None:
+    module = load()
+    assert torch.equal(module.pixels(), content(module.train)[0])
+    assert len(module.pixels()) == 160
+
+
+def test_facts_describe_the_data() -> None:
+    facts = load(classes=[1, 2], limit=50, image_size=5).facts()
+    expected = {"name": "toy", "class_names": ["b", "c"], "image_shape": [3, 5, 5]}
+    assert facts == expected | {"num_train": 40, "num_val": 10, "num_test": 10}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 161}, "data.batch_size=161: larger than the 160 training images of toy"),
+        ({"classes": [0, 3]}, "data.classes=[0, 3]: toy has classes 0 to 2"),
+        ({"limit": 201}, "data.limit=201: toy has 200 training images"),
+        ({"limit": 2}, "data.limit=2: 200 images do not divide so"),
+        ({"val_fraction": 0.005}, "data.val_fraction=0.005: 200 images do not divide so"),
+        ({"val_fraction": 0.999}, "data.val_fraction=0.999: 200 images do not divide so"),
+        ({"num_folds": 201}, "data.num_folds=201"),
+    ],
+)
+def test_what_the_data_cannot_give_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(**changes)
+    assert str(caught.value).startswith(message)
+
+
+def test_batch_size_may_be_all_images() -> None:
+    assert load(batch_size=160).num_training_batches == 1
+
+
+def test_loaders_hand_out_the_splits() -> None:
+    module = load()
+    module.steps_per_execution = 3
+    seen = [batch.images for chunk in module.train_dataloader() for batch in chunk]
+    assert len(seen) == module.num_training_batches == 16 and len(module.train_dataloader()) == 6
+    corner = torch.cat(seen)[:, :, 0, 0].long()
+    assert sorted((256 * corner[:, 0] + corner[:, 1]).tolist()) == sorted(numbers(module.train))
+    for loader, split in ((module.val_dataloader(), module.val), (module.test_dataloader(), module.test)):
+        images, labels = (torch.cat(parts) for parts in zip(*loader, strict=True))
+        assert torch.equal(images, content(split)[0]) and torch.equal(labels, content(split)[1])
+
+
+@pytest.mark.parametrize("changes", [{}, {"classes": [2, 0]}, {"limit": 50, "seed": 3}, {"num_folds": 4, "fold": 3}])
+def test_files_give_what_the_memory_gives(changes: dict[str, Any]) -> None:
+    memory, files = load(**changes), load(ToyFiles, **changes)
+    assert memory.facts() | {"image_shape": [3, 4, 4]} == files.facts()
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        expected, found = getattr(memory, name)(), getattr(files, name)()
+        if name == "train_dataloader":
+            expected, found = ([b for chunk in loader for b in chunk] for loader in (expected, found))
+        expected, found = list(expected), list(found)
+        assert len(expected) == len(found)
+        for a, b in zip(expected, found, strict=True):
+            assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+
+
+def test_statistics_of_files_are_of_training_images() -> None:
+    module = load(ToyFiles)
+    pixels = module.pixels()
+    corner = pixels[:, :, 0, 0].long()
+    assert sorted((256 * corner[:, 0] + corner[:, 1]).tolist()) == sorted(numbers(load().train))
