@@ -31,12 +31,14 @@ def main() -> None:
 def benchmark(options: argparse.Namespace) -> None:
     """Measure, and write benchmark.json after each process, so that an interrupted benchmark keeps what it has."""
     jobs = plan(options.only, options.contenders, options.epochs, options.device, options.limit)
-    if options.repetitions:
-        check_data(jobs, options.data)
+    jobs = jobs if options.repetitions else []
+    check_data(jobs, options.data)
     options.output.mkdir(parents=True, exist_ok=True)
     path: Path = options.output / "benchmark.json"
     record = {**machine(options.data, options.output), "device": options.device}
-    record["runs"] = earlier_runs(path, record) if options.add else []
+    if options.device == "gpu" and not record["machine"]["gpus"]:
+        raise ConfigError("--device gpu: torch finds no GPU here")
+    record["runs"] = earlier_runs(path, record, jobs) if options.add else []
     console = Console(highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as progress:
@@ -61,15 +63,20 @@ def in_turn(jobs: list[Job], repetition: int) -> list[Job]:
 
 def describe(job: Job) -> dict[str, Any]:
     names = ("measurement", "contender", "point", "accelerator", "epochs")
-    return {**{name: getattr(job, name) for name in names}, "limit": job.workload.limit}
+    return {**{name: getattr(job, name) for name in names}, "overrides": job.workload.overrides()}
 
 
-def earlier_runs(path: Path, record: dict[str, Any]) -> list[dict[str, Any]]:
+def earlier_runs(path: Path, record: dict[str, Any], jobs: list[Job]) -> list[dict[str, Any]]:
+    """The runs in `path`. Raises ConfigError where they cannot be put together with those of `jobs`."""
     if not path.exists():
         raise ConfigError(f"--add: there is no {path} to add to")
     earlier = json.loads(path.read_text())
     if any(earlier[key] != record[key] for key in ("machine", "device")):
         raise ConfigError(f"--add: {path} was measured on another machine or device")
+    overrides = {(job.measurement, job.point): job.workload.overrides() for job in jobs}
+    for run in earlier["runs"]:
+        if overrides.get((run["measurement"], run["point"]), run["overrides"]) != run["overrides"]:
+            raise ConfigError(f"--add: {path} holds {run['measurement']} with another --limit")
     return earlier["runs"]
 
 

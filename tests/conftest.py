@@ -1,7 +1,9 @@
 """What several test files share: composed configs, small data, and whole runs in this process."""
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ import hydra
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig, open_dict
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
 from lithydra.checks import check
@@ -69,16 +72,26 @@ def write_npz(path: Path, *, num_classes: int, shape: tuple[int, ...], num_train
 @pytest.fixture
 def compose(data_dir: Path, tmp_path: Path) -> Compose:
     """`compose("lr=0.1", …)` is the config that the command line gives, for the CPU and below tmp_path."""
-    return lambda *overrides: _compose(*overrides, data_dir=data_dir, outputs=tmp_path / "outputs")[0]
+    return lambda *settings: _compose(*settings, data_dir=data_dir, outputs=tmp_path / "outputs")[0]
 
 
-def _compose(*overrides: str, data_dir: Path, outputs: Path) -> tuple[DictConfig, dict[str, str]]:
+def _compose(*settings: str, data_dir: Path, outputs: Path) -> tuple[DictConfig, dict[str, str]]:
     """The config, and the option that was taken in each group."""
-    given = {override.partition("=")[0] for override in overrides}
+    given = {setting.partition("=")[0] for setting in settings}
     defaults = {"paths.data": data_dir, "paths.outputs": outputs, "accelerator": "cpu"}
-    settings = [f"{key}={value}" for key, value in defaults.items() if key not in given]
+    settings = (*(f"{key}={value}" for key, value in defaults.items() if key not in given), *settings)
+    groups = tuple(setting for setting in settings if (CONF / setting.partition("=")[0]).is_dir())
+    config, choices = copy.deepcopy(_compose_groups(groups))
+    for override in OverridesParser.create().parse_overrides([s for s in settings if s not in groups]):
+        OmegaConf.update(config, override.key_or_group, override.value(), merge=False, force_add=override.is_add())
+    return config, choices
+
+
+@cache
+def _compose_groups(groups: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
+    """Hydra takes as long for it as a small run takes to train: once for every choice of groups is enough."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose("train", overrides=[*settings, *overrides], return_hydra_config=True)
+        config = hydra.compose("train", overrides=list(groups), return_hydra_config=True)
     choices = dict(config.hydra.runtime.choices)
     with open_dict(config):
         del config["hydra"]
@@ -90,12 +103,12 @@ def run_train(data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     """`run_train("lr=0.1", …)` is `python train.py lr=0.1 …` in this process; the runs are tmp_path/runs/1, 2, …"""
     numbers = count(1)
 
-    def run(*overrides: str) -> RunDir:
+    def run(*settings: str) -> RunDir:
         directory = tmp_path / "runs" / str(next(numbers))
-        overrides = (*overrides, f"run={directory}")
-        config, choices = _compose(*overrides, data_dir=data_dir, outputs=tmp_path / "outputs")
+        settings = (*settings, f"run={directory}")
+        config, choices = _compose(*settings, data_dir=data_dir, outputs=tmp_path / "outputs")
         check(config)
-        train(config, choices, list(overrides))
+        train(config, choices, list(settings))
         return RunDir(directory)
 
     with caplog.at_level(logging.INFO, "lithydra"):

@@ -2,23 +2,22 @@ import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
+Load = Callable[[str], Any]
 
 
 @pytest.fixture
-def benchmarks(monkeypatch: pytest.MonkeyPatch):
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Imports a module of scripts/benchmarks."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
-
-    def load(name: str) -> ModuleType:
-        return importlib.import_module(f"benchmarks.{name}")
-
-    return load
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
 
 
 def run_benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -27,7 +26,7 @@ def run_benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def epochs(contender: str, *seconds: float, measurement: str = "mnist_mlp") -> dict:
+def epochs(contender: str, *seconds: float, measurement: str = "mnist_mlp") -> dict[str, Any]:
     return {
         "measurement": measurement,
         "contender": contender,
@@ -38,7 +37,7 @@ def epochs(contender: str, *seconds: float, measurement: str = "mnist_mlp") -> d
     }
 
 
-def test_ratio_is_of_medians_and_leaves_the_first_epoch_out(benchmarks) -> None:
+def test_ratio_is_of_medians_and_leaves_the_first_epoch_out(benchmarks: Load) -> None:
     runs = [
         epochs("bare", 9.0, 2.0, 2.0),
         epochs("bare", 9.0, 4.0, 4.0),
@@ -51,7 +50,7 @@ def test_ratio_is_of_medians_and_leaves_the_first_epoch_out(benchmarks) -> None:
     assert found["images_per_second"]["bare"] == 25.0
 
 
-def test_memory_counts_bytes_beyond_the_imports(benchmarks) -> None:
+def test_memory_counts_bytes_beyond_the_imports(benchmarks: Load) -> None:
     runs = [
         {"measurement": "memory", "contender": "bare", "peak_bytes": 300, "import_bytes": 100},
         {"measurement": "memory", "contender": "lithydra", "peak_bytes": 500, "import_bytes": 280},
@@ -59,7 +58,7 @@ def test_memory_counts_bytes_beyond_the_imports(benchmarks) -> None:
     assert benchmarks("summary").summarize(runs)["memory"]["ratio"] == 1.1
 
 
-def test_start_up_leaves_reading_the_data_out(benchmarks) -> None:
+def test_start_up_leaves_reading_the_data_out(benchmarks: Load) -> None:
     runs = [
         {"measurement": "startup", "contender": "imports", "seconds": 4.0},
         {"measurement": "startup", "contender": "bare", "seconds": 9.0, "load_seconds": 1.0},
@@ -68,7 +67,7 @@ def test_start_up_leaves_reading_the_data_out(benchmarks) -> None:
     assert benchmarks("summary").summarize(runs)["startup"]["ratio"] == 1.0
 
 
-def test_scaling_points_multiply_one_thing_at_a_time(benchmarks) -> None:
+def test_scaling_points_multiply_one_thing_at_a_time(benchmarks: Load) -> None:
     workloads = benchmarks("workloads")
     points = workloads.scaling_points(workloads.WORKLOADS["mnist_mlp"])
     assert [point.limit for point in points["data"].values()] == [7500, 15000, 30000, 60000]
@@ -76,10 +75,30 @@ def test_scaling_points_multiply_one_thing_at_a_time(benchmarks) -> None:
     assert {point.batch_size for point in points["data"].values()} == {100}
 
 
-def test_every_contender_gets_every_workload(benchmarks) -> None:
+def test_every_contender_gets_every_workload(benchmarks: Load) -> None:
     workloads = benchmarks("workloads")
     jobs = workloads.plan(list(workloads.WORKLOADS), list(workloads.CONTENDERS), epochs=3, accelerator="cpu")
     assert len({(job.measurement, job.contender) for job in jobs}) == 16
+
+
+def test_docs_page_holds_the_machine_and_what_was_measured(benchmarks: Load) -> None:
+    runs = [
+        {**epochs("bare", 9.0, 2.0), "overrides": ["data=mnist"]},
+        {**epochs("lithydra", 9.0, 3.0), "overrides": ["data=mnist"]},
+    ]
+    record = {
+        "machine": {"cpu": "Abacus 3", "cores": 2, "torch_threads": 2, "gpus": [], "system": "Linux"},
+        "versions": {"torch": "2.15.0"},
+        "commit": "abc",
+        "uncommitted": False,
+        "device": "cpu",
+        "runs": runs,
+        "summary": benchmarks("summary").summarize(runs),
+    }
+    page = benchmarks("tables").markdown(record, "picture.png")
+    assert "Abacus 3, 2 cores, 2 threads" in page
+    assert "- **mnist_mlp**: `data=mnist`" in page
+    assert "| mnist_mlp | 1.50 |  |  | 33 |" in page
 
 
 @pytest.mark.parametrize(

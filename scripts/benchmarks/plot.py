@@ -12,7 +12,7 @@ from .workloads import CONTENDERS
 
 COLORS = {"bare": "#9aa5b1", "lithydra": "#d1495b", "dataloader": "#30638e", "lightning": "#edae49"}
 AXES = {"data": "images", "depth": "hidden layers", "batch_size": "batch size"}
-STYLE = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "axes.titlesize": 11}
+STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "axes.titlesize": 11}
 
 
 def draw(summary: dict[str, Any], path: Path) -> None:

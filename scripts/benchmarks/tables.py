@@ -55,7 +55,8 @@ def markdown(record: dict[str, Any], picture: str) -> str:
         f"commit {record['commit']}" + (" with uncommitted changes" if record["uncommitted"] else ""),
     ]
     contenders = [f"- **{name}**: {what}" for name, what in CONTENDERS.items()]
-    nets = [f"- **{name}**: `{' '.join(workload.overrides())}`" for name, workload in WORKLOADS.items()]
+    overrides = {run["measurement"]: run["overrides"] for run in record["runs"] if run["measurement"] in WORKLOADS}
+    nets = [f"- **{name}**: `{' '.join(overrides[name])}`" for name in WORKLOADS if name in overrides]
     parts = [
         "# Benchmarks",
         f"Written by `python scripts/benchmark.py --device {record['device']} --docs`.",

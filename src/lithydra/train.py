@@ -51,18 +51,33 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
     with run.recorded(plain) if is_main_process() else nullcontext(), interruptible(run) as interrupts:
         trainer = build.trainer(config, run.path, module, interrupts)
         if trainer.is_global_zero:
-            speed = {"steps_per_execution": data.steps_per_execution, "strategy": type(trainer.strategy).__name__}
-            origin = provenance(config.seed, choices, overrides, {**data.facts(), **data.fingerprint()}, speed)
+            facts = {**data.facts(), **data.fingerprint()}
+            origin = provenance(config.seed, choices, overrides, facts, how_it_trains(config, trainer, data))
             write_json(run.provenance, origin)
         trainer.fit(module, datamodule=data, ckpt_path=start(run) if config.resume else None, weights_only=True)
         trainer.strategy.barrier()  # until the main process has named the best checkpoint
-        tested = test(trainer, module, data, run) if config.test else {}
-        metrics = {**module.epoch_metrics, **tested}
+        metrics = dict(module.epoch_metrics)
+        if config.test:
+            metrics |= test(trainer, module, data, run)
         if trainer.is_global_zero:
             metrics = run.finish(metrics)
             summary.write_hparams(trainer, config, choices, metrics)
             summary.print_results(run, time.perf_counter() - started, images_per_second(trainer))
     return metrics.get(config.monitor.metric)
+
+
+def how_it_trains(config: DictConfig, trainer: L.Trainer, data: ImageDataModule) -> dict[str, Any]:
+    """What decides speed and rounding, as it came out of `auto`."""
+    return {
+        "device": str(trainer.strategy.root_device),
+        "strategy": type(trainer.strategy).__name__,
+        "num_processes": trainer.world_size,
+        "precision": trainer.precision,
+        "matmul_precision": config.accelerator.matmul_precision,
+        "channels_last": data.channels_last,
+        "compile": config.compile,
+        "steps_per_execution": data.steps_per_execution,
+    }
 
 
 def is_main_process() -> bool:
