@@ -89,7 +89,7 @@ class SignalAt:
                 trigger()
 
         if self.point == "saving":
-            checkpoint_io._HashingWriter.write = half_written
+            checkpoint_io._HashingWriter.write = half_written  # pyright: ignore[reportAttributeAccessIssue]
         else:
             os.replace = renamed
 

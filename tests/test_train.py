@@ -190,7 +190,8 @@ def evaluated(path: Path, run: RunDir, split: str) -> tuple[int, float, float]:
     """Number of images, loss and accuracy of an MLP checkpoint on digits, without any of lithydra's code for it."""
     saved = checkpoint(path)
     config, net = saved["lithydra"]["config"], saved["state_dict"]
-    arrays = np.load(Path(config["data"]["dir"]) / "digits.npz")
+    with np.load(Path(config["data"]["dir"]) / "digits.npz") as file:
+        arrays = dict(file)
     if split == "test":
         images, labels = arrays["x_test"], arrays["y_test"]
     else:

@@ -50,10 +50,11 @@ class Classifier(L.LightningModule):
         checkpoint["lithydra"] = {**self.record, "progress": {**sums, **resume.progress(self.trainer)}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._resumed = checkpoint["lithydra"]["progress"]
-        self.train_sums = TrainingSums(**self._resumed["train_sums"])
-        self.epoch_metrics = self._resumed["epoch_metrics"]
-        resume.set_loops(checkpoint, self._resumed, self.trainer)
+        progress: dict[str, Any] = checkpoint["lithydra"]["progress"]
+        self.train_sums = TrainingSums(**progress["train_sums"])
+        self.epoch_metrics = progress["epoch_metrics"]
+        resume.set_loops(checkpoint, progress, self.trainer)
+        self._resumed = progress
 
     def on_train_start(self) -> None:
         if self._resumed is not None:

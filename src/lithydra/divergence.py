@@ -1,6 +1,7 @@
 """Stopping a training that diverges, before it touches the weights."""
 
 import copy
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,9 +48,9 @@ class Snapshot:
         set_random_state(self._random_state)
 
 
-def all_finite(tensors: list[Tensor]) -> bool:
+def all_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether no value is infinite or NaN; waits for the device once."""
-    largest = torch._foreach_norm([t.detach() for t in tensors], float("inf"))  # pyright: ignore[reportPrivateUsage]
+    largest = torch._foreach_norm([t.detach() for t in tensors], float("inf"))  # pyright: ignore[reportPrivateImportUsage]
     return bool(torch.stack([value.float() for value in largest]).isfinite().all())
 
 

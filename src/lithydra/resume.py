@@ -14,7 +14,7 @@ import torch
 def progress(trainer: L.Trainer) -> dict[str, Any]:
     """Where training stands: finished epochs, batches trained of the one at hand, optimizer steps, random state."""
     order = trainer.train_dataloader.sampler  # pyright: ignore[reportOptionalMemberAccess]
-    epochs = trainer.fit_loop.epoch_progress.current.processed
+    epochs: int = trainer.fit_loop.epoch_progress.current.processed  # pyright: ignore[reportAttributeAccessIssue]
     return {
         "epochs": epochs,
         "batches": order.position if order.epoch == epochs else 0,
