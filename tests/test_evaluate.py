@@ -104,7 +104,7 @@ def digit_files(data_dir: Path, folder: Path, count: int) -> np.ndarray:
 def test_predict_agrees_with_the_module(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
     images = digit_files(data_dir, tmp_path / "images", 7)
     output = predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'images'}", "batch_size=3"))
-    rows = list(csv.DictReader(output.open()))
+    rows = list(csv.DictReader(output.read_text().splitlines()))
     module = lithydra.load(run.path)
     top = module.probabilities(module(torch.from_numpy(images)[:, None])).topk(3)
     assert [row["class_1"] for row in rows] == [str(label) for label in top.indices[:, 0].tolist()]
@@ -116,7 +116,7 @@ def test_a_bad_image_is_named_and_the_good_ones_are_predicted(run: RunDir, data_
     (tmp_path / "images" / "bad.png").write_text("not an image")
     with pytest.raises(LithydraError, match=r"1 of 4 images could not be read: .*bad\.png: not an image"):
         predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'images'}"))
-    rows = list(csv.DictReader((run.path / "predictions.csv").open()))
+    rows = list(csv.DictReader((run.path / "predictions.csv").read_text().splitlines()))
     assert [Path(row["path"]).name for row in rows] == ["0.png", "1.png", "2.png"]
 
 

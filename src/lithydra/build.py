@@ -1,7 +1,7 @@
 """From config to objects: the only module that calls hydra.utils.instantiate."""
 
 import inspect
-import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -26,8 +26,6 @@ from lithydra.errors import ConfigError, LithydraError
 from lithydra.interrupts import Interrupts, StopOnSignal
 from lithydra.normalization import Normalization
 from lithydra.statistics_classifier import StatisticsClassifier
-
-log = logging.getLogger(__name__)
 
 # Settings under `trainer` that GradientClassifier and the loaders carry out; Lightning's Trainer gets the others.
 OWN_TRAINER_KEYS = (
@@ -119,7 +117,11 @@ def _scheduler(config: DictConfig) -> Callable[[Optimizer, int], Any] | None:
         total = steps if config.scheduler.interval == "step" else -(-steps // steps_per_epoch)
         node = {k: total if v == "total" else v for k, v in config.scheduler.items() if k != "interval"}
         settled = OmegaConf.create({"scheduler": node})
-        return _explained("scheduler", lambda: make(settled, "scheduler")(optimizer))
+        scheduler = _explained("scheduler", lambda: make(settled, "scheduler")(optimizer))
+        length = getattr(scheduler, "total_steps", total)
+        if length < total:
+            raise ConfigError(f"scheduler.total_steps={length}: shorter than the run, which has {total}")
+        return scheduler
 
     return build
 
@@ -132,8 +134,14 @@ def _augmentation(config: DictConfig, image_shape: tuple[int, int, int], num_cla
 
 def try_out(config: DictConfig, data: ImageDataModule, module: Classifier) -> None:
     """One step on a copy: refuses what does not fit together, and settles how many steps go into an execution."""
+    _explained("trainer", lambda: L.Trainer(**_trainer_settings(config), logger=False))
     module.layer_shapes, seconds = dry_run(module, data, _device(config))
     data.steps_per_execution = steps_per_execution(config.trainer, seconds)
+
+
+def _trainer_settings(config: DictConfig) -> dict[str, Any]:
+    """What Lightning's Trainer gets of the group `trainer`."""
+    return {str(key): value for key, value in config.trainer.items() if key not in OWN_TRAINER_KEYS}
 
 
 def _device(config: DictConfig) -> torch.device:
@@ -148,12 +156,19 @@ def _device(config: DictConfig) -> torch.device:
     return torch.device("cpu")
 
 
-def trainer(config: DictConfig, directory: Path, module: Classifier, interrupts: Interrupts) -> L.Trainer:
+def trainer(
+    config: DictConfig, directory: Path, data: ImageDataModule, module: Classifier, interrupts: Interrupts
+) -> L.Trainer:
     """The Trainer with its callbacks and loggers; `directory` is the run's."""
+    if _device(config).type != "cuda":
+        # Lightning has torch look for Nvidia's driver through NVML, and torch 2.15 looks at every optimizer step.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     torch.set_float32_matmul_precision(config.accelerator.matmul_precision)
-    settings = {key: value for key, value in config.trainer.items() if key not in OWN_TRAINER_KEYS}
+    settings = _trainer_settings(config)
     if isinstance(module, StatisticsClassifier):
         settings["max_epochs"] = 1
+    if data.val is None:
+        settings["limit_val_batches"] = 0
     keeper = RunCheckpoint(config.monitor.metric, config.monitor.mode, **config.checkpoint)
     callbacks = [
         *make(config, "callbacks").values(),
@@ -202,7 +217,7 @@ def _explained(key: str, build: Callable[[], Any]) -> Any:
             raise cause from None
         reason = cause if cause is not None and not isinstance(cause, InstantiationException) else error
         raise ConfigError(f"{key}: {_first_line(reason)}") from error
-    except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:
+    except (TypeError, ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
         if isinstance(error, LithydraError):
             raise
         raise ConfigError(f"{key}: {_first_line(error)}") from error
@@ -213,6 +228,5 @@ def _first_line(error: BaseException) -> str:
 
 
 def _wants_channels_last(config: DictConfig) -> bool:
-    from hydra.utils import get_object
-
-    return bool(getattr(get_object(config.model._target_), "channels_last", False))
+    target = _explained("model", lambda: get_object(config.model._target_))
+    return bool(getattr(target, "channels_last", False))

@@ -69,12 +69,17 @@ class ListOf:
 
     item: Number
     min_length: int = 0
+    max_length: int | None = None
 
     def __contains__(self, value: object) -> bool:
-        return isinstance(value, list) and len(value) >= self.min_length and all(x in self.item for x in value)
+        if not isinstance(value, list) or len(value) < self.min_length:
+            return False
+        return (self.max_length is None or len(value) <= self.max_length) and all(x in self.item for x in value)
 
     def __str__(self) -> str:
-        return f"a list, each item {self.item}" + (f", at least {self.min_length} of them" if self.min_length else "")
+        bound = f", at least {self.min_length} of them" if self.min_length else ""
+        bound = f", {self.max_length} of them" if self.max_length else bound
+        return f"a list, each item {self.item}{bound}"
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ class AnyOf:
 
 NULL = Choice((None,))
 FLAG = Choice((True, False))
+SEED = Number(least=0, most=2**32 - 1, whole=True)
 COUNT = Number(least=1, whole=True)
 POSITIVE = Number(above=0)
 NOT_NEGATIVE = Number(least=0)
@@ -117,7 +123,8 @@ def optional(rule: Any) -> AnyOf:
 
 # By key, `*` for any name. A setting without a rule is checked by what it is passed to.
 RULES: dict[str, Any] = {
-    "seed": Number(least=0, most=2**32 - 1, whole=True),
+    "seed": SEED,
+    "paths.*": Text(),
     "lr": POSITIVE,
     "compile": FLAG,
     "test": FLAG,
@@ -136,6 +143,7 @@ RULES: dict[str, Any] = {
     "data.limit": AnyOf((NULL, COUNT, Number(above=0, below=1))),
     "data.classes": optional(ListOf(Number(least=0, whole=True), min_length=2)),
     "data.image_size": optional(COUNT),
+    "data.seed": SEED,
     "data.num_workers": Number(least=0, whole=True),
     "data.channels": Choice((1, 3)),
     "data.test_fraction": Number(above=0, below=1),
@@ -156,10 +164,22 @@ RULES: dict[str, Any] = {
     "optimizer.weight_decay": NOT_NEGATIVE,
     "optimizer.nesterov": FLAG,
     "optimizer.eps": POSITIVE,
-    "optimizer.betas": ListOf(FRACTION, min_length=2),
+    "optimizer.betas": ListOf(FRACTION, min_length=2, max_length=2),
+    "optimizer.amsgrad": FLAG,
+    "optimizer.rho": FRACTION,
+    "optimizer.alpha": FRACTION,
+    "optimizer.centered": FLAG,
+    "optimizer.lr_decay": NOT_NEGATIVE,
+    "optimizer.initial_accumulator_value": NOT_NEGATIVE,
+    "optimizer.line_search_fn": Choice((None, "strong_wolfe")),
+    "optimizer.tolerance_grad": NOT_NEGATIVE,
+    "optimizer.tolerance_change": NOT_NEGATIVE,
     "optimizer.max_iter": COUNT,
     "optimizer.history_size": COUNT,
     "scheduler.interval": Choice(("step", "epoch")),
+    "scheduler.mode": Choice(("min", "max")),
+    "scheduler.anneal_strategy": Choice(("cos", "linear")),
+    "scheduler.cycle_momentum": FLAG,
     "scheduler.gamma": Number(above=0, most=1),
     "scheduler.factor": Number(above=0, below=1),
     "scheduler.patience": Number(least=0, whole=True),
@@ -179,6 +199,8 @@ RULES: dict[str, Any] = {
     "scheduler.div_factor": POSITIVE,
     "scheduler.final_div_factor": POSITIVE,
     "regularizer.*.weight": NOT_NEGATIVE,
+    "callbacks.early_stopping.monitor": Choice(METRICS),
+    "callbacks.early_stopping.mode": Choice(("min", "max")),
     "callbacks.early_stopping.patience": Number(least=0, whole=True),
     "callbacks.early_stopping.min_delta": NOT_NEGATIVE,
     "callbacks.progress_bar.refresh_seconds": POSITIVE,
@@ -197,6 +219,8 @@ RULES: dict[str, Any] = {
     "trainer.devices": AnyOf((COUNT, Choice((-1, "auto")), ListOf(Number(least=0, whole=True), min_length=1))),
     "trainer.num_nodes": COUNT,
     "trainer.accelerator": Choice(("auto", "cpu", "gpu", "cuda", "mps", "tpu")),
+    "trainer.deterministic": Choice((True, False, "warn")),
+    "trainer.enable_model_summary": FLAG,
     "trainer.limit_train_batches": AnyOf((COUNT, Number(above=0, most=1))),
     "trainer.limit_val_batches": AnyOf((COUNT, Number(above=0, most=1))),
     "trainer.limit_test_batches": AnyOf((COUNT, Number(above=0, most=1))),
@@ -261,7 +285,8 @@ def _broken_rules(leaves: dict[str, Any]) -> Iterator[str]:
         rule = RULES.get(key) or next((r for pattern, r in RULES.items() if fnmatch.fnmatchcase(key, pattern)), None)
         if rule is not None and value not in rule:
             shown = f"'{value}' (text)" if isinstance(value, str) and isinstance(rule, Number) else _shown(value)
-            options = [o for o in getattr(rule, "options", ()) if isinstance(o, str)]
+            rules = rule.rules if isinstance(rule, AnyOf) else (rule,)
+            options = [o for r in rules for o in getattr(r, "options", ()) if isinstance(o, str)]
             yield f"{key}={shown}: must be {rule}.{nearest(str(value), options)}"
 
 
@@ -285,10 +310,18 @@ def _monitor(config: dict[str, Any]) -> Iterator[str]:
     right = "max" if metric.endswith("/acc") else "min"
     if mode != right:
         yield f"monitor.mode={mode}: {metric} is better the {'higher' if right == 'max' else 'lower'}; use {right}"
+    stopping = config["callbacks"].get("early_stopping")
+    if stopping and stopping["mode"] != ("max" if stopping["monitor"].endswith("/acc") else "min"):
+        yield f"callbacks.early_stopping.mode={stopping['mode']}: the wrong way round for {stopping['monitor']}"
+    plateau = "plateau" in str(config["scheduler"].get("_target_", "")).lower()
+    if plateau and config["scheduler"].get("mode") != right:
+        yield f"scheduler.mode={config['scheduler'].get('mode')}: the wrong way round for monitor.metric={metric}"
+    if plateau and config["scheduler"]["interval"] != "epoch":
+        yield "scheduler.interval=step: a plateau is looked for once an epoch"
     if metric.startswith("val/") and not _validates(config):
-        if "early_stopping" in config["callbacks"]:
+        if stopping:
             yield f"callbacks=early_stopping: watches {metric}, and data.val_fraction=0 leaves no validation images"
-        if "plateau" in str(config["scheduler"].get("_target_", "")).lower():
+        if plateau:
             yield f"scheduler=plateau: watches {metric}, and data.val_fraction=0 leaves no validation images"
 
 
@@ -327,11 +360,19 @@ def _nesterov(config: dict[str, Any]) -> Iterator[str]:
         yield "optimizer.nesterov=true: needs optimizer.momentum above 0"
 
 
+def _momentum_cycle(config: dict[str, Any]) -> Iterator[str]:
+    has_momentum = {"momentum", "betas"} & config["optimizer"].keys()
+    if config["scheduler"].get("cycle_momentum") and not has_momentum:
+        yield "scheduler.cycle_momentum=true: the optimizer has no momentum to cycle"
+
+
 def _device(config: dict[str, Any]) -> Iterator[str]:
     trainer = config["trainer"]
     if trainer["accelerator"] in ("gpu", "cuda") and not _gpu_device_exists():
         yield "accelerator=gpu: this machine has no GPU; accelerator=cpu or accelerator=auto trains without one"
-    if str(trainer["precision"]) in ("16", "16-mixed") and (trainer["accelerator"] == "cpu"):
+    if str(trainer["precision"]) in ("16", "16-mixed") and (
+        trainer["accelerator"] == "cpu" or (trainer["accelerator"] == "auto" and not _gpu_device_exists())
+    ):
         yield f"trainer.precision={trainer['precision']}: needs a GPU; on a CPU use bf16-mixed or 32-true"
 
 
@@ -358,6 +399,7 @@ COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
     _classes,
     _lbfgs,
     _nesterov,
+    _momentum_cycle,
     _device,
     _directories,
 )

@@ -169,6 +169,7 @@ class GradientClassifier(Classifier):
         # Looked up once: a look-up through the trainer costs as much as a small layer.
         self._optimizer: Optimizer = self.optimizers(use_pl_optimizer=False)  # pyright: ignore[reportAttributeAccessIssue]
         self._scheduler: Any = self.lr_schedulers()
+        self._snapshot = Snapshot(self, self._optimizer, self._scheduler)
         self._scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         self._progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         self._observers: list[Any] = [c for c in self.trainer.callbacks if hasattr(c, "on_optimizer_step")]  # pyright: ignore[reportAttributeAccessIssue]
@@ -185,12 +186,12 @@ class GradientClassifier(Classifier):
         if self.trainer.datamodule.steps_per_execution == 1:  # pyright: ignore[reportAttributeAccessIssue]
             self._train_chunk(chunk, careful=True)
             return
-        snapshot = Snapshot(self, self._optimizer, self._scheduler)
+        self._snapshot.take()
         try:
             self._train_chunk(chunk)
         except NotFiniteError:
-            snapshot.restore()
-            self._progress.total.ready = self._progress.total.completed = snapshot.global_step
+            self._snapshot.restore()
+            self._progress.total.ready = self._progress.total.completed = self._snapshot.global_step
             self._train_chunk(chunk.again(), careful=True)
 
     def _train_chunk(self, chunk: Chunk, careful: bool = False) -> None:
@@ -210,6 +211,7 @@ class GradientClassifier(Classifier):
                 for observer in self._observers:
                     observer.on_optimizer_step(self.trainer, self)
                 if step == max_steps:
+                    self.trainer.should_stop = True  # validate here, wherever in the epoch this is
                     break
         self._settle()
         for step, loss, lr in to_log:

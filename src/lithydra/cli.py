@@ -60,7 +60,8 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> NoReturn:
     except (LithydraError, HydraException, OmegaConfBaseException) as error:
         if traceback_wanted:
             traceback.print_exc()
-        print(f"error: {explain(error)}", file=sys.stderr)
+        for line in explain(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, LithydraError) else 2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -22,26 +22,48 @@ class NotFiniteError(Exception):
 
 
 class Snapshot:
-    """All that training steps change, copied on the device: weights, optimizer, scheduler, sums, random state."""
+    """All that training steps change, copied on the device: weights, optimizer, scheduler, sums, random state.
+
+    Taken once a chunk into buffers that are kept, since in small nets allocating them costs more than copying.
+    """
 
     def __init__(self, module: "GradientClassifier", optimizer: Optimizer, scheduler: Any) -> None:
         self.module, self.optimizer, self.scheduler = module, optimizer, scheduler
-        self.global_step = module.global_step
-        self._tensors = [*module.trained, *module.net.buffers()]
-        self._values = [t.detach().clone() for t in self._tensors]
+        self.global_step = 0
+        self._tensors: list[Tensor] = []
+        self._copies: list[Tensor] = []
+
+    @torch.no_grad()
+    def take(self) -> None:
+        module = self.module
+        tensors = [p.detach() for p in module.trained] + list(module.net.buffers())
+        states = self.optimizer.state.values()
+        tensors += [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        if len(tensors) != len(self._copies):  # the optimizer makes its state at its first step
+            self._copies = [t.clone() for t in tensors]
+        else:
+            torch._foreach_copy_(self._copies, tensors)  # pyright: ignore[reportPrivateImportUsage]
+        self._tensors = tensors
+        self._fresh_optimizer = not self.optimizer.state
+        self._plain_states = [{k: v for k, v in s.items() if not isinstance(v, Tensor)} for s in states]
+        self._lrs = [dict(group, params=None) for group in self.optimizer.param_groups]
         self._gradients = [None if p.grad is None else p.grad.clone() for p in module.trained]
-        self._optimizer_state = copy.deepcopy(optimizer.state_dict())
-        self._scheduler_state = copy.deepcopy(scheduler.state_dict()) if scheduler else None
+        self._scheduler_state = dict(self.scheduler.state_dict()) if self.scheduler else None
         self._sums = copy.copy(module.train_sums)
         self._random_state = random_state()
+        self.global_step = module.global_step
 
     @torch.no_grad()
     def restore(self) -> None:
-        for tensor, value in zip(self._tensors, self._values, strict=True):
-            tensor.copy_(value)
+        torch._foreach_copy_(self._tensors, self._copies)  # pyright: ignore[reportPrivateImportUsage]
+        if self._fresh_optimizer:
+            self.optimizer.state.clear()
+        for state, plain in zip(self.optimizer.state.values(), self._plain_states, strict=False):
+            state.update(plain)
+        for group, saved in zip(self.optimizer.param_groups, self._lrs, strict=True):
+            group.update({key: value for key, value in saved.items() if key != "params"})
         for parameter, gradient in zip(self.module.trained, self._gradients, strict=True):
             parameter.grad = gradient
-        self.optimizer.load_state_dict(self._optimizer_state)
         if self.scheduler:
             self.scheduler.load_state_dict(self._scheduler_state)
         self.module.train_sums = self._sums
@@ -50,8 +72,11 @@ class Snapshot:
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether no value is infinite or NaN; waits for the device once."""
-    largest = torch._foreach_norm([t.detach() for t in tensors], float("inf"))  # pyright: ignore[reportPrivateImportUsage]
-    return bool(torch.stack([value.float() for value in largest]).isfinite().all())
+    norms = torch._foreach_norm([t.detach() for t in tensors])  # pyright: ignore[reportPrivateImportUsage]
+    if bool(torch.stack([norm.float() for norm in norms]).isfinite().all()):
+        return True
+    # The sum of squares of finite values may overflow: the slower test decides.
+    return all(bool(t.isfinite().all()) for t in tensors)
 
 
 def refuse_divergence(loss: Tensor, module: "GradientClassifier", step: int, lr: float) -> None:

@@ -4,8 +4,30 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
+
+
+class MeanLoss(Metric):
+    """Mean over images of batches' mean losses; NaN stays NaN.
+
+    Torchmetrics' MeanMetric (1.9) either drops NaN or, with `nan_strategy="disable"`, the weights.
+    """
+
+    total: Tensor
+    num_images: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("num_images", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, losses: Tensor, sizes: Tensor) -> None:
+        self.total += (losses.float() * sizes).sum()
+        self.num_images += sizes.sum()
+
+    def compute(self) -> Tensor:
+        return self.total / self.num_images
 
 
 class SplitMetrics(nn.Module):
@@ -14,7 +36,7 @@ class SplitMetrics(nn.Module):
     def __init__(self, split: str, num_classes: int) -> None:
         super().__init__()
         self.split = split
-        self.loss = MeanMetric(nan_strategy="disable")
+        self.loss = MeanLoss()
         self.acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
 
     def update(self, losses: Tensor, sizes: Tensor, predictions: Tensor, labels: Tensor) -> None:

@@ -1,5 +1,7 @@
 """The LightningModule for nets that learn without a gradient, such as the nearest class mean."""
 
+from torch.optim import Optimizer
+
 from lithydra.classifier import Classifier
 from lithydra.data.loaders import Chunk
 
@@ -7,8 +9,8 @@ from lithydra.data.loaders import Chunk
 class StatisticsClassifier(Classifier):
     """A classifier whose net learns from the data's statistics: one pass of `net.fit_batch`, no gradient."""
 
-    def configure_optimizers(self) -> None:
-        return None
+    def configure_optimizers(self) -> list[Optimizer]:
+        return []
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
         for batch in chunk:

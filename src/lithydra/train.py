@@ -49,7 +49,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
     module.record = {"config": plain, "data": data.facts()}
     config.run = str(run.path)
     with run.recorded(plain) if is_main_process() else nullcontext(), interruptible(run) as interrupts:
-        trainer = build.trainer(config, run.path, module, interrupts)
+        trainer = build.trainer(config, run.path, data, module, interrupts)
         if trainer.is_global_zero:
             facts = {**data.facts(), **data.fingerprint()}
             origin = provenance(config.seed, choices, overrides, facts, how_it_trains(config, trainer, data))

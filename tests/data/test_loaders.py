@@ -182,8 +182,9 @@ def test_processes_divide_the_evaluation(world_size: int) -> None:
 def test_channels_last_batches_are_equal_and_in_that_memory_format() -> None:
     storage = torch.randint(0, 256, (8, 3, 5, 4), dtype=torch.uint8)
     labels, rows = torch.arange(8), torch.tensor([6, 1, 3])
-    first = TensorSplit(storage, labels, rows).batch(torch.tensor([2, 0]))
-    last = TensorSplit(storage.permute(0, 2, 3, 1).contiguous(), labels, rows, True).batch(torch.tensor([2, 0]))
+    (first,) = TensorSplit(storage, labels, rows).batches([torch.tensor([2, 0])])
+    split = TensorSplit(storage.permute(0, 2, 3, 1).contiguous(), labels, rows, True)
+    (last,) = split.batches([torch.tensor([2, 0])])
     assert torch.equal(first[0], last[0]) and torch.equal(first[0], storage[[3, 6]])
     assert last[0].is_contiguous(memory_format=torch.channels_last) and first[0].is_contiguous()
     assert first[1].tolist() == last[1].tolist() == [3, 6]

@@ -133,7 +133,7 @@ class ImageDataModule(L.LightningDataModule):
         if images.ndim == 3:
             images = images[..., None]
         storage = torch.from_numpy(images)  # (N, H, W, C)
-        if self.image_size and self.image_size != storage.shape[1]:
+        if self.image_size and tuple(storage.shape[1:3]) != (self.image_size, self.image_size):
             storage = _resized(storage, self.image_size)
         if not self.channels_last:
             storage = storage.permute(0, 3, 1, 2).contiguous()

@@ -32,11 +32,14 @@ class TensorSplit:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def batch(self, positions: Tensor | slice) -> Batch:
-        """The images and labels at these positions of the split."""
-        rows = self.indices[positions]
-        images = self.storage.index_select(0, rows)
-        return images.permute(0, 3, 1, 2) if self.channels_last else images, self.labels[rows]
+    def batches(self, positions: list[Tensor]) -> Iterator[Batch]:
+        """The images and labels at these positions of the split, each batch gathered when it is asked for."""
+        if not positions:
+            return
+        all_rows = self.indices[torch.cat(positions)]  # once, not in each step
+        for rows in all_rows.split([len(p) for p in positions]):
+            images = self.storage.index_select(0, rows)
+            yield images.permute(0, 3, 1, 2) if self.channels_last else images, self.labels.index_select(0, rows)
 
 
 @dataclass(frozen=True)
@@ -57,19 +60,12 @@ class FileSplit:
         sampler = [rows.tolist() for rows in positions]
         # A generator of its own: DataLoader would draw the workers' seed from the one that dropout draws from.
         generator = torch.Generator()
-        return iter(DataLoader(subset, batch_sampler=sampler, num_workers=self.num_workers, generator=generator))
+        loader = DataLoader(subset, batch_sampler=sampler, num_workers=self.num_workers, generator=generator)
+        for (images, _), rows in zip(loader, positions, strict=True):
+            yield images, self.labels[self.indices[rows]]  # the data set does not know of relabelled classes
 
 
 Split = TensorSplit | FileSplit
-
-
-def iterate(split: Split, positions: list[Tensor]) -> Iterator[Batch]:
-    """One batch for each tensor of positions."""
-    if isinstance(split, FileSplit):
-        yield from split.batches(positions)
-    else:
-        for rows in positions:
-            yield split.batch(rows)
 
 
 class TrainingOrder:
@@ -128,7 +124,7 @@ class Chunk:
     def again(self) -> "Chunk":
         """The same batches once more."""
         self._order.position = self._start
-        batches = iterate(self._split, self._order.remaining_batches(self._split.indices.device))
+        batches = self._split.batches(self._order.remaining_batches(self._split.indices.device))
         return Chunk(self._split, self._order, batches, self._stop)
 
 
@@ -148,7 +144,7 @@ class TrainingLoader:
     def __iter__(self) -> Iterator[Chunk]:
         # A generator: the order is read at the first `next`, since Lightning calls iter() before set_epoch().
         order, size = self.sampler, self.steps_per_execution
-        batches = iterate(self.split, order.remaining_batches(self.split.indices.device))
+        batches = self.split.batches(order.remaining_batches(self.split.indices.device))
         while order.position < order.num_batches:
             stop = min((order.position // size + 1) * size, order.num_batches)
             yield Chunk(self.split, order, batches, stop)
@@ -172,4 +168,4 @@ class EvaluationLoader:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        return iterate(self.split, self._batches)
+        return self.split.batches(self._batches)
