@@ -15,6 +15,13 @@ def test_training_metrics_weigh_images_alike(run_train: RunTrain) -> None:
     assert float(first["train/acc"]) * 270 == pytest.approx(round(float(first["train/acc"]) * 270))
 
 
+def test_training_loss_is_told_without_the_penalty(run_train: RunTrain) -> None:
+    still = (*SMALL, "optimizer=sgd", "lr=1e-12")
+    plain = run_train(*still)
+    penalized = run_train(*still, "regularizer=l2", "regularizer.l2.weight=10")
+    assert float(rows(penalized)[-1]["train/loss"]) == pytest.approx(float(rows(plain)[-1]["train/loss"]), rel=1e-6)
+
+
 # 270 images in batches of 16 are 17 batches an epoch: chunks of 7, 7, 3 and of 16, 1.
 CHUNKING = {
     "momentum": ("optimizer=sgd", "optimizer.momentum=0.9"),
@@ -104,9 +111,11 @@ def test_schedulers_go_to_the_end_of_the_run(run_train: RunTrain) -> None:
     """lr in metrics.csv is the one that the next step would take."""
     cosine = run_train(*SMALL, "scheduler=cosine", "lr=0.01")
     per_epoch = run_train(*SMALL, "scheduler=cosine", "scheduler.interval=epoch", "lr=0.01")
+    accumulated = run_train(*SMALL, "scheduler=cosine", "trainer.accumulate_grad_batches=4", "lr=0.01")
     stopped = run_train(*SMALL, "scheduler=cosine", "trainer.max_steps=20", "lr=0.01")
     halfway = 0.005
-    assert [float(row["lr"]) for row in rows(cosine)] == [pytest.approx(halfway), pytest.approx(0, abs=1e-12)]
+    for run in (cosine, accumulated):
+        assert [float(row["lr"]) for row in rows(run)] == [pytest.approx(halfway), pytest.approx(0, abs=1e-12)]
     assert [float(row["lr"]) for row in rows(per_epoch)] == [0.01, pytest.approx(halfway)]
     assert float(rows(stopped)[-1]["lr"]) == pytest.approx(0, abs=1e-12)
 

@@ -181,9 +181,11 @@ def test_best_checkpoint_is_that_of_the_best_epoch(
     assert returned == best == status["metrics"][metric]
     for name in METRICS - {"test/loss", "test/acc"}:
         assert status["metrics"][name] == float(row[name])
-    num_images, loss, acc = evaluated(run.best, run, "val")
-    assert num_images == 30
-    assert (loss, acc) == (pytest.approx(float(row["val/loss"]), rel=1e-5), pytest.approx(float(row["val/acc"])))
+    for split, size in (("val", 30), ("test", 360)):
+        num_images, loss, acc = evaluated(run.best, run, split)
+        assert num_images == size
+        assert status["metrics"][f"{split}/loss"] == pytest.approx(loss, rel=1e-5)
+        assert status["metrics"][f"{split}/acc"] == pytest.approx(acc, rel=1e-6)
 
 
 def evaluated(path: Path, run: RunDir, split: str) -> tuple[int, float, float]:
