@@ -90,8 +90,13 @@ class Classifier(L.LightningModule):
         self.report(values)
 
     def report(self, values: dict[str, float]) -> None:
+        """Metrics that are already summed over all processes.
+
+        Lightning's callbacks read `trainer.callback_metrics`; `self.log_dict` would fill it too, but takes 0.3 s at its
+        first call and 1.5 ms at each later one.
+        """
         self.epoch_metrics.update(values)
-        self.log_dict(values, logger=False, sync_dist=True)
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
         self.write(values, self.global_step)
 
     def _report_training(self) -> None:
