@@ -30,8 +30,9 @@ class GridSweeper(Sweeper):
         from lithydra.sweep import Sweep
         from lithydra.sweep_plan import Request
 
-        request = Request.parse(self.config, self.params, arguments)
-        sweep = Sweep(self.config, self.hydra_context.config_loader, self.launcher, request)
+        loader = self.hydra_context.config_loader
+        request = Request.parse(loader, self.params, arguments)
+        sweep = Sweep(self.config, loader, self.launcher, request)
         names, values = list(request.axes), list(request.axes.values())
         points = [dict(zip(names, combination, strict=True)) for combination in product(*values)]
         sweep.warm_up()

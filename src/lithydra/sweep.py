@@ -23,9 +23,6 @@ from lithydra.sweep_plan import Prepared, Request, prepare
 
 log = logging.getLogger(__name__)
 
-LAST_SECONDS = 60  # that a job of a killed command may take to save and end
-
-
 class SweepFailed(LithydraError):
     """Some jobs have no result; the message has a line for each."""
 
@@ -132,10 +129,22 @@ class Sweep:
         """Write the report, print it, and raise SweepFailed where a job has no result."""
         report(self.directory.path)
         problems = [problem for job in self.launched if (problem := self._problem(job))]
+        print(self._summary(), flush=True)
         if problems:
             counts = f"{len(problems)} of {len(self.launched)} jobs have no result"
             advice = "sweep.retry=true runs failed ones again, the same command those that did not start"
             raise SweepFailed("\n".join([*problems, f"{counts} (logs: {self.directory.path}/*/train.log); {advice}"]))
+
+    def _summary(self) -> str:
+        """How many jobs finished, and the best of them."""
+        metric, sign = self.plan.objective["metric"], 1 if self.plan.objective["mode"] == "max" else -1
+        finished = [job for job in self.launched if self.directory.state(job) == "finished"]
+        scores = [(score, job) for job in finished if (score := self.directory.objective(job, self.plan)) is not None]
+        text = f"{len(finished)} of {len(self.launched)} jobs finished"
+        if scores:
+            score, job = max(scores, key=lambda pair: sign * pair[0])
+            text += f"; best {metric} {score:.4f}: {job.name}"
+        return text
 
     def _opened_plan(self) -> Plan:
         request, config = self.request, self.config

@@ -19,7 +19,6 @@ from lithydra.sweep_dir import config_key, readable_name
 
 # Settings of the sweep itself: they neither vary nor belong to a job.
 ABOUT_THE_SWEEP = ("sweep", "paths", "hydra")
-MAX_JOBS = 10_000
 
 
 @dataclass(frozen=True)
@@ -30,17 +29,21 @@ class Request:
         axes: override key -> the values it takes, as Hydra writes them, in order.
         common: the other overrides of every job.
         about: overrides of the sweep itself, as `sweep.n_jobs=2`.
+        typed: keys on the command line; the others are a study's.
     """
 
     axes: dict[str, list[str]]
     common: list[str]
     about: list[str]
+    typed: frozenset[str] = frozenset()
 
     @classmethod
-    def parse(cls, config: DictConfig, params: Mapping[str, Any], arguments: Sequence[str]) -> "Request":
+    def parse(cls, loader: ConfigLoader, params: Mapping[str, Any], arguments: Sequence[str]) -> "Request":
         """`params` (of a study file) with the command line's `arguments`, which win."""
         given = [*(f"{key}={_as_sweep(value)}" for key, value in params.items()), *arguments]
-        overrides = {o.get_key_element(): o for o in OverridesParser.create().parse_overrides(given)}
+        parsed = OverridesParser.create(loader).parse_overrides(given)
+        overrides = {o.get_key_element(): o for o in parsed}
+        typed = frozenset(o.get_key_element() for o in parsed[len(params) :])
         axes: dict[str, list[str]] = {}
         common: list[str] = []
         about: list[str] = []
@@ -51,11 +54,11 @@ class Request:
                 about.append(_text(override))
             else:
                 common.append(_text(override))
-        return cls(axes, common, about)
+        return cls(axes, common, about, typed)
 
     def default_name(self, study: str | None) -> str:
         """The same for the same command line, in whatever order. A study's name comes first."""
-        settings = {key: ",".join(values) for key, values in self.axes.items()}
+        settings = {key: ",".join(values) for key, values in self.axes.items() if key in self.typed}
         settings |= dict(text.split("=", 1) for text in self.common if "=" in text)
         if study is None:
             return readable_name(settings, empty="single")
