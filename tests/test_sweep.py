@@ -19,6 +19,7 @@ PROMISE = "8. Sweeps restart, and every failure is listed"
 
 Sweep = Callable[..., Done]
 SIX = ("seed=range(0,6)", *QUICK)
+THREE = ("seed=range(0,3)", *QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +79,9 @@ def test_the_same_command_again_trains_nothing(uninterrupted: Done, data_dir: Pa
     assert {name: run.status.stat().st_mtime_ns for name, run in again.runs().items()} == before
 
 
-def killed_in(seed: int, folder: Path, data_dir: Path) -> Done:
+def killed_in(seed: int, settings: tuple[str, ...], folder: Path, data_dir: Path) -> Done:
     """The sweep whose driver is killed while the job of this seed is in its second epoch."""
-    command = start(*SIX, "sweep.n_jobs=1", folder=folder, data_dir=data_dir, patch=slow_epochs(seed))
+    command = start(*settings, "sweep.n_jobs=1", folder=folder, data_dir=data_dir, patch=slow_epochs(seed))
     status = folder / "outputs" / "sweeps" / "s" / f"seed={seed}" / "status.json"
     wait_for(lambda: status.exists() and '"epoch": 1' in status.read_text())
     command.kill(signal.SIGKILL)
@@ -105,21 +106,22 @@ def slow_epochs(seed: int) -> Callable[[], None]:
     return patch
 
 
-def kill_and_continue(seed: int, folder: Path, data_dir: Path, reference: Done) -> None:
-    killed = killed_in(seed, folder, data_dir)
+def kill_and_continue(seed: int, settings: tuple[str, ...], folder: Path, data_dir: Path, reference: Done) -> None:
+    killed = killed_in(seed, settings, folder, data_dir)
     assert killed.code == -signal.SIGKILL
     states = list(killed.states().values())
-    assert states[:seed] == ["finished"] * seed and states[seed + 1 :] == ["not started"] * (5 - seed)
+    assert states[:seed] == ["finished"] * seed and set(states[seed + 1 :]) <= {"not started"}
     finished = {n: run.status.stat().st_mtime_ns for n, run in killed.runs().items() if n < f"seed={seed}"}
-    done = sweep(*SIX, "sweep.n_jobs=1", folder=folder, data_dir=data_dir)
+    done = sweep(*settings, "sweep.n_jobs=1", folder=folder, data_dir=data_dir)
     assert done.code == 0, done.output
-    assert table(done) == table(reference)
+    whole = table(reference)
+    assert table(done) == {name: whole[name] for name in killed.runs()}
     assert {n: run.status.stat().st_mtime_ns for n, run in done.runs().items() if n in finished} == finished
     assert "Going on after epoch 1" in done.runs()[f"seed={seed}"].log.read_text()
 
 
 def test_a_killed_driver_is_continued_by_the_same_command(uninterrupted: Done, data_dir: Path, tmp_path: Path) -> None:
-    kill_and_continue(2, tmp_path, data_dir, uninterrupted)
+    kill_and_continue(1, THREE, tmp_path, data_dir, uninterrupted)
 
 
 @pytest.mark.slow
@@ -127,7 +129,7 @@ def test_a_killed_driver_is_continued_by_the_same_command(uninterrupted: Done, d
 def test_a_driver_killed_at_any_job_is_continued(
     uninterrupted: Done, data_dir: Path, tmp_path: Path, seed: int
 ) -> None:
-    kill_and_continue(seed, tmp_path, data_dir, uninterrupted)
+    kill_and_continue(seed, SIX, tmp_path, data_dir, uninterrupted)
 
 
 def explode(config: DictConfig) -> None:
@@ -168,30 +170,34 @@ def test_each_failure_is_its_own_and_the_others_go_on(data_dir: Path, tmp_path: 
 
 
 def test_on_error_stop_starts_no_more_jobs(data_dir: Path, tmp_path: Path) -> None:
-    settings = (*SIX, "sweep.on_error=stop", "sweep.n_jobs=1")
+    settings = (*THREE, "sweep.on_error=stop", "sweep.n_jobs=1")
     done = sweep(*settings, folder=tmp_path, data_dir=data_dir, patch=in_job(1, explode))
     assert done.code == 1
-    assert list(done.states().values()) == ["finished", "failed"] + 4 * ["not started"]
-    assert "error: seed=5: not started" in done.output
+    assert list(done.states().values()) == ["finished", "failed", "not started"]
+    assert "error: seed=2: not started" in done.output
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_signal_stops_the_sweep_with_its_jobs_saved(
     uninterrupted: Done, data_dir: Path, tmp_path: Path, number: int, code: int
 ) -> None:
-    command = start(*SIX, folder=tmp_path, data_dir=data_dir, patch=all_of(slow_epochs(0), slow_epochs(1)))
+    command = start(*THREE, folder=tmp_path, data_dir=data_dir, patch=all_of(slow_epochs(0), slow_epochs(1)))
     runs = [tmp_path / "outputs" / "sweeps" / "s" / f"seed={n}" / "status.json" for n in (0, 1)]
     wait_for(lambda: all(path.exists() and '"epoch": 1' in path.read_text() for path in runs))
     command.kill(number)
     stopped = command.wait()
     assert stopped.code == code
-    assert list(stopped.states().values()) == ["interrupted"] * 2 + ["not started"] * 4
-    assert "The same command goes on: python train.py -m 'seed=range(0,6)'" in stopped.output
-    done = sweep(*SIX, folder=tmp_path, data_dir=data_dir)
+    assert list(stopped.states().values()) == ["interrupted"] * 2 + ["not started"]
+    assert "The same command goes on: python train.py -m 'seed=range(0,3)'" in stopped.output
+    done = sweep(*THREE, folder=tmp_path, data_dir=data_dir)
     assert done.code == 0, done.output
-    assert table(done) == table(uninterrupted)
+    whole = table(uninterrupted)
+    assert table(done) == {name: whole[name] for name in done.runs()}
 
 
+@pytest.mark.slow
 def test_two_sweeps_at_once_do_not_disturb_each_other(uninterrupted: Done, data_dir: Path, tmp_path: Path) -> None:
     commands: list[Command] = [start(*SIX, folder=tmp_path, data_dir=data_dir, name=name) for name in ("a", "b")]
     for done in [command.wait() for command in commands]:
@@ -200,10 +206,10 @@ def test_two_sweeps_at_once_do_not_disturb_each_other(uninterrupted: Done, data_
 
 
 def test_of_two_processes_on_one_sweep_one_proceeds(data_dir: Path, tmp_path: Path) -> None:
-    first = start(*SIX, folder=tmp_path, data_dir=data_dir, patch=slow_epochs(0))
+    first = start(*THREE, folder=tmp_path, data_dir=data_dir, patch=slow_epochs(0))
     status = tmp_path / "outputs" / "sweeps" / "s" / "seed=0" / "status.json"
     wait_for(status.exists)
-    second = sweep(*SIX, folder=tmp_path, data_dir=data_dir)
+    second = sweep(*THREE, folder=tmp_path, data_dir=data_dir)
     assert second.code == 2
     assert f"error: sweep.name=s: in use by process {first.process} on " in second.output
     assert first.wait().code == 0
@@ -224,7 +230,7 @@ def test_jobs_share_what_the_server_has_loaded(data_dir: Path, tmp_path: Path) -
 
         prepare._load = load
 
-    done = sweep(*SIX, folder=tmp_path, data_dir=data_dir, patch=patch)
+    done = sweep(*THREE, folder=tmp_path, data_dir=data_dir, patch=patch)
     assert done.code == 0, done.output
     assert (tmp_path / "reads").read_text() == "read\n"
 

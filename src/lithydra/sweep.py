@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lithydra.errors import ConfigError, LithydraError
@@ -34,14 +34,17 @@ class Sweep:
     `add` and `launch`, as often as it likes, and `finish`.
     """
 
-    def __init__(self, config: DictConfig, loader: ConfigLoader, launcher: Launcher, request: Request) -> None:
-        self.config, self.loader, self.launcher, self.request = config, loader, launcher, request
+    def __init__(self, config: DictConfig, context: HydraContext, task: TaskFunction, request: Request) -> None:
+        self.config, self.loader, self.request = config, context.config_loader, request
         study = config.hydra.runtime.choices.get("study")
         name = config.sweep.name if config.sweep.name is not None else request.default_name(study)
         self.directory = SweepDir(Path(config.paths.sweeps) / str(name))
         self.launched: list[Job] = []
         self._plan: Plan | None = None
         self._pending: list[str] = []
+        self._point_hydra_here()
+        plugins = Plugins.instance()
+        self.launcher = plugins.instantiate_launcher(hydra_context=context, task_function=task, config=config)
 
     @property
     def plan(self) -> Plan:
@@ -120,8 +123,12 @@ class Sweep:
         self.plan.invocation = {"jobs": self._pending, "on_error": settings.on_error}
         self.directory.write(self.plan)
         if pending:
-            self._point_hydra_here()
-            self.launcher.launch([[f"sweep.job='{job.name}'"] for job in pending], initial_job_idx=initial_index)
+            try:
+                self.launcher.launch([[f"sweep.job='{job.name}'"] for job in pending], initial_job_idx=initial_index)
+            except LithydraError:
+                raise
+            except Exception as error:  # of another launcher, about one job; the run directories know of the others
+                print(f"{type(self.launcher).__name__}: {type(error).__name__}: {error}", file=sys.stderr)
             for job in pending:
                 self._settle(job)
 
@@ -185,7 +192,7 @@ class Sweep:
                 run.update_status(state="interrupted")
 
     def _point_hydra_here(self) -> None:
-        """Other launchers name their directories after Hydra's config; workers compose it anew from the overrides."""
+        """Launchers name their directories after Hydra's config; their workers compose it anew from its overrides."""
         place = self.directory.path.absolute()
         with open_dict(self.config):
             self.config.hydra.sweep.dir = str(place)
