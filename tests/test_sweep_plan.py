@@ -17,7 +17,9 @@ REFUSED = {
     "optimizer=sgd,adma": ["optimizer=adma: choose one of", "Did you mean adam?"],
     "model.hiden=[8],[9]": ["model.hiden: no such setting. Did you mean model.hidden?"],
     "seed=range(0,0)": ["seed=range(0,0): an empty list; nothing to sweep over"],
-    "lr=interval(0.1,1)": ["lr=interval(0.1,1): hydra/sweeper=grid takes a,b,c or range(0,5); an interval needs hydra/sweeper=optuna"],
+    "lr=interval(0.1,1)": [
+        "lr=interval(0.1,1): hydra/sweeper=grid takes a,b,c or range(0,5); an interval needs hydra/sweeper=optuna"
+    ],
     "seed=0,1 sweep.n_jobs=0": ["sweep.n_jobs=0: must be a whole number at least 1"],
     "seed=0,1 sweep.on_error=halt": ["sweep.on_error=halt: must be one of continue, stop."],
     "seed=0,1 sweep.retry=1": ["sweep.retry=1: must be one of true, false."],
@@ -140,5 +142,3 @@ def test_the_default_name_is_that_of_the_command_line(data_dir: Path, tmp_path: 
     first = Request({"lr": ["0.1", "0.01"], "optimizer": ["sgd", "adam"]}, ["data.limit=100"], [], frozenset(("lr",)))
     assert first.default_name(None) == "data.limit=100,lr=0.1-0.01"
     assert first.default_name("digits/optimizer") == "digits-optimizer_data.limit=100,lr=0.1-0.01"
-
-
