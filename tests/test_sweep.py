@@ -101,7 +101,7 @@ def slow_epochs(seed: int) -> Callable[[], None]:
                 time.sleep(0.5)
             return original(module, *args, **kwargs)
 
-        GradientClassifier._update = update
+        GradientClassifier._update = update  # pyright: ignore[reportAttributeAccessIssue]
 
     return patch
 
@@ -249,7 +249,7 @@ def test_a_job_that_its_queue_stops_goes_on_later(data_dir: Path, tmp_path: Path
                 raise SystemExit(-1)
             return original(module, *args, **kwargs)
 
-        GradientClassifier._update = update
+        GradientClassifier._update = update  # pyright: ignore[reportAttributeAccessIssue]
 
     stopped = sweep(*THREE, folder=tmp_path, data_dir=data_dir, patch=patch)
     assert stopped.states() == {"seed=0": "finished", "seed=1": "interrupted", "seed=2": "finished"}
