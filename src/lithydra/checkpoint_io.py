@@ -91,6 +91,7 @@ def link(source: Path, target: Path) -> None:
     except OSError:  # a file system without hard links
         temporary.write_bytes(source.read_bytes())
     os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # rename() does nothing where both names are of one file already
 
 
 class _HashingWriter:

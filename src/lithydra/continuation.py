@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from lithydra.checkpoint_io import DamagedCheckpoint, load
+from lithydra.checkpoint_io import DamagedCheckpoint, link, load
 from lithydra.errors import ConfigError
 from lithydra.resume_config import refuse_changes
 from lithydra.run_dir import RunDir
@@ -60,12 +60,16 @@ def newest(run: RunDir, *, writes: bool) -> tuple[Path, dict[str, Any]] | None:
         if not path.exists():
             continue
         try:
-            return path, load(path)["lithydra"]
+            written = load(path)["lithydra"]
         except DamagedCheckpoint as error:
             damage = error
             log.warning("%s; trying the one before it", error)
             if writes:  # else it would become previous.ckpt, in place of a good one
                 os.replace(path, path.with_name(f"{path.name}.damaged"))
+            continue
+        if damage and writes:
+            link(path, run.last)
+        return path, written
     if damage:
         raise damage
     return None
