@@ -67,7 +67,7 @@ def newest(run: RunDir, *, writes: bool) -> tuple[Path, dict[str, Any]] | None:
             if writes:  # else it would become previous.ckpt, in place of a good one
                 os.replace(path, path.with_name(f"{path.name}.damaged"))
             continue
-        if damage and writes:
+        if path != run.last and writes:
             link(path, run.last)
         return path, written
     if damage:

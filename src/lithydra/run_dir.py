@@ -165,15 +165,12 @@ class RunDir:
 
     @contextmanager
     def recorded(self, config: dict[str, Any]) -> Iterator[None]:
-        """While a run trains here; status.json says how it ended, train.log what was said. Own the directory first."""
+        """While a run trains here; status.json says how it ended. Own the directory first."""
         self._sweep()
         write_text(self.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         with self.command.open("a") as file:  # a line for each time that the run was gone on with
             file.write(shlex.join(["python", *sys.argv]) + "\n")
         self.update_status(state="running", started=_now(), finished=None, error=None)
-        handler = logging.FileHandler(self.log)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.getLogger().addHandler(handler)
         try:
             yield
         except BaseException as error:
@@ -183,6 +180,15 @@ class RunDir:
             with suppress(LithydraError):  # on a full disk, the first error is the one to tell
                 self.update_status(state=state, finished=_now(), error=message)
             raise
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """What is said goes to train.log too."""
+        handler = logging.FileHandler(self.log)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger().addHandler(handler)
+        try:
+            yield
         finally:
             logging.getLogger().removeHandler(handler)
             handler.close()

@@ -75,7 +75,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
 @contextmanager
 def owned(run: RunDir, config: DictConfig, record: dict[str, Any], *, writes: bool) -> Iterator[Path | None]:
     """Own the run directory; gives the checkpoint to start from. What is refused here has changed nothing."""
-    with run.own() if writes else nullcontext():
+    with run.own() if writes else nullcontext(), run.logged() if writes else nullcontext():
         if config.resume:
             yield continue_from(run, config, record, writes=writes)
         else:
