@@ -33,6 +33,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         data_config.data = config.data
     elif "dir" in data_config.data:
         data_config.data.dir = config.paths.data
+    data_config.data.batch_size = 1  # nothing is trained, so a small data set is no reason to refuse
     data = build.data(data_config)
     refuse_mismatch(module.record["data"], data.facts())
     _warn_of_changes(module.record.get("checksums", {}), data.fingerprint())
