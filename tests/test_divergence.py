@@ -94,6 +94,7 @@ def test_a_broken_statistic_of_batchnorm_is_named(
         def __init__(self, in_shape: tuple[int, int, int], num_classes: int) -> None:
             super().__init__()
             self.head = nn.Linear(in_shape[1] * in_shape[2], num_classes)
+            self.mean: torch.Tensor
             self.register_buffer("mean", torch.zeros(1))
             self.steps = 0
 

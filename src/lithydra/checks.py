@@ -320,11 +320,11 @@ def _own_data(config: dict[str, Any]) -> Iterator[str]:
     target, path = str(config["data"].get("_target_", "")).rpartition(".")[2], config["data"].get("path")
     if target == "Npz" and path is None:
         yield "data.path=null: data=npz needs data.path=FILE.npz with x_train y_train x_test y_test"
-    elif target == "Npz" and not Path(path).expanduser().is_file():
-        yield f"data.path={path}: no such file; data=npz needs data.path=FILE.npz"
-    if target == "ImageFolder" and path is None:
+    elif target == "ImageFolder" and path is None:
         yield "data.path=null: data=image_folder needs data.path=FOLDER with a folder for each class"
-    elif target == "ImageFolder" and not Path(path).expanduser().is_dir():
+    elif target == "Npz" and not Path(str(path)).expanduser().is_file():
+        yield f"data.path={path}: no such file; data=npz needs data.path=FILE.npz"
+    elif target == "ImageFolder" and not Path(str(path)).expanduser().is_dir():
         yield f"data.path={path}: no such folder"
 
 
