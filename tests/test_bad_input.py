@@ -128,7 +128,7 @@ LATE = {
     "single-class data": ("data=npz data.path=T/single.npz", "all training images are of class 0"),
     "NaN in data": ("data=npz data.path=T/nan.npz", "has NaN among its pixels"),
     "labels 77 of 10": ("data=npz data.path=T/label77.npz", "y_train goes to 77"),
-    "100 labels for 20,000 images": ("data=npz data.path=T/labels.npz", "y_train has 100 labels for 20000 images"),
+    "100 labels for 20,000 images": ("data=npz data.path=T/labels.npz", "y_train has 100 labels for 20,000 images"),
     "zeroed images": ("data=npz data.path=T/zeroed.npz", "holds no picture: every pixel is 0"),
     "damaged npz": ("data=npz data.path=T/damaged.npz", "is damaged"),
     "damaged prepared data": ("paths.data=T/damaged_digits", "digits.npz is damaged"),
