@@ -135,6 +135,9 @@ def _augmentation(config: DictConfig, image_shape: tuple[int, int, int], num_cla
 def try_out(config: DictConfig, data: ImageDataModule, module: Classifier) -> None:
     """One step on a copy: refuses what does not fit together, and settles how many steps go into an execution."""
     _explained("trainer", lambda: L.Trainer(**_trainer_settings(config), logger=False))
+    part = config.trainer.get("limit_train_batches")
+    if isinstance(part, float) and part * data.num_training_batches < 1:
+        raise ConfigError(f"trainer.limit_train_batches={part}: less than one of {data.num_training_batches} batches")
     module.layer_shapes, seconds = dry_run(module, data, device(config))
     data.steps_per_execution = steps_per_execution(config.trainer, seconds)
 

@@ -306,6 +306,9 @@ def gpu_device_exists() -> bool:
 def _directories(config: dict[str, Any]) -> Iterator[str]:
     if config["run"] and config["resume"]:
         yield f"run={config['run']}: resume={config['resume']} names the run directory already"
+    first_process = os.environ.get("LOCAL_RANK", "0") == "0"  # it makes the directory that the others share
+    if config["run"] and first_process and (Path(config["run"]) / "status.json").exists():
+        yield f"run={config['run']}: holds a run already; resume={config['run']} goes on with it"
     for key in ("runs", "data"):
         path = Path(config["paths"][key])
         existing = next(p for p in (path, *path.absolute().parents) if p.exists())
