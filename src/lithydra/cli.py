@@ -25,7 +25,18 @@ from lithydra.checks import check
 from lithydra.errors import ConfigError, LithydraError, nearest
 from lithydra.resume_config import resumed
 from lithydra.run_dir import RunDir
+from lithydra.signals import end_at_once_on_signal
+from lithydra.verb_checks import check_evaluate, check_predict
 
+HYDRA_OPTIONS = (
+    "--config-path",
+    "--config-name",
+    "--config-dir",
+    "--cfg",
+    "--package",
+    "--info",
+    "--experimental-rerun",
+)
 CONFIG_DIRECTORY = os.path.join(os.path.dirname(__file__), "..", "..", "conf")
 
 
@@ -38,6 +49,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> NoReturn:
     from dotenv import load_dotenv
 
     load_dotenv(".env")
+    end_at_once_on_signal()
     errors: list[Exception] = []
 
     @wraps(task)
@@ -50,6 +62,9 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> NoReturn:
                 raise
             errors.append(error)
 
+    if dashed := [a for a in sys.argv[1:] if re.match(r"--\w+(\.\w+)*=", a) and a.split("=")[0] not in HYDRA_OPTIONS]:
+        print(f"error: {dashed[0]}: settings have no dashes: {dashed[0].lstrip('-')}", file=sys.stderr)
+        sys.exit(ConfigError.exit_code)
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     try:
@@ -124,6 +139,7 @@ def set_up_logging() -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("lithydra").setLevel(logging.INFO)
+    logging.getLogger("hydra._internal").setLevel(logging.CRITICAL)  # it tells what it raises again
     for name in ("lightning.pytorch", "lightning.fabric"):
         lightning = logging.getLogger(name)
         lightning.handlers.clear()
@@ -162,7 +178,7 @@ def main_evaluate() -> NoReturn:
 
 
 def _evaluate(config: DictConfig) -> None:
-    _open_run(config)
+    check_evaluate(config)
     from lithydra.evaluate import evaluate
 
     set_up_logging()
@@ -175,16 +191,8 @@ def main_predict() -> NoReturn:
 
 
 def _predict(config: DictConfig) -> None:
-    _open_run(config)
+    check_predict(config)
     from lithydra.predict import predict
 
     set_up_logging()
     predict(config)
-
-
-def _open_run(config: DictConfig) -> None:
-    """Refuse a missing or wrong run directory before torch is imported."""
-    for key in ("run", "input"):
-        if OmegaConf.is_missing(config, key):
-            raise ConfigError(f"{key}: must be given, as {key}={'outputs/runs/NAME' if key == 'run' else 'IMAGE'}")
-    RunDir.open(Path(config.run)).checkpoint()

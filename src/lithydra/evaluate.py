@@ -1,5 +1,6 @@
 """Evaluate a run's checkpoint on a split of its data set, or of another one of the same form."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from lithydra import build
 from lithydra.data.loaders import EvaluationLoader
 from lithydra.errors import ConfigError, nearest
 from lithydra.loading import load
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("test", "val", "train")
 
@@ -30,14 +33,16 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         data_config.data = config.data
     elif "dir" in data_config.data:
         data_config.data.dir = config.paths.data
+    data_config.data.batch_size = 1  # nothing is trained, so a small data set is no reason to refuse
     data = build.data(data_config)
     refuse_mismatch(module.record["data"], data.facts())
+    _warn_of_changes(module.record.get("checksums", {}), data.fingerprint())
     split = getattr(data, config.split)
     if split is None:
         raise ConfigError("split=val: the run had no validation part (data.val_fraction=0)")
     module.test_metrics.split = config.split
     trainer = L.Trainer(
-        accelerator=config.trainer.accelerator,
+        accelerator=build.device(config).type,
         devices=1,
         logger=False,
         enable_progress_bar=False,
@@ -51,6 +56,11 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     table.add_row(config.split, f"{len(split):,}", f"{loss:.4f}", f"{accuracy:.4f}")
     Console(highlight=False).print(table)
     return metrics
+
+
+def _warn_of_changes(trained: dict[str, str], given: dict[str, str]) -> None:
+    if changed := sorted(key for key in trained if trained[key] != given.get(key)):
+        log.warning("The data are not those that the run was trained on: %s differ", ", ".join(changed))
 
 
 def refuse_mismatch(trained: dict[str, Any], given: dict[str, Any]) -> None:

@@ -7,9 +7,9 @@ import torch
 from omegaconf import DictConfig
 
 from lithydra import build
+from lithydra.checkpoint_io import DamagedCheckpoint
 from lithydra.checkpoint_io import load as load_checkpoint
 from lithydra.classifier import Classifier
-from lithydra.errors import ConfigError
 from lithydra.run_dir import RunDir
 
 
@@ -27,7 +27,12 @@ def load(run_or_checkpoint: str | Path, checkpoint: str = "best", device: str | 
         LithydraError: There is no such run or checkpoint, or it is damaged.
     """
     path = Path(run_or_checkpoint)
-    content = load_checkpoint(checkpoint_path(RunDir.open(path), checkpoint) if path.is_dir() else path)
+    file = RunDir.open(path).named_checkpoint(checkpoint) if path.is_dir() else path
+    try:
+        content = load_checkpoint(file)
+    except DamagedCheckpoint as error:
+        others = sorted(other.stem for other in file.parent.glob("*.ckpt") if other != file)
+        raise DamagedCheckpoint(f"{error}; beside it lie {', '.join(others) or 'no others'}") from error
     record: dict[str, Any] = content["lithydra"]
     data = record["data"]
     config = DictConfig(record["config"])
@@ -35,14 +40,3 @@ def load(run_or_checkpoint: str | Path, checkpoint: str = "best", device: str | 
     module.load_state_dict(content["state_dict"])
     module.record = record
     return module.to(device).eval()
-
-
-def checkpoint_path(run: RunDir, name: str) -> Path:
-    """The file of `checkpoint=best|last|previous`."""
-    if name == "best":
-        return run.checkpoint()
-    path = run.checkpoints / f"{name}.ckpt"
-    if name not in ("last", "previous") or not path.exists():
-        there = sorted(p.stem for p in run.checkpoints.glob("*.ckpt"))
-        raise ConfigError(f"checkpoint={name}: {run.path} has {', '.join(there) or 'no checkpoint yet'}")
-    return path
