@@ -185,6 +185,19 @@ def _predict(config: DictConfig) -> None:
     predict(config)
 
 
+def main_report() -> NoReturn:
+    """`python scripts/report.py`."""
+    run(_report, "report")
+
+
+def _report(config: DictConfig) -> None:
+    if OmegaConf.is_missing(config, "sweep"):
+        raise ConfigError("sweep: must be given, as sweep=outputs/sweeps/NAME")
+    from lithydra.report import report_sweep
+
+    report_sweep(Path(config.sweep))
+
+
 def _open_run(config: DictConfig) -> None:
     """Refuse a missing or wrong run directory before torch is imported."""
     for key in ("run", "input"):

@@ -39,6 +39,7 @@ class RunDir:
         self.last = self.checkpoints / "last.ckpt"
         self.previous = self.checkpoints / "previous.ckpt"
         self.plots = path / "plots"
+        self.histograms = path / "histograms.npz"  # see histograms.py
 
     @classmethod
     def create(cls, parent: Path, name: str) -> "RunDir":
