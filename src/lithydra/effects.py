@@ -46,7 +46,9 @@ def effect(frame: pd.DataFrame, axis: str, other: str | None, metric: str) -> Fi
     panel = figure.subplots()
     values = distinct(frame[axis])
     places = _set_axis(panel, axis, values)
-    groups = [(None, done)] if other is None else [(value, done[done[other] == value]) for value in distinct(frame[other])]
+    groups = (
+        [(None, done)] if other is None else [(value, done[done[other] == value]) for value in distinct(frame[other])]
+    )
     shades = colors([value for value, _ in groups])
     for label, runs in groups:
         color = PALETTE[0] if other is None else shades[label]
@@ -56,7 +58,9 @@ def effect(frame: pd.DataFrame, axis: str, other: str | None, metric: str) -> Fi
         if shown and len(values) <= MAX_TICKS:
             x, y = [place for place, _ in shown], [spread.mean for _, spread in shown]
             errors = [spread.half_width or 0.0 for _, spread in shown]
-            panel.errorbar(x, y, errors, color=color, lw=2.2, marker="o", ms=6, capsize=3, elinewidth=1.2, label=str(label))
+            panel.errorbar(
+                x, y, errors, color=color, lw=2.2, marker="o", ms=6, capsize=3, elinewidth=1.2, label=str(label)
+            )
     panel.set_title(f"{words(metric)} by {axis}".capitalize() if other is None else f"{axis}, by {other}")
     panel.set_ylabel(words(metric))
     _keep_in_view(panel, done[metric])
@@ -72,12 +76,17 @@ def _keep_in_view(panel: Axes, values: pd.Series) -> None:
         panel.set_ylim(values.min() - room, values.max() + room)
 
 
-def heat_map(settings: Sequence[Setting], rows: str, columns: str, metric: str, mode: str) -> Figure:
+def heat_map(
+    frame: pd.DataFrame, settings: Sequence[Setting], rows: str, columns: str, metric: str, mode: str
+) -> Figure:
     """The mean of the objective for each pair of values; the best has a frame, a pair without a result says why."""
-    row_values = distinct(s.values[rows] for s in settings)
-    column_values = distinct(s.values[columns] for s in settings)
+    row_values = distinct(frame[rows])
+    column_values = distinct(frame[columns])
     grid = np.full((len(row_values), len(column_values)), np.nan)
-    figure = Figure(figsize=(max(4.4, 1.8 + 1.15 * len(column_values)), max(2.6, 1.5 + 0.62 * len(row_values))), layout="constrained")
+    figure = Figure(
+        figsize=(max(4.4, 1.8 + 1.15 * len(column_values)), max(2.6, 1.5 + 0.62 * len(row_values))),
+        layout="constrained",
+    )
     panel = figure.subplots()
     cells = {(row_values.index(s.values[rows]), column_values.index(s.values[columns])): s for s in settings}
     for place, setting in cells.items():
@@ -94,7 +103,11 @@ def heat_map(settings: Sequence[Setting], rows: str, columns: str, metric: str, 
         panel.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else "#1d2939")
     best = cells and min(cells, key=lambda place: list(settings).index(cells[place]))
     if best:
-        panel.add_patch(matplotlib.patches.Rectangle((best[1] - 0.48, best[0] - 0.47), 0.96, 0.94, fill=False, ec=PALETTE[1], lw=2.2))  # pyright: ignore[reportAttributeAccessIssue]
+        panel.add_patch(
+            matplotlib.patches.Rectangle(
+                (best[1] - 0.48, best[0] - 0.47), 0.96, 0.94, fill=False, ec=PALETTE[1], lw=2.2
+            )
+        )  # pyright: ignore[reportAttributeAccessIssue]
     panel.set_xticks(range(len(column_values)), [str(v) for v in column_values])
     panel.set_yticks(range(len(row_values)), [str(v) for v in row_values])
     panel.set_xlabel(columns)
@@ -147,7 +160,10 @@ def search_history(frame: pd.DataFrame, metric: str, mode: str) -> Figure:
     figure = Figure(figsize=(10.4, 3.4), layout="constrained")
     panel = figure.subplots()
     order = np.arange(len(frame))
-    for state, marker, color, label in (("finished", "o", PALETTE[0], "finished"), ("pruned", "x", GREY, "pruned (best so far)")):
+    for state, marker, color, label in (
+        ("finished", "o", PALETTE[0], "finished"),
+        ("pruned", "x", GREY, "pruned (best so far)"),
+    ):
         chosen = (frame["state"] == state).to_numpy() & frame[metric].notna().to_numpy()
         if chosen.any():
             panel.scatter(order[chosen], frame[metric][chosen], s=34, color=color, marker=marker, label=label, zorder=3)
@@ -156,7 +172,14 @@ def search_history(frame: pd.DataFrame, metric: str, mode: str) -> Figure:
     panel.step(order, best.ffill(), where="post", color=PALETTE[1], lw=2, label="best so far")
     bad = frame["state"].isin(["failed", "diverged"]).to_numpy()
     if bad.any():
-        panel.plot(order[bad], np.full(bad.sum(), 0.03), "v", color="#d2455a", transform=panel.get_xaxis_transform(), label="failed or diverged")
+        panel.plot(
+            order[bad],
+            np.full(bad.sum(), 0.03),
+            "v",
+            color="#d2455a",
+            transform=panel.get_xaxis_transform(),
+            label="failed or diverged",
+        )
     panel.set_xlabel("trial")
     panel.set_ylabel(words(metric))
     panel.xaxis.get_major_locator().set_params(integer=True)

@@ -1,5 +1,6 @@
 """The pictures of a sweep's report, as matplotlib figures without a window: curves, gaps, histograms."""
 
+import itertools
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +12,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from lithydra.histograms import Histogram, standard_deviation
 from lithydra.sweep_results import Setting, number
@@ -44,6 +47,7 @@ STYLE: dict[str, Any] = {
 }
 PALETTE = ("#2f6fde", "#e8743b", "#19a979", "#c03f8f", "#7d5fd3", "#b8912a", "#1aa3b8", "#6b7280", "#d2455a", "#5b8c2a")
 GREY = "#98a2b3"
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.6)), (0, (6, 2, 1, 2)))
 WORDS = {"acc": "accuracy", "loss": "loss", "val": "validation", "train": "training", "test": "test"}
 
 
@@ -74,7 +78,7 @@ def colors(values: Sequence[Any]) -> dict[Any, Any]:
     """Numbers get a ramp, so that their order shows; names get colors far apart."""
     if is_numeric(values) and len(values) > 2:
         ramp = matplotlib.colormaps["viridis"]
-        return {value: ramp(0.05 + 0.82 * i / (len(values) - 1)) for i, value in enumerate(values)}
+        return {value: ramp(0.05 + 0.75 * i / (len(values) - 1)) for i, value in enumerate(values)}
     return {value: PALETTE[i % len(PALETTE)] for i, value in enumerate(values)}
 
 
@@ -82,33 +86,55 @@ def wants_log(values: Sequence[float]) -> bool:
     return len(values) > 1 and min(values) > 0 and max(values) / min(values) >= 30
 
 
-def learning_curves(epochs: pd.DataFrame, axis: str) -> Figure:
-    """Validation accuracy and loss by epoch: each run thin, the mean of an axis' value bold."""
+def learning_curves(epochs: pd.DataFrame, axis: str, axes: Sequence[str]) -> Figure:
+    """Validation accuracy and loss by epoch, colored by `axis`; of two axes, the other one is the kind of line.
+
+    A line is the mean over the repeats of a setting, and each of these is drawn faintly.
+    """
     metrics = [name for name in ("val/acc", "val/loss") if name in epochs and epochs[name].notna().any()]
-    metrics = metrics or ["train/acc", "train/loss"]
     figure = Figure(figsize=(10.4, 3.7), layout="constrained")
-    panels = figure.subplots(1, 2)
     values = distinct(epochs[axis])
-    shades = _curve_colors(values)
-    many = len(values) > 10
-    for panel, metric in zip(panels, metrics, strict=True):
-        for value in values:
-            runs = epochs[epochs[axis] == value]
-            for _, run in runs.groupby("name", sort=False):
-                panel.plot(run["epoch"], run[metric], color=shades[value], lw=1.2 if many else 0.8, alpha=0.8 if many else 0.3)
-            mean = runs.groupby("epoch")[metric].mean()
-            if not many:
-                marker = "o" if len(mean) == 1 else None
-                panel.plot(mean.index, mean, color=shades[value], lw=2.4, label=str(value), marker=marker)
+    shades, many = _curve_colors(values), len(values) > 10
+    other = next((a for a in axes if a != axis), None) if len(axes) == 2 and not many else None
+    dashes = dict(zip(distinct(epochs[other]), itertools.cycle(DASHES))) if other else {}
+    panels = figure.subplots(1, 2)
+    for panel, metric in zip(panels, metrics or ["train/acc", "train/loss"], strict=True):
+        for _, setting in epochs.groupby(list(axes) or [axis], sort=False, dropna=False):
+            color = shades.get(setting[axis].iloc[0], GREY)
+            runs = [run for _, run in setting.groupby("name", sort=False)]
+            for run in runs if len(runs) > 1 else ():
+                panel.plot(run["epoch"], run[metric], color=color, lw=0.7, alpha=0.22)
+            mean = setting.groupby("epoch")[metric].mean()
+            style = dashes[setting[other].iloc[0]] if other else "-"
+            panel.plot(
+                mean.index, mean, color=color, lw=1.3 if many else 2, ls=style, marker="o" if len(mean) == 1 else None
+            )
         panel.set_title(f"{words(metric)} by epoch".capitalize())
         panel.set_xlabel("epoch")
         panel.xaxis.get_major_locator().set_params(integer=True)
         _limit(panel, epochs[metric], metric)
-    if not many:
-        panels[1].legend(title=axis, loc="upper left", bbox_to_anchor=(1.01, 1.0), alignment="left")
-    else:
+    if many:
         _color_bar(figure, panels[1], values, axis)
+    else:
+        _legends(
+            panels[1],
+            {axis: [(value, {"color": shades[value], "lw": 2.4}) for value in values]}
+            | (
+                {other: [(value, {"color": "#475467", "lw": 1.6, "ls": style}) for value, style in dashes.items()]}
+                if other
+                else {}
+            ),
+        )
     return figure
+
+
+def _legends(panel: Axes, groups: dict[str, list[tuple[Any, dict[str, Any]]]]) -> None:
+    """One legend beside the panel, with a heading for each group of lines."""
+    handles = []
+    for title, lines in groups.items():
+        handles.append(Line2D([], [], lw=0, label=title))
+        handles += [Line2D([], [], label=f"  {value}", **look) for value, look in lines]
+    panel.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), handlelength=2.2)
 
 
 def _curve_colors(values: Sequence[Any]) -> dict[Any, Any]:
@@ -140,6 +166,9 @@ def _limit(panel: Axes, values: pd.Series, metric: str) -> None:
     if low > 0 and high > 8 * middle:
         panel.set_ylim(0.9 * low, 8 * middle)
         panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 def gaps(settings: Sequence[Setting], limit: int = 20) -> Figure | None:
@@ -156,7 +185,9 @@ def gaps(settings: Sequence[Setting], limit: int = 20) -> Figure | None:
     panel.scatter(train, rows, s=46, color=GREY, zorder=3, label="training")
     panel.scatter(val, rows, s=46, color=PALETTE[0], zorder=3, label="validation")
     for row, (a, b) in enumerate(zip(train, val, strict=True)):
-        panel.annotate(f"{a - b:+.3f}", (max(a, b), row), (8, 0), textcoords="offset points", va="center", color="#667085")
+        panel.annotate(
+            f"{a - b:+.3f}", (max(a, b), row), (8, 0), textcoords="offset points", va="center", color="#667085"
+        )
     panel.set_yticks(rows, [_short(s.name) for s in shown])
     panel.set_ylim(len(shown) - 0.5, -0.5)
     panel.grid(axis="y", visible=False)
@@ -182,8 +213,22 @@ def histogram_grid(runs: dict[str, dict[str, Histogram]], limit: int = 6) -> Fig
         for index, (panel, (setting, histograms)) in enumerate(zip(row, runs.items(), strict=True)):
             if name in histograms:
                 counts, edges = histograms[name]
-                panel.stairs(counts / max(1, counts.sum()) / np.diff(edges), edges, fill=True, color=PALETTE[index % 10], alpha=0.85)
-                panel.text(0.97, 0.88, f"std {number(standard_deviation(histograms[name]))}", ha="right", transform=panel.transAxes, fontsize=8, color="#475467")
+                panel.stairs(
+                    counts / max(1, counts.sum()) / np.diff(edges),
+                    edges,
+                    fill=True,
+                    color=PALETTE[index % 10],
+                    alpha=0.85,
+                )
+                panel.text(
+                    0.97,
+                    0.88,
+                    f"std {number(standard_deviation(histograms[name]))}",
+                    ha="right",
+                    transform=panel.transAxes,
+                    fontsize=8,
+                    color="#475467",
+                )
             panel.set_yticks([])
             panel.grid(visible=False)
             panel.spines["left"].set_visible(False)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -150,7 +149,7 @@ def _axes(plan: Plan) -> list[dict[str, str]]:
         if len(values) > 2 * effects.MAX_TICKS and figures.is_numeric(numbers := [typed(value) for value in values]):
             shown = f"{min(numbers):.4g} to {max(numbers):.4g}"
         note = "folded into mean ± std" if axis in FOLDED and len(values) > 1 else f"{len(values)} values"
-        rows.append({"name": axis, "values": shown, "note": note})
+        rows.append({"name": axis, "shown": shown, "note": note})
     return rows
 
 
@@ -179,7 +178,11 @@ def commands(sweep: Sweep, limit: int = 3) -> list[dict[str, str]]:
         scores = done[sweep.metric]
         best = done.loc[scores.idxmax() if sweep.mode == "max" else scores.idxmin()]
         job = next(job for job in sweep.plan.jobs if job.name == best["name"])
-        given = [f"{key}={value}" for key, value in map(split_override, job.overrides) if key.split(".")[0] not in ("run", "sweep", "hydra")]
+        given = [
+            f"{key}={value}"
+            for key, value in map(split_override, job.overrides)
+            if key.split(".")[0] not in ("run", "sweep", "hydra")
+        ]
         text = shlex.join(["python", "train.py", *_reproducible(given, job.overrides)])
         lines.append({"label": f"{place}. {setting.name}", "text": text})
     return lines
@@ -203,16 +206,32 @@ def _sections(sweep: Sweep) -> list[Section]:
     if sweep.has_scores:
         add("What each setting does", _effects_note(sweep), _effect_pictures(sweep, plots))
     if not sweep.epochs.empty:
-        note = "Thin: each run. Bold: the mean of all runs with that value."
-        add("Learning curves", note, [
-            plots.save(f"Learning curves by {axis}", f"curves_{axis}", lambda axis=axis: figures.learning_curves(sweep.epochs, axis))
-            for axis in (sweep.axes or ["name"])
-        ])
+        note = "A line a setting, the mean over its repeats; faint, each run." if sweep.folded else "A line a run."
+        add(
+            "Learning curves",
+            note,
+            [
+                plots.save(
+                    f"Learning curves by {axis}",
+                    f"curves_{axis}",
+                    lambda axis=axis: figures.learning_curves(sweep.epochs, axis, sweep.axes),
+                )
+                for axis in (sweep.axes or ["name"])
+            ],
+        )
     note = "How much better a setting is on what it was trained on. A wide gap is overfitting."
-    add("Training and validation", note, [plots.save("Training and validation accuracy", "gap", lambda: figures.gaps(sweep.settings))])
+    add(
+        "Training and validation",
+        note,
+        [plots.save("Training and validation accuracy", "gap", lambda: figures.gaps(sweep.settings))],
+    )
     histograms = _histograms(sweep.settings)
     note = "Weights and biases at the end of training, of one run a setting; one scale along each row."
-    add("Parameter distributions", note, [plots.save("Parameter distributions", "histograms", lambda: figures.histogram_grid(histograms))])
+    add(
+        "Parameter distributions",
+        note,
+        [plots.save("Parameter distributions", "histograms", lambda: figures.histogram_grid(histograms))],
+    )
     return sections
 
 
@@ -225,15 +244,33 @@ def _effect_pictures(sweep: Sweep, plots: "Plots") -> list[Picture | None]:
     axes, metric, mode = sweep.axes, sweep.metric, sweep.mode
     pictures: list[Picture | None] = []
     if sweep.is_search:
-        pictures.append(plots.save("Search history", "history", lambda: effects.search_history(sweep.frame, metric, mode)))
+        pictures.append(
+            plots.save("Search history", "history", lambda: effects.search_history(sweep.frame, metric, mode))
+        )
     if len(axes) == 2 and not sweep.is_search:
-        pictures.append(plots.save("Heat map", "heat_map", lambda: effects.heat_map(sweep.settings, axes[0], axes[1], metric, mode)))
+        pictures.append(
+            plots.save(
+                "Heat map",
+                "heat_map",
+                lambda: effects.heat_map(sweep.frame, sweep.settings, axes[0], axes[1], metric, mode),
+            )
+        )
     if len(axes) > 2:
-        pictures.append(plots.save("Parallel coordinates", "parallel", lambda: effects.parallel_coordinates(sweep.settings, axes, metric, mode)))
+        pictures.append(
+            plots.save(
+                "Parallel coordinates",
+                "parallel",
+                lambda: effects.parallel_coordinates(sweep.settings, axes, metric, mode),
+            )
+        )
     for axis in axes:
         other = next((a for a in axes if a != axis), None) if len(axes) == 2 and not sweep.is_search else None
         title = f"Effect of {axis}"
-        pictures.append(plots.save(title, f"effect_{axis}", lambda axis=axis, other=other: effects.effect(sweep.frame, axis, other, metric)))
+        pictures.append(
+            plots.save(
+                title, f"effect_{axis}", lambda axis=axis, other=other: effects.effect(sweep.frame, axis, other, metric)
+            )
+        )
     return pictures
 
 
@@ -267,7 +304,7 @@ class Plots:
 
 def print_best(sweep: Sweep, limit: int = 10) -> None:
     """The best settings in the terminal, and where the rest is."""
-    table: Table = settings_table(sweep.settings[:limit], sweep.axes, sweep.metric)
+    table: Table = settings_table(sweep.settings[:limit], sweep.axes, sweep.metric, brief=True)
     rich_table = RichTable(title=f"Sweep {sweep.plan.name}: best by {sweep.metric}")
     for column in table.columns:
         rich_table.add_column(column.title, justify="right" if column.numeric else "left")

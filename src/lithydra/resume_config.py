@@ -18,6 +18,7 @@ MAY_CHANGE = (
     "logger",
     "callbacks.progress_bar",
     "callbacks.model_summary",
+    "callbacks.report_to_trial",
     "checkpoint",
     "trainer.max_epochs",
     "trainer.max_steps",

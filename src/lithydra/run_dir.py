@@ -154,11 +154,14 @@ class RunDir:
                 logging.getLogger().removeHandler(handler)
                 handler.close()
 
-    def finish(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Write the run's final metrics: those of the best epoch where there is one, and `metrics` beside them."""
+    def finish(self, metrics: dict[str, float], state: str = "finished") -> dict[str, float]:
+        """Write the run's final metrics: those of the best epoch where there is one, and `metrics` beside them.
+
+        `state` is `pruned` where a search has stopped the run, as one without prospects.
+        """
         final = {**metrics, **self.read_status().get("metrics", {})}
         final = {name: value for name, value in final.items() if "/" in name}
-        self.update_status(state="finished", finished=_now(), metrics=final)
+        self.update_status(state=state, finished=_now(), metrics=final)
         return final
 
 

@@ -18,6 +18,7 @@ from lithydra.sweep_dir import NOT_STARTED, Job, Plan, SweepDir
 FOLDED = ("seed", "data.fold")
 METRICS = ("val/acc", "val/loss", "test/acc", "test/loss", "train/acc", "train/loss")
 BAD_STATES = ("failed", "diverged")
+MISSING = "—"
 
 
 def results(sweep: str | Path) -> pd.DataFrame:
@@ -121,7 +122,7 @@ class Spread:
         return cls(mean, std, float(t.ppf(0.975, count - 1)) * std / math.sqrt(count), count)
 
     def __str__(self) -> str:
-        return number(self.mean) if self.std is None else f"{number(self.mean)} ± {number(self.std)}"
+        return number(self.mean) if self.std is None else f"{number(self.mean)} ± {number(self.std, self.mean)}"
 
 
 @dataclass
@@ -173,18 +174,17 @@ def ranked_settings(frame: pd.DataFrame, plan: Plan) -> list[Setting]:
     return sorted(settings, key=rank)
 
 
-def number(value: float) -> str:
-    """Four decimals, or four digits where that says more; no more than anybody reads."""
+def number(value: float, beside: float | None = None) -> str:
+    """Four decimals, or three digits where that says more; in the form of the number that it stands `beside`."""
     if value != value:
-        return "–"
-    if value == 0 or 1e-3 <= abs(value) < 1000:
-        return f"{value:.4f}"
-    return f"{value:.3g}"
+        return MISSING
+    size = abs(value if beside is None else beside)
+    return f"{value:.4f}" if size == 0 or 1e-3 <= size < 1000 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
     if seconds != seconds:
-        return "–"
+        return MISSING
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -40,7 +40,7 @@ def check_rules(study: Mapping[str, Any], axes: Mapping[str, list[str]]) -> None
     """Refuse a study's rules before its first job.
 
     Raises:
-        ConfigError: One names an axis or a value that the sweep does not have, or is not of the form in docs/studies.md.
+        ConfigError: One names an axis or a value that the sweep does not have, or is not of the documented form.
     """
     rules = study.get("verdict", [])
     if not isinstance(rules, list):
@@ -109,14 +109,18 @@ def _with_epoch(frame: pd.DataFrame, epochs: pd.DataFrame, rule: Mapping[str, An
 def _try_rule(rule: Mapping[str, Any], frame: pd.DataFrame, axes: list[str]) -> list[Outcome]:
     direction = "above" if "above" in rule else "below"
     others = rule[direction]
-    return [_compare(rule, direction, other, frame, axes) for other in (others if isinstance(others, list) else [others])]
+    return [
+        _compare(rule, direction, other, frame, axes) for other in (others if isinstance(others, list) else [others])
+    ]
 
 
 def _compare(rule: Mapping[str, Any], direction: str, other: Any, frame: pd.DataFrame, axes: list[str]) -> Outcome:
     metric, by = rule["metric"], rule.get("by", "spread")
     when = f" after epoch {rule['at_epoch']}" if "at_epoch" in rule else ""
     margin = "" if by == "spread" else f" by more than {by}"
-    claim = rule.get("claim") or f"{metric} of {_shown(rule.get('of', {}))} is {direction} {_shown(other)}{margin}{when}"
+    claim = (
+        rule.get("claim") or f"{metric} of {_shown(rule.get('of', {}))} is {direction} {_shown(other)}{margin}{when}"
+    )
     mine = _Side(frame, rule.get("of", {}), metric, axes)
     theirs = None if _is_number(other) else _Side(frame, other, metric, axes, without=rule.get("of", {}))
     missing = next((side.name for side in (mine, theirs) if side is not None and side.spread is None), None)
@@ -126,7 +130,11 @@ def _compare(rule: Mapping[str, Any], direction: str, other: Any, frame: pd.Data
     reference = float(other) if theirs is None or theirs.spread is None else theirs.spread.mean
     difference = mine.spread.mean - reference
     stds = [side.std for side in (mine, theirs) if side is not None and side.std is not None]
-    shown = [f"{side.name}: {number(side.spread.mean)} (n = {side.spread.count})" for side in (mine, theirs) if side and side.spread]
+    shown = [
+        f"{side.name}: {number(side.spread.mean)} (n = {side.spread.count})"
+        for side in (mine, theirs)
+        if side and side.spread
+    ]
     spread_text = f"the seeds' spread is {number(max(stds))}" if stds else "one seed each, so the spread is not known"
     figures = f"{'; '.join(shown)}; difference {difference:+.4g}; {spread_text}"
     if not stds and by == "spread":
@@ -174,7 +182,7 @@ def _pooled_std(taken: pd.DataFrame, values: pd.Series, axes: list[str]) -> floa
 def _matches(frame: pd.DataFrame, selector: Mapping[str, Any]) -> pd.Series:
     matches = pd.Series(True, index=frame.index)
     for axis, value in selector.items():
-        matches &= frame[axis].map(lambda given, value=typed(value): given == value) if axis in frame else False
+        matches &= frame[axis].isin([typed(value)]) if axis in frame else False
     return matches.astype(bool)
 
 

@@ -29,11 +29,11 @@ class ReportToTrial(Checkpoint):  # a Checkpoint, so that it runs when the epoch
         number: int,
         metric: str,
         pruner: str,
-        pruner_options: dict[str, Any],
         max_epochs: int,
+        pruner_options: dict[str, Any] | None = None,
     ) -> None:
         self.storage, self.study, self.number, self.metric = storage, study, number, metric
-        self.pruner, self.pruner_options, self.max_epochs = pruner, pruner_options, max_epochs
+        self.pruner, self.pruner_options, self.max_epochs = pruner, pruner_options or {}, max_epochs
         self.pruned = False
         self._trial: Any = None
 

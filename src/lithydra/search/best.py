@@ -40,7 +40,9 @@ def write_best(directory: SweepDir, plan: Plan, study: "Study", is_group: Callab
     text = experiment(job.overrides, is_group)
     values = ", ".join(f"{value:.6g}" for value in trials[0].values)
     header = f"# @package _global_\n# python train.py --config-dir {directory.path} experiment=best\n"
-    header += f"# Trial {trials[0].number} of the search {plan.name}: {values}. Copy it to conf/experiment/ to keep it.\n"
+    header += (
+        f"# Trial {trials[0].number} of the search {plan.name}: {values}. Copy it to conf/experiment/ to keep it.\n"
+    )
     temporary = folder / ".best.yaml"
     temporary.write_text(header + text)
     os.replace(temporary, folder / "best.yaml")

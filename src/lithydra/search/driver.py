@@ -1,4 +1,4 @@
-"""A search: ask Optuna for trials, have the launcher run them, tell Optuna what came out; all of it can be gone on with."""
+"""A search: ask Optuna for trials, have the launcher run them, tell Optuna what came out."""
 
 import logging
 import math
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -17,9 +16,9 @@ from lithydra.errors import ConfigError, LithydraError, nearest
 from lithydra.run_dir import RunDir
 from lithydra.search import study as optuna_side
 from lithydra.search.best import write_best
-from lithydra.search.space import Space, corners, grid, override_value, parse
+from lithydra.search.space import corners, grid, override_value, parse
 from lithydra.sweep_dir import Job, Plan, SweepDir, config_key, readable_name
-from lithydra.sweep_results import number, training_seconds
+from lithydra.sweep_results import MISSING, number, training_seconds
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -28,14 +27,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("lithydra.search")
 
 DONE = ("finished", "pruned", "failed", "diverged")
-__all__ = ["Plugins", "Search"]
 
 
 class Search:
     """One search in one sweep directory.
 
-    A trial is a job of the sweep, and what it scored is read from its run directory, not from what the launcher returns:
-    so a trial that ended while the search was dead still counts.
+    A trial is a job of the sweep, and what it scored is read from its run directory, not from what the launcher
+    returns: so a trial that ended while the search was dead still counts.
     """
 
     def __init__(
@@ -47,9 +45,11 @@ class Search:
         arguments: Sequence[str],
     ) -> None:
         self.settings, self.config, self.launcher = dict(settings), config, launcher
+        for key in ("sampler_options", "pruner_options", "params"):
+            self.settings[key] = dict(self.settings[key] or {})
         self.config_loader = context.config_loader
         self._refuse_bad_settings()
-        self.space, self.common = parse(arguments, self.settings["params"] or {}, self.config_loader)
+        self.space, self.common = parse(arguments, self.settings["params"], self.config_loader)
         self.n_trials: int = self.settings["n_trials"] or len(grid(self.space))
         self.directory = SweepDir(Path(config.hydra.sweep.dir))
         self.storage = optuna_side.storage_address(self.settings["storage"], self.directory.path)
@@ -75,7 +75,9 @@ class Search:
                     f"hydra.sweeper.objectives={objective}: one of {', '.join(allowed)}.{nearest(objective, allowed)}"
                 )
         if len(self.objectives) > 1 and settings["pruner"] != "none":
-            raise ConfigError(f"hydra.sweeper.pruner={settings['pruner']}: with several objectives nothing can be pruned")
+            raise ConfigError(
+                f"hydra.sweeper.pruner={settings['pruner']}: with several objectives nothing can be pruned"
+            )
 
     def run(self) -> None:
         """Go on until there are `n_trials`, write best.yaml and the report.
@@ -156,8 +158,12 @@ class Search:
             study.tell(trial.number, values)
         else:
             study.tell(trial.number, state=states.FAIL)
-        scores = ", ".join(f"{o} {'–' if v is None else number(v)}" for o, v in zip(self.objectives, values, strict=True))
-        log.info("trial %d of %d %s: %s  (%s)", trial.number + 1, self.n_trials, state, scores, job.name.partition(",")[2])
+        scores = ", ".join(
+            f"{o} {MISSING if v is None else number(v)}" for o, v in zip(self.objectives, values, strict=True)
+        )
+        log.info(
+            "trial %d of %d %s: %s  (%s)", trial.number + 1, self.n_trials, state, scores, job.name.partition(",")[2]
+        )
         return True
 
     def _values(self, run: RunDir) -> list[float | None]:
@@ -200,8 +206,8 @@ class Search:
                 "number": trial.number,
                 "metric": self.objectives[0],
                 "pruner": self.settings["pruner"],
-                "pruner_options": dict(self.settings["pruner_options"]),
                 "max_epochs": "${trainer.max_epochs}",
+                **{f"pruner_options.{key}": value for key, value in self.settings["pruner_options"].items()},
             }
             overrides += [f"+callbacks.report_to_trial.{key}={_quoted(value)}" for key, value in report.items()]
         return overrides
@@ -235,15 +241,19 @@ class Search:
 
     def _refuse_other_search(self, study: "Study") -> None:
         """A directory belongs to one space and one set of objectives; the number of trials may grow."""
-        asked = {"space": {key: str(p) for key, p in self.space.items()}, "common": self.common, "objectives": self.objectives}
+        asked = {
+            "space": {key: str(p) for key, p in self.space.items()},
+            "common": self.common,
+            "objectives": self.objectives,
+        }
         before = study.user_attrs.get("search")
         if before is None:
             study.set_user_attr("search", asked)
         elif before != asked:
             changed = next(key for key in asked if asked[key] != before.get(key))
             raise ConfigError(
-                f"sweep.name={self.directory.path.name}: holds another search: its {changed} was {before.get(changed)}, "
-                f"given {asked[changed]}. Give it another sweep.name"
+                f"sweep.name={self.directory.path.name}: holds another search: its {changed} was "
+                f"{before.get(changed)}, given {asked[changed]}. Give it another sweep.name"
             )
 
     def _end(self, study: "Study") -> None:
@@ -251,7 +261,9 @@ class Search:
 
         best = write_best(self.directory, self.plan, study, self._is_group)
         report_sweep(self.directory.path)
-        counts = {name: len([t for t in study.trials if t.state.name == name]) for name in ("COMPLETE", "PRUNED", "FAIL")}
+        counts = {
+            name: len([t for t in study.trials if t.state.name == name]) for name in ("COMPLETE", "PRUNED", "FAIL")
+        }
         log.info("%d trials finished, %d pruned, %d failed or diverged", *counts.values())
         if best is None:
             raise LithydraError("No trial finished: see the messages in the report, or the train.log of each run.")
@@ -259,9 +271,5 @@ class Search:
 
 
 def _quoted(value: object) -> str:
-    """A value for an override: Hydra's grammar takes paths and empty mappings only with care."""
+    """A value for an override; Hydra's grammar takes paths in quotes only."""
     return "'" + value.replace("'", "\\'") + "'" if isinstance(value, str) else str(value)
-
-
-def describe(space: Space) -> dict[str, str]:
-    return {key: str(parameter) for key, parameter in space.items()}

@@ -84,7 +84,9 @@ def parse(arguments: Sequence[str], params: Mapping[str, Any], config_loader: An
         raise ConfigError("hydra/sweeper=optuna: nothing to search; give a range, as lr=tag(log,interval(1e-4,1e-1))")
     for key in FOLDED:
         if key in space:
-            raise ConfigError(f"{key}: a search would choose the luckiest; search with one, then repeat the best with -m")
+            raise ConfigError(
+                f"{key}: a search would choose the luckiest; search with one, then repeat the best with -m"
+            )
     return space, common
 
 
@@ -148,6 +150,8 @@ def grid(space: Space) -> list[dict[str, Any]]:
     for key, parameter in space.items():
         points = parameter.points()
         if points is None:
-            raise ConfigError(f"{key}: hydra.sweeper.sampler=grid needs single values, as {key}=0.1,0.01 or a range with a step")
+            raise ConfigError(
+                f"{key}: hydra.sweeper.sampler=grid needs single values, as {key}=0.1,0.01 or a range with a step"
+            )
         grids = [{**point, key: value} for point in grids for value in points]
     return grids
