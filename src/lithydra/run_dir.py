@@ -135,7 +135,8 @@ class RunDir:
     @contextmanager
     def recorded(self, config: dict[str, Any]) -> Iterator[None]:
         """Own the directory while a run trains in it; status.json says how it ended, train.log what was said."""
-        handler = logging.FileHandler(self.log)
+        # A sweep's job has its whole output there already.
+        handler = logging.NullHandler() if _is_stdout(self.log) else logging.FileHandler(self.log)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         with self.own():
             self.config.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
@@ -163,6 +164,10 @@ class RunDir:
         final = {name: value for name, value in final.items() if "/" in name}
         self.update_status(state=state, finished=_now(), metrics=final)
         return final
+
+
+def _is_stdout(path: Path) -> bool:
+    return path.exists() and os.path.samestat(path.stat(), os.fstat(1))
 
 
 def _now() -> str:
