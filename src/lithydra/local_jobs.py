@@ -19,7 +19,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lithydra.errors import LithydraError, RunInterrupted
-from lithydra.sweep_dir import FAILED, Job, SweepDir
+from lithydra.sweep_dir import ENDED, Job, SweepDir
 from lithydra.sweep_job import fail
 from lithydra.sweep_view import View, make_view
 
@@ -104,7 +104,7 @@ class LocalJobs:
         elif "ended" in message:
             job, code = jobs[message["ended"]], message["code"]
             del busy[job.name]
-            if code < 0 and sweep.state(job) not in ("finished", *FAILED):
+            if code < 0 and sweep.state(job) not in ENDED:
                 fail(sweep, job, _killed(-code))
             view.ended(job)
 

@@ -15,8 +15,7 @@ class ReportToTrial(Checkpoint):  # a Checkpoint, so that it runs when the epoch
     `pruned` says afterwards whether it did. Does nothing where the trial has ended, as when its run is resumed by hand.
 
     Args:
-        storage: As `lithydra.search.study.storage_address` gives it.
-        study: The study's name in it.
+        storage: As `lithydra.search.optuna_side.storage_address` gives it.
         number: The trial's number.
         pruner: median or hyperband.
         max_epochs: How long a run is that is not pruned.
@@ -25,14 +24,13 @@ class ReportToTrial(Checkpoint):  # a Checkpoint, so that it runs when the epoch
     def __init__(
         self,
         storage: str,
-        study: str,
         number: int,
         metric: str,
         pruner: str,
         max_epochs: int,
         pruner_options: dict[str, Any] | None = None,
     ) -> None:
-        self.storage, self.study, self.number, self.metric = storage, study, number, metric
+        self.storage, self.number, self.metric = storage, number, metric
         self.pruner, self.pruner_options, self.max_epochs = pruner, pruner_options or {}, max_epochs
         self.pruned = False
         self._trial: Any = None
@@ -40,11 +38,11 @@ class ReportToTrial(Checkpoint):  # a Checkpoint, so that it runs when the epoch
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        from lithydra.search.study import import_optuna, open_storage, pruner, trial_of
+        from lithydra.search.optuna_side import STUDY, import_optuna, open_storage, pruner, trial_of
 
         optuna = import_optuna()
         how = pruner(self.pruner, self.max_epochs, self.pruner_options)
-        study = optuna.load_study(study_name=self.study, storage=open_storage(self.storage), pruner=how)
+        study = optuna.load_study(study_name=STUDY, storage=open_storage(self.storage), pruner=how)
         state = study.get_trials(deepcopy=False)[self.number].state
         if state == optuna.trial.TrialState.RUNNING:
             self._trial = trial_of(study, self.number)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lithydra.search.space import override_value
 from lithydra.sweep_dir import Plan, SweepDir
 from lithydra.sweep_results import split_override, typed
 
@@ -34,7 +35,8 @@ def write_best(directory: SweepDir, plan: Plan, study: "Study", is_group: Callab
     trials = best_trials(study)
     if not trials:
         return None
-    job = next(job for job in plan.jobs if job.name.split(",")[0] == f"{trials[0].number:04d}")
+    texts = {f"{key}={override_value(value)}" for key, value in trials[0].params.items()}
+    job = next(job for job in plan.jobs if texts <= set(job.overrides))
     folder = directory.path / "experiment"
     folder.mkdir(exist_ok=True)
     text = experiment(job.overrides, is_group)

@@ -1,4 +1,4 @@
-"""`hydra/sweeper=optuna`. Hydra imports this module at every start, so Optuna is imported when a search begins."""
+"""hydra/sweeper=optuna: a search. Light, because every start of every script imports it."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 
 class OptunaSweeper(Sweeper):
-    """Hands a search over to `lithydra.search.driver`. `settings` are those of conf/hydra/sweeper/optuna.yaml."""
+    """Trains what Optuna suggests; `settings` are those of conf/hydra/sweeper/optuna.yaml (docs/search.md)."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -20,7 +20,7 @@ class OptunaSweeper(Sweeper):
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
-    def sweep(self, arguments: list[str]) -> Any:
+    def sweep(self, arguments: list[str]) -> None:
         from lithydra.search.driver import Search
 
-        return Search(self.settings, self.hydra_context, self.config, self.launcher, arguments).run()
+        Search(self.settings, self.hydra_context.config_loader, self.config, self.launcher, arguments).run()

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lithydra.errors import ConfigError, nearest
+from lithydra.errors import ConfigError
+from lithydra.search.settings import Settings
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -13,14 +14,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import Trial
 
-SAMPLERS = ("tpe", "random", "grid", "cmaes", "nsgaii")
-PRUNERS = ("none", "median", "hyperband")
-STORAGES = ("sqlite", "journal")
-
-
-def refuse_unknown(key: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"hydra.sweeper.{key}={value}: one of {', '.join(choices)}.{nearest(str(value), choices)}")
+STUDY = "search"  # the name of the study in its storage
 
 
 def import_optuna() -> Any:
@@ -37,10 +31,15 @@ def import_optuna() -> Any:
     return optuna
 
 
-def storage_address(kind: str, folder: Path) -> str:
+def storage_address(kind: str, folder: str) -> str:
     """Where the trials are kept, as one piece of text that every process of the search can open."""
-    path = folder.absolute() / ("optuna.db" if kind == "sqlite" else "optuna.log")
-    return f"sqlite:///{path}" if kind == "sqlite" else f"journal:{path}"
+    return f"sqlite:///{folder}/optuna.db" if kind == "sqlite" else f"journal:{folder}/optuna.log"
+
+
+def forget(folder: Path) -> None:
+    """Remove the trials, and the best of them."""
+    for name in ("optuna.db", "optuna.log", "experiment/best.yaml"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def open_storage(address: str) -> "BaseStorage":
@@ -52,23 +51,19 @@ def open_storage(address: str) -> "BaseStorage":
     return optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
 
 
-def sampler(kind: str, seed: int, number: int, options: Mapping[str, Any]) -> "BaseSampler":
-    """What suggests trial `number`.
+def sampler(settings: Settings, count: int) -> "BaseSampler":
+    """What suggests a trial when `count` have been suggested before.
 
-    With a seed alone, a continued search would draw the first trials' numbers again. So the samplers that keep nothing
-    but a random state get a new one for each trial, and a continued search suggests what an uninterrupted one would.
+    With a seed alone, a continued search would draw the first trials' numbers again. So there is a new sampler for each
+    trial, seeded with its number, and a continued search suggests what an uninterrupted one would.
     """
     samplers = import_optuna().samplers
+    classes = {"tpe": samplers.TPESampler, "cmaes": samplers.CmaEsSampler, "nsgaii": samplers.NSGAIISampler}
+    make = classes.get(settings.sampler, samplers.RandomSampler)  # a grid's points are enqueued
     try:
-        if kind == "tpe":
-            return samplers.TPESampler(seed=seed + number, **options)
-        if kind == "cmaes":
-            return samplers.CmaEsSampler(seed=seed + number, **options)
-        if kind == "nsgaii":
-            return samplers.NSGAIISampler(seed=seed + number, **options)
-        return samplers.RandomSampler(seed=seed + number, **options)  # a grid's points are enqueued
+        return make(seed=settings.seed + count, **settings.sampler_options)
     except (TypeError, ValueError, ImportError) as error:
-        raise ConfigError(f"hydra.sweeper.sampler={kind}: {_first_line(error)}") from error
+        raise ConfigError(f"hydra.sweeper.sampler={settings.sampler}: {_first_line(error)}") from error
 
 
 def pruner(kind: str, max_epochs: int, options: Mapping[str, Any]) -> "BasePruner":
