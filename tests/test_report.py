@@ -11,12 +11,13 @@ import pytest
 
 import lithydra
 from conftest import ROOT
+from lithydra.axis_values import typed
 from lithydra.errors import ConfigError
 from lithydra.histograms import read_histograms, standard_deviation, write_histograms
 from lithydra.report import Sweep, commands, report_sweep
 from lithydra.run_dir import RunDir
 from lithydra.sweep_dir import SweepDir
-from lithydra.sweep_results import Spread, ranked_settings, typed
+from lithydra.sweep_results import Spread, ranked_settings
 from sweeps import write_sweep
 
 AXES = {"optimizer": ["sgd", "adam"], "lr": ["0.1", "1e-3"], "seed": ["0", "1", "2"]}

@@ -11,10 +11,11 @@ import lithydra
 from conftest import CONF
 from lithydra.errors import ConfigError
 from lithydra.report import report_sweep
+from lithydra.study_rules import check_rules
 from lithydra.sweep_dir import SweepDir
 from lithydra.sweep_plan import Request
 from lithydra.sweep_results import curves
-from lithydra.verdicts import check_rules, judge, overall
+from lithydra.verdicts import judge, overall
 from sweeps import write_sweep
 
 SEEDS = ["0", "1", "2"]

@@ -12,20 +12,18 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from lithydra import effects, figures
+from lithydra.axis_values import FOLDED, split_override, typed
 from lithydra.histograms import read_histograms
 from lithydra.report_tables import Table, jobs_table, settings_table
 from lithydra.run_dir import RunDir
 from lithydra.sweep_dir import Plan, SweepDir
 from lithydra.sweep_results import (
     BAD_STATES,
-    FOLDED,
     Setting,
     curves,
     duration,
     ranked_settings,
     results,
-    split_override,
-    typed,
     varied,
 )
 from lithydra.verdicts import judge, overall

@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from lithydra.sweep_results import METRICS, MISSING, Setting, Spread, duration, number, short
+from lithydra.axis_values import short
+from lithydra.sweep_results import METRICS, MISSING, Setting, Spread, duration, number
 
 
 @dataclass

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.resume_config import flatten
+from lithydra.study_rules import check_rules
 from lithydra.sweep_dir import DONE, ENDED, FAILED, NEUTRAL, NOT_STARTED, Job, Plan, SweepDir, readable_name, wait_until_free
 from lithydra.sweep_plan import Prepared, Request, prepare
 
@@ -142,7 +143,8 @@ class Sweep:
         axes = {key: list(dict.fromkeys(values)) for key, values in request.axes.items()}
         objective = {"metric": str(config.monitor.metric), "mode": str(config.monitor.mode)}
         if not self.directory.exists():
-            study = OmegaConf.to_container(config.study, resolve=True) if config.get("study") is not None else None
+            study: Any = OmegaConf.to_container(config.study, resolve=True) if config.get("study") is not None else None
+            check_rules(study or {}, axes)
             name = self.directory.path.name
             return Plan(name, ["python", *sys.argv], objective, axes, request.common, study)  # pyright: ignore[reportArgumentType]
         plan = self.directory.read()

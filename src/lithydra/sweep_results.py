@@ -11,11 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from lithydra.axis_values import FOLDED, short, split_override, typed
 from lithydra.run_dir import RunDir
 from lithydra.sweep_dir import NOT_STARTED, Job, Plan, SweepDir
 
-# Axes that repeat a setting instead of changing it.
-FOLDED = ("seed", "data.fold")
 METRICS = ("val/acc", "val/loss", "test/acc", "test/loss", "train/acc", "train/loss")
 BAD_STATES = ("failed", "diverged")
 MISSING = "—"
@@ -54,36 +53,10 @@ def _row(directory: SweepDir, plan: Plan, job: Job) -> dict[str, Any]:
         **status.get("metrics", {}),
         "best_epoch": status.get("best_epoch"),
         "epochs": status.get("epoch"),
-        "seconds": training_seconds(run),
+        "seconds": run.training_seconds(),
         "error": status.get("error"),
         "run": str(run.path),
     }
-
-
-def split_override(override: str) -> tuple[str, str]:
-    """Key and value of `+key=value`."""
-    key, _, value = override.partition("=")
-    return key.lstrip("+~"), value
-
-
-def training_seconds(run: RunDir) -> float | None:
-    rows = run.read_metrics()
-    return sum(float(row["seconds"]) for row in rows) if rows else None
-
-
-def typed(text: object) -> Any:
-    """The value that an override's text stands for: a number, true or false, else text without spaces in lists."""
-    text = str(text).strip()
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    if text == "None":
-        return "null"
-    return text.replace(" ", "") if text.startswith("[") else text.strip("'\"")
 
 
 def curves(frame: pd.DataFrame, axes: Iterable[str]) -> pd.DataFrame:
@@ -180,11 +153,6 @@ def number(value: float, beside: float | None = None) -> str:
         return MISSING
     size = abs(value if beside is None else beside)
     return f"{value:.4f}" if size == 0 or 1e-3 <= size < 1000 else f"{value:.3g}"
-
-
-def short(value: object) -> str:
-    """A value of an axis, of a number its first four digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float) -> str:

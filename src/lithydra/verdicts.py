@@ -10,13 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from lithydra.errors import ConfigError, nearest
-from lithydra.sweep_results import FOLDED, Spread, number, typed
+from lithydra.axis_values import FOLDED, typed
+from lithydra.study_rules import is_number
+from lithydra.sweep_results import Spread, number
 
 SHOWS, DOES_NOT_SHOW, UNCLEAR = "shows", "does not show", "unclear"
-KEYS = ("claim", "metric", "of", "above", "below", "by", "at_epoch")
-# What can be compared besides the metrics of the best epoch.
-DERIVED = ("gap", "seconds", "best_epoch", "diverged")
 
 
 @dataclass(frozen=True)
@@ -34,50 +32,6 @@ def overall(outcomes: list[Outcome]) -> str:
     if DOES_NOT_SHOW in verdicts:
         return DOES_NOT_SHOW
     return SHOWS if verdicts == {SHOWS} else UNCLEAR
-
-
-def check_rules(study: Mapping[str, Any], axes: Mapping[str, list[str]]) -> None:
-    """Refuse a study's rules before its first job.
-
-    Raises:
-        ConfigError: One names an axis or a value that the sweep does not have, or is not of the documented form.
-    """
-    rules = study.get("verdict", [])
-    if not isinstance(rules, list):
-        raise ConfigError(f"study.verdict={rules}: must be a list of comparisons")
-    for position, rule in enumerate(rules):
-        problem = _problem(rule, axes)
-        if problem:
-            raise ConfigError(f"study.verdict[{position}]: {problem}")
-
-
-def _problem(rule: Any, axes: Mapping[str, list[str]]) -> str | None:
-    if not isinstance(rule, Mapping):
-        return f"{rule}: must be a mapping with {', '.join(KEYS)}"
-    for key in rule:
-        if key not in KEYS:
-            return f"{key}: must be one of {', '.join(KEYS)}.{nearest(str(key), KEYS)}"
-    if not isinstance(rule.get("metric"), str) or not ("/" in rule["metric"] or rule["metric"] in DERIVED):
-        return f"metric={rule.get('metric')}: must be split/name, as val/acc, or one of {', '.join(DERIVED)}"
-    if ("above" in rule) == ("below" in rule):
-        return "must have one of above, below"
-    by = rule.get("by", "spread")
-    if by != "spread" and not _is_number(by):
-        return f"by={by}: must be spread or a number"
-    others = rule.get("above", rule.get("below"))
-    selectors = [rule.get("of", {}), *([] if _is_number(others) else others if isinstance(others, list) else [others])]
-    return next((problem for selector in selectors if (problem := _selector_problem(selector, axes))), None)
-
-
-def _selector_problem(selector: Any, axes: Mapping[str, list[str]]) -> str | None:
-    if not isinstance(selector, Mapping):
-        return f"{selector}: must be a mapping from an axis to its value, as {{lr: 0.1}}"
-    for axis, value in selector.items():
-        if axis not in axes:
-            return f"{axis}: not varied here; the axes are {', '.join(axes)}.{nearest(str(axis), axes)}"
-        if typed(value) not in [typed(choice) for choice in axes[axis]]:
-            return f"{axis}={value}: must be one of {', '.join(axes[axis])}"
-    return None
 
 
 def judge(study: Mapping[str, Any], frame: pd.DataFrame, epochs: pd.DataFrame, axes: list[str]) -> list[Outcome]:
@@ -122,7 +76,7 @@ def _compare(rule: Mapping[str, Any], direction: str, other: Any, frame: pd.Data
         rule.get("claim") or f"{metric} of {_shown(rule.get('of', {}))} is {direction} {_shown(other)}{margin}{when}"
     )
     mine = _Side(frame, rule.get("of", {}), metric, axes)
-    theirs = None if _is_number(other) else _Side(frame, other, metric, axes, without=rule.get("of", {}))
+    theirs = None if is_number(other) else _Side(frame, other, metric, axes, without=rule.get("of", {}))
     missing = next((side.name for side in (mine, theirs) if side is not None and side.spread is None), None)
     if missing:
         return Outcome(claim, UNCLEAR, f"no finished run of {missing} has {metric}")
@@ -184,10 +138,6 @@ def _matches(frame: pd.DataFrame, selector: Mapping[str, Any]) -> pd.Series:
     for axis, value in selector.items():
         matches &= frame[axis].isin([typed(value)]) if axis in frame else False
     return matches.astype(bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _shown(selector: Any) -> str:

@@ -19,7 +19,6 @@ from lithydra.search.space import corners, grid, override_value, parse
 from lithydra.sweep import Sweep, report
 from lithydra.sweep_dir import ENDED, Job
 from lithydra.sweep_plan import Prepared, Request
-from lithydra.sweep_results import training_seconds
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -159,7 +158,7 @@ class Search:
             raise LithydraError(f"{job.name}: {state}; the same command goes on with the search")
         metrics = directory.run(job).read_status().get("metrics", {})
         values = [
-            training_seconds(directory.run(job)) if name == "seconds" else metrics.get(name)
+            directory.run(job).training_seconds() if name == "seconds" else metrics.get(name)
             for name in self.settings.objectives
         ]
         if state == "pruned":
