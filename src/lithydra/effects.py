@@ -52,28 +52,34 @@ def effect(frame: pd.DataFrame, axis: str, other: str | None, metric: str) -> Fi
     if is_scale:
         pruned = frame[(frame["state"] == "pruned") & frame[metric].notna()]
         panel.scatter(pruned[axis].map(places), pruned[metric], s=26, color=GREY, marker="x", label="pruned")
-    groups = (
+    lines = (
         [(None, done)] if other is None else [(value, done[done[other] == value]) for value in distinct(frame[other])]
     )
-    shades = colors([value for value, _ in groups])
-    for label, runs in groups:
-        color = PALETTE[0] if other is None else shades[label]
+    shades = {None: PALETTE[0]} if other is None else colors([value for value, _ in lines])
+    for index, (label, runs) in enumerate(lines):
+        # Names leave room to set the lines' intervals side by side.
+        shift = 0.0 if is_numeric(values) else 0.09 * (index - (len(lines) - 1) / 2)
+        x = runs[axis].map(places) + shift
         size, alpha = (34, 0.8) if is_scale else (14, 0.35)
-        panel.scatter(runs[axis].map(places), runs[metric], s=size, color=color, alpha=alpha, lw=0)
-        means = [(places[value], Spread.of(runs[runs[axis] == value][metric].tolist())) for value in values]
-        shown = [(place, spread) for place, spread in means if spread]
-        if shown and len(values) <= MAX_TICKS:
-            x, y = [place for place, _ in shown], [spread.mean for _, spread in shown]
-            errors = [spread.half_width or 0.0 for _, spread in shown]
-            panel.errorbar(
-                x, y, errors, color=color, lw=2.2, marker="o", ms=6, capsize=3, elinewidth=1.2, label=str(label)
+        panel.scatter(x, runs[metric], s=size, color=shades[label], alpha=alpha, lw=0)
+        if len(values) <= MAX_TICKS:
+            spreads = {places[v] + shift: Spread.of(runs[runs[axis] == v][metric].tolist()) for v in values}
+            _draw_means(
+                panel, {place: spread for place, spread in spreads.items() if spread}, shades[label], str(label)
             )
-    panel.set_title(f"{words(metric)} by {axis}".capitalize() if other is None else f"{axis}, by {other}")
+    panel.set_title(f"Effect of {axis}" + (f", by {other}" if other else ""))
     panel.set_ylabel(words(metric))
     _keep_in_view(panel, done[metric])
     if other is not None:
         panel.legend(title=other, alignment="left", loc="best")
     return figure
+
+
+def _draw_means(panel: Axes, spreads: dict[float, Spread], color: Any, label: str) -> None:
+    means = [spread.mean for spread in spreads.values()]
+    errors = [spread.half_width or 0.0 for spread in spreads.values()]
+    look = {"lw": 2.2, "marker": "o", "ms": 6, "capsize": 3, "elinewidth": 1.2}
+    panel.errorbar(list(spreads), means, errors, color=color, label=label, **look)
 
 
 def _keep_in_view(panel: Axes, values: pd.Series) -> None:
@@ -90,10 +96,7 @@ def heat_map(
     row_values = distinct(frame[rows])
     column_values = distinct(frame[columns])
     grid = np.full((len(row_values), len(column_values)), np.nan)
-    figure = Figure(
-        figsize=(max(4.4, 1.8 + 1.15 * len(column_values)), max(2.6, 1.5 + 0.62 * len(row_values))),
-        layout="constrained",
-    )
+    figure = Figure(figsize=(10.4, 1.3 + 0.62 * len(row_values)), layout="constrained")
     panel = figure.subplots()
     cells = {(row_values.index(s.values[rows]), column_values.index(s.values[columns])): s for s in settings}
     for place, setting in cells.items():

@@ -2,7 +2,6 @@
 
 import itertools
 import logging
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -248,7 +247,3 @@ def histogram_grid(runs: dict[str, dict[str, Histogram]], limit: int = 6) -> Fig
                 panel.set_title(_short(setting, 28), fontsize=9)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
     return figure
-
-
-def finite(values: Iterable[float]) -> list[float]:
-    return [float(value) for value in values if math.isfinite(value)]

@@ -230,8 +230,10 @@ def _sections(sweep: Sweep) -> list[Section]:
 
 
 def _effects_note(sweep: Sweep) -> str:
-    intervals = " Bars are 95 % intervals of the mean." if sweep.folded or len(sweep.axes) > 1 else ""
-    return f"{figures.words(sweep.metric).capitalize()} at the best epoch.{intervals}"
+    note = f"{figures.words(sweep.metric).capitalize()} at the best epoch."
+    if len(sweep.axes) > 2 or sweep.is_search:
+        return f"{note} Of one key, over all values of the others: the mean and its 95 % interval."
+    return f"{note} Dots are runs, bars 95 % intervals of the mean." if sweep.folded else note
 
 
 def _effect_pictures(sweep: Sweep, plots: "Plots") -> list[Picture | None]:
