@@ -188,7 +188,7 @@ def test_hparams_has_what_a_sweep_varies_and_the_final_metrics(run_train: RunTra
     assert events is not None
     events.Reload()
     context = Context(TBContext(data_provider=MultiplexerDataProvider(events, str(tmp_path / "runs"))))
-    request = api_pb2.ListSessionGroupsRequest(slice_size=10, allowed_statuses=list(range(4)))
+    request = api_pb2.ListSessionGroupsRequest(slice_size=10, allowed_statuses=list(range(4)))  # pyright: ignore
     rows = list_session_groups.Handler(RequestContext(), context, "", request).run().session_groups
     assert sorted(row.hparams["model.dropout"].number_value for row in rows) == [0.1, 0.3]
     finals = {RunDir(path).read_status()["metrics"]["val/acc"] for path in (tmp_path / "runs").iterdir()}

@@ -121,6 +121,7 @@ def test_a_continued_search_suggests_what_an_uninterrupted_one_would(kind: str, 
 
     def search(folder: Path, *parts: int) -> list[dict[str, Any]]:
         folder.mkdir()
+        study = optuna.create_study()
         for part in parts:  # each with a new connection, as a new process has
             study = optuna.create_study(
                 storage=open_storage(storage_address(storage, str(folder))), study_name=STUDY, load_if_exists=True
@@ -260,7 +261,8 @@ def test_a_killed_search_goes_on_to_exactly_n_trials(tmp_path: Path, data_dir: P
         "optimizer=sgd,adam",
     )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    whole.mkdir(), broken.mkdir()
+    whole.mkdir()
+    broken.mkdir()
     assert search(whole, data_dir, *settings).returncode == 0
     for kill in range(1, 4):
         process = subprocess.Popen(command(*settings), cwd=broken, env=environment(data_dir), stdout=subprocess.DEVNULL)

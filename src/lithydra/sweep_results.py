@@ -130,7 +130,7 @@ def ranked_settings(frame: pd.DataFrame, plan: Plan) -> list[Setting]:
     A setting with repeats that failed, diverged or are missing comes after those without.
     """
     axes = varied(plan)
-    groups = [((), frame)] if not axes else list(frame.groupby(axes, sort=False, dropna=False))
+    groups: list[Any] = list(frame.groupby(axes, sort=False, dropna=False)) if axes else [((), frame)]
     numeric = [name for name in frame.columns if "/" in name] + ["seconds", "best_epoch"]
     settings = []
     for key, jobs in groups:
