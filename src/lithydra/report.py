@@ -19,6 +19,7 @@ from lithydra.run_dir import RunDir
 from lithydra.sweep_dir import Plan, SweepDir
 from lithydra.sweep_results import (
     BAD_STATES,
+    Frame,
     Setting,
     curves,
     duration,
@@ -55,9 +56,9 @@ class Sweep:
     def __init__(self, path: Path) -> None:
         self.directory = SweepDir.open(path)
         self.plan: Plan = self.directory.read()
-        self.frame = results(path)
+        self.frame: Frame = results(path)
         self.axes = varied(self.plan)
-        self.epochs = curves(self.frame, self.axes)
+        self.epochs: Frame = curves(self.frame, self.axes)
         self.settings = ranked_settings(self.frame, self.plan)
         self.metric, self.mode = self.plan.objective["metric"], self.plan.objective["mode"]
         self.folded = [axis for axis in FOLDED if len(self.plan.axes.get(axis, [])) > 1]

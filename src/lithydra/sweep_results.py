@@ -7,13 +7,16 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
 from lithydra.axis_values import FOLDED, short, split_override, typed
 from lithydra.run_dir import RunDir
 from lithydra.sweep_dir import NOT_STARTED, Job, Plan, SweepDir
+
+# A table of jobs or epochs. pandas' own types call any of its columns a Series, a DataFrame or an array.
+Frame: TypeAlias = Any
 
 METRICS = ("val/acc", "val/loss", "test/acc", "test/loss", "train/acc", "train/loss")
 BAD_STATES = ("failed", "diverged")
@@ -59,7 +62,7 @@ def _row(directory: SweepDir, plan: Plan, job: Job) -> dict[str, Any]:
     }
 
 
-def curves(frame: pd.DataFrame, axes: Iterable[str]) -> pd.DataFrame:
+def curves(frame: Frame, axes: Iterable[str]) -> pd.DataFrame:
     """metrics.csv of all jobs below each other, with the job's name and axes beside each epoch."""
     parts = []
     for job in frame.to_dict("records"):
@@ -103,7 +106,7 @@ class Setting:
     """The jobs of one point of a sweep that differ only by seed or fold."""
 
     values: dict[str, Any]
-    jobs: pd.DataFrame
+    jobs: Frame
     metrics: dict[str, Spread] = field(default_factory=dict)
 
     @property
@@ -124,7 +127,7 @@ def varied(plan: Plan) -> list[str]:
     return [axis for axis, values in plan.axes.items() if axis not in FOLDED and len(values) > 1]
 
 
-def ranked_settings(frame: pd.DataFrame, plan: Plan) -> list[Setting]:
+def ranked_settings(frame: Frame, plan: Plan) -> list[Setting]:
     """Best first by the mean of the objective, which is never a test metric.
 
     A setting with repeats that failed, diverged or are missing comes after those without.

@@ -12,7 +12,7 @@ import pandas as pd
 
 from lithydra.axis_values import FOLDED, typed
 from lithydra.study_rules import is_number
-from lithydra.sweep_results import Spread, number
+from lithydra.sweep_results import Frame, Spread, number
 
 SHOWS, DOES_NOT_SHOW, UNCLEAR = "shows", "does not show", "unclear"
 
@@ -34,7 +34,7 @@ def overall(outcomes: list[Outcome]) -> str:
     return SHOWS if verdicts == {SHOWS} else UNCLEAR
 
 
-def judge(study: Mapping[str, Any], frame: pd.DataFrame, epochs: pd.DataFrame, axes: list[str]) -> list[Outcome]:
+def judge(study: Mapping[str, Any], frame: Frame, epochs: Frame, axes: list[str]) -> list[Outcome]:
     """Try each rule of a study.
 
     Args:
@@ -52,7 +52,7 @@ def judge(study: Mapping[str, Any], frame: pd.DataFrame, epochs: pd.DataFrame, a
     ]
 
 
-def _with_epoch(frame: pd.DataFrame, epochs: pd.DataFrame, rule: Mapping[str, Any]) -> pd.DataFrame:
+def _with_epoch(frame: Frame, epochs: Frame, rule: Mapping[str, Any]) -> Frame:
     """With `at_epoch`, the metric as it stood after that epoch instead of at the best one."""
     if "at_epoch" not in rule or epochs.empty or rule["metric"] not in epochs.columns:
         return frame
@@ -60,7 +60,7 @@ def _with_epoch(frame: pd.DataFrame, epochs: pd.DataFrame, rule: Mapping[str, An
     return frame.assign(**{rule["metric"]: frame["name"].map(then)})
 
 
-def _try_rule(rule: Mapping[str, Any], frame: pd.DataFrame, axes: list[str]) -> list[Outcome]:
+def _try_rule(rule: Mapping[str, Any], frame: Frame, axes: list[str]) -> list[Outcome]:
     direction = "above" if "above" in rule else "below"
     others = rule[direction]
     return [
@@ -68,7 +68,7 @@ def _try_rule(rule: Mapping[str, Any], frame: pd.DataFrame, axes: list[str]) -> 
     ]
 
 
-def _compare(rule: Mapping[str, Any], direction: str, other: Any, frame: pd.DataFrame, axes: list[str]) -> Outcome:
+def _compare(rule: Mapping[str, Any], direction: str, other: Any, frame: Frame, axes: list[str]) -> Outcome:
     metric, by = rule["metric"], rule.get("by", "spread")
     when = f" after epoch {rule['at_epoch']}" if "at_epoch" in rule else ""
     margin = "" if by == "spread" else f" by more than {by}"
@@ -107,7 +107,7 @@ class _Side:
 
     def __init__(
         self,
-        frame: pd.DataFrame,
+        frame: Frame,
         selector: Mapping[str, Any],
         metric: str,
         axes: list[str],
@@ -124,7 +124,7 @@ class _Side:
         self.std = _pooled_std(taken, values, axes)
 
 
-def _pooled_std(taken: pd.DataFrame, values: pd.Series, axes: list[str]) -> float | None:
+def _pooled_std(taken: Frame, values: Frame, axes: list[str]) -> float | None:
     groups = [values] if not axes else [values[group.index] for _, group in taken.groupby(axes, dropna=False)]
     spreads = [spread for group in groups if (spread := Spread.of(group.tolist())) and spread.std is not None]
     freedom = sum(spread.count - 1 for spread in spreads)
@@ -133,7 +133,7 @@ def _pooled_std(taken: pd.DataFrame, values: pd.Series, axes: list[str]) -> floa
     return math.sqrt(sum((spread.count - 1) * (spread.std or 0.0) ** 2 for spread in spreads) / freedom)
 
 
-def _matches(frame: pd.DataFrame, selector: Mapping[str, Any]) -> pd.Series:
+def _matches(frame: Frame, selector: Mapping[str, Any]) -> Frame:
     matches = pd.Series(True, index=frame.index)
     for axis, value in selector.items():
         matches &= frame[axis].isin([typed(value)]) if axis in frame else False
