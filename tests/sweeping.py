@@ -93,7 +93,7 @@ def start(
         with log.open("w", buffering=1) as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-            sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)
+            sys.stdout = sys.stderr = os.fdopen(1, "w", buffering=1, closefd=False)
             os.chdir(folder)
             os.environ["LITHYDRA_DATA"] = str(data_dir)
             os.environ["OMP_NUM_THREADS"] = "1"

@@ -101,7 +101,7 @@ def slow_epochs(seed: int) -> Callable[[], None]:
                 time.sleep(0.5)
             return original(module, *args, **kwargs)
 
-        GradientClassifier._update = update
+        GradientClassifier._update = update  # pyright: ignore[reportAttributeAccessIssue]
 
     return patch
 
@@ -233,6 +233,29 @@ def test_jobs_share_what_the_server_has_loaded(data_dir: Path, tmp_path: Path) -
     done = sweep(*THREE, folder=tmp_path, data_dir=data_dir, patch=patch)
     assert done.code == 0, done.output
     assert (tmp_path / "reads").read_text() == "read\n"
+
+
+@pytest.mark.slow
+def test_a_job_that_its_queue_stops_goes_on_later(data_dir: Path, tmp_path: Path, uninterrupted: Done) -> None:
+    """Submitit ends a job at its time limit with SystemExit, and starts it again later."""
+
+    def patch() -> None:
+        from lithydra.classifier import GradientClassifier
+
+        original = GradientClassifier._update
+
+        def update(module: Any, *args: Any, **kwargs: Any) -> Any:
+            if module.record["config"]["seed"] == 1 and module.trainer.current_epoch == 1:
+                raise SystemExit(-1)
+            return original(module, *args, **kwargs)
+
+        GradientClassifier._update = update  # pyright: ignore[reportAttributeAccessIssue]
+
+    stopped = sweep(*THREE, folder=tmp_path, data_dir=data_dir, patch=patch)
+    assert stopped.states() == {"seed=0": "finished", "seed=1": "interrupted", "seed=2": "finished"}
+    done = sweep(*THREE, folder=tmp_path, data_dir=data_dir)
+    assert done.code == 0, done.output
+    assert table(done)["seed=1"] == table(uninterrupted)["seed=1"]
 
 
 def test_a_study_is_a_named_sweep(data_dir: Path, tmp_path: Path) -> None:

@@ -1,13 +1,19 @@
 """A sweep's plan: checked whole before anything is written, each point once, frozen."""
 
+import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 
 from conftest import CONF
+from lithydra import cli
 from lithydra.sweep_dir import config_key, readable_name
+from lithydra.sweep_plan import Request, prepare
 from sweeping import QUICK, sweep
 
 BASIC = "hydra/launcher=basic"  # one job after the other in the process that plans them
@@ -17,7 +23,9 @@ REFUSED = {
     "optimizer=sgd,adma": ["optimizer=adma: choose one of", "Did you mean adam?"],
     "model.hiden=[8],[9]": ["model.hiden: no such setting. Did you mean model.hidden?"],
     "seed=range(0,0)": ["seed=range(0,0): an empty list; nothing to sweep over"],
-    "lr=interval(0.1,1)": ["lr=interval(0.1,1): hydra/sweeper=grid takes a,b,c or range(0,5); an interval needs hydra/sweeper=optuna"],
+    "lr=interval(0.1,1)": [
+        "lr=interval(0.1,1): hydra/sweeper=grid takes a,b,c or range(0,5); an interval needs hydra/sweeper=optuna"
+    ],
     "seed=0,1 sweep.n_jobs=0": ["sweep.n_jobs=0: must be a whole number at least 1"],
     "seed=0,1 sweep.on_error=halt": ["sweep.on_error=halt: must be one of continue, stop."],
     "seed=0,1 sweep.retry=1": ["sweep.retry=1: must be one of true, false."],
@@ -50,10 +58,6 @@ def test_points_that_are_the_same_run_are_trained_once(data_dir: Path, tmp_path:
 @pytest.fixture
 def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of conf/ that the command line reads, to be edited."""
-    import shutil
-
-    from lithydra import cli
-
     copy = tmp_path / "conf"
     shutil.copytree(CONF, copy)
     monkeypatch.setattr(cli, "CONFIG_DIRECTORY", str(copy))
@@ -134,11 +138,24 @@ def test_the_key_is_of_what_decides_the_result() -> None:
     assert config_key(config) != config_key({**config, "model": {"hidden": [2]}})
 
 
-def test_the_default_name_is_that_of_the_command_line(data_dir: Path, tmp_path: Path) -> None:
-    from lithydra.sweep_plan import Request
-
+def test_the_default_name_is_that_of_the_command_line() -> None:
     first = Request({"lr": ["0.1", "0.01"], "optimizer": ["sgd", "adam"]}, ["data.limit=100"], [], frozenset(("lr",)))
     assert first.default_name(None) == "data.limit=100,lr=0.1-0.01"
     assert first.default_name("digits/optimizer") == "digits-optimizer_data.limit=100,lr=0.1-0.01"
 
 
+STUDIES = [str(path.relative_to(CONF / "study").with_suffix("")) for path in sorted((CONF / "study").rglob("*.yaml"))]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_point_of_a_shipped_study_passes_the_checks(study: str) -> None:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        master = hydra.compose("train", overrides=[f"study={study}"], return_hydra_config=True)
+        loader = GlobalHydra.instance().config_loader()
+        if not str(master.hydra.sweeper._target_).endswith("GridSweeper"):
+            pytest.skip("its points are only known as it goes")
+        request = Request.parse(loader, master.hydra.sweeper.params, [f"study={study}"])
+        points = [dict(zip(request.axes, values, strict=True)) for values in product(*request.axes.values())]
+        prepared = prepare(loader, master, request, points)
+    assert len({point.key for point in prepared}) == len(points) > 1
+    assert master.study.title and master.study.expectation

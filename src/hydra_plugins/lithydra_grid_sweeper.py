@@ -17,14 +17,14 @@ class GridSweeper(Sweeper):
         self.params = params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.context, self.task, self.master = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> None:
         from lithydra.sweep import Sweep
         from lithydra.sweep_plan import Request
 
-        request = Request.parse(self.hydra_context.config_loader, self.params, arguments)
-        sweep = Sweep(self.config, self.hydra_context, self.task_function, request)
+        request = Request.parse(self.context.config_loader, self.params, arguments)
+        sweep = Sweep(self.master, self.context, self.task, request)
         names, values = list(request.axes), list(request.axes.values())
         points = [dict(zip(names, combination, strict=True)) for combination in product(*values)]
         sweep.warm_up()

@@ -24,6 +24,7 @@ from lithydra.sweep_plan import Prepared, Request, prepare
 
 log = logging.getLogger(__name__)
 
+
 class SweepFailed(LithydraError):
     """Some jobs have no result; the message has a line for each."""
 
@@ -70,7 +71,9 @@ class Sweep:
         directory = self.directory
         try:
             if directory.path.exists() and not directory.exists() and _foreign(directory.path):
-                raise ConfigError(f"sweep.name={directory.path.name}: {directory.path} holds something else than a sweep")
+                raise ConfigError(
+                    f"sweep.name={directory.path.name}: {directory.path} holds something else than a sweep"
+                )
             with directory.owned():
                 if self.config.sweep.fresh and directory.exists():
                     directory.clear()
@@ -205,7 +208,11 @@ class Sweep:
     def _settle(self, job: Job) -> None:
         """A job whose process is gone while its status says that it runs was killed."""
         run = self.directory.run(job)
-        if self.directory.state(job) == "running" and wait_until_free(run, 1) and self.directory.state(job) == "running":
+        if (
+            self.directory.state(job) == "running"
+            and wait_until_free(run, 1)
+            and self.directory.state(job) == "running"
+        ):
             run.update_status(state="failed", error="its process ended without a word (killed from outside?)")
 
     def _problem(self, job: Job) -> str | None:
@@ -270,4 +277,3 @@ def _shown(settings: Mapping[str, str]) -> str:
 
 def _shown_list(overrides: set[str]) -> str:
     return " ".join(sorted(overrides)) or "nothing beside its axes"
-

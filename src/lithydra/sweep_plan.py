@@ -136,7 +136,9 @@ def _prepare(composer: Composer, request: Request, varied: dict[str, str]) -> Pr
     check(composed)
     for key in ("run", "resume"):
         if composed[key] is not None:
-            raise ConfigError(f"{key}={composed[key]}: names one run; a sweep names its runs itself and goes on by itself")
+            raise ConfigError(
+                f"{key}={composed[key]}: names one run; a sweep names its runs itself and goes on by itself"
+            )
     config = frozen(composed)
     return Prepared(config_key(config), varied, overrides, config, choices)
 
@@ -162,7 +164,9 @@ def _as_sweep(value: Any) -> str:
     if OmegaConf.is_config(value):
         value = OmegaConf.to_container(value)
     if isinstance(value, (list, tuple)):
-        return ",".join("[" + ",".join(map(str, item)) + "]" if isinstance(item, list) else _word(item) for item in value)
+        return ",".join(
+            "[" + ",".join(map(str, item)) + "]" if isinstance(item, list) else _word(item) for item in value
+        )
     return str(value)
 
 

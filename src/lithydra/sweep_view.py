@@ -58,7 +58,9 @@ class View:
 
     def remaining(self) -> float | None:
         """Seconds until the sweep ends, by the mean of the jobs that ended and the progress of those that run."""
-        left = [self.job_remaining(job) for job in self.jobs if job.name in self.starts and job.name not in self.seconds]
+        left = [
+            self.job_remaining(job) for job in self.jobs if job.name in self.starts and job.name not in self.seconds
+        ]
         known = [*self.seconds.values(), *(s for job in self.jobs if (s := self._estimate(job)) is not None)]
         if not known:
             return None
@@ -146,6 +148,8 @@ class LiveView(View):
         states = [self.sweep.state(job) for job in self.jobs if job.name in self.seconds]
         failed = sum(state in ("failed", "diverged") for state in states)
         left = self.remaining()
+        if not self.starts:
+            return f"importing torch, {clock(time.monotonic() - self.begun)} so far"
         parts = [f"{len(states)} of {len(self.jobs)} jobs ended"]
         if failed:
             parts.append(f"{failed} failed")
