@@ -70,12 +70,12 @@ class Search:
             LithydraError: Not one trial finished.
         """
         optuna = optuna_side.import_optuna()
+        optuna_side.sampler(self.settings, 0)  # both refuse options that Optuna does not know
+        optuna_side.pruner(self.settings.pruner, 1, self.settings.pruner_options)
         if self.settings.pruner != "none":  # each job will open the study
             os.environ[PRELOAD] = "optuna sqlalchemy.dialects.sqlite alembic.command"
         self.sweep.warm_up()
         self.sweep.prepare([self._texts(point) for point in corners(self.space)])
-        optuna_side.sampler(self.settings, 0)
-        optuna_side.pruner(self.settings.pruner, 1, self.settings.pruner_options)
         with self.sweep.opened():
             if self.config.sweep.fresh:
                 optuna_side.forget(self.sweep.directory.path)
