@@ -196,3 +196,16 @@ def _predict(config: DictConfig) -> None:
 
     set_up_logging()
     predict(config)
+
+
+def main_report() -> NoReturn:
+    """`python scripts/report.py`."""
+    run(_report, "report")
+
+
+def _report(config: DictConfig) -> None:
+    if OmegaConf.is_missing(config, "sweep"):
+        raise ConfigError("sweep: must be given, as sweep=outputs/sweeps/NAME")
+    from lithydra.report import report_sweep
+
+    report_sweep(Path(config.sweep))

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lithydra.errors import LithydraError, RunInterrupted
-from lithydra.sweep_dir import FAILED, Job, SweepDir
+from lithydra.sweep_dir import ENDED, FAILED, Job, SweepDir
 from lithydra.sweep_job import fail
 from lithydra.sweep_view import View, make_view
 
@@ -107,7 +107,7 @@ class LocalJobs:
     def _settle(self, sweep: SweepDir, job: Job, number: int) -> None:
         """Write down what a job could not that a signal killed."""
         state = sweep.state(job)
-        if self._signal is None and state not in ("finished", *FAILED):
+        if self._signal is None and state not in ENDED:
             fail(sweep, job, _killed(number))
         elif state == "running":  # killed as the sweep was stopped: it goes on from its last checkpoint
             sweep.run(job).update_status(state="interrupted")

@@ -19,6 +19,7 @@ MAY_CHANGE = (
     "logger",
     "callbacks.progress_bar",
     "callbacks.model_summary",
+    "callbacks.report_to_trial",
     "checkpoint",
     "data.dir",
     "data.num_workers",

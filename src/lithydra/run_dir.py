@@ -41,6 +41,7 @@ class RunDir:
         self.last = self.checkpoints / "last.ckpt"
         self.previous = self.checkpoints / "previous.ckpt"
         self.plots = path / "plots"
+        self.histograms = path / "histograms.npz"  # see histograms.py
 
     @classmethod
     def create(cls, parent: Path, name: str) -> "RunDir":
@@ -138,6 +139,11 @@ class RunDir:
         with self.metrics.open(newline="") as file:
             return list(csv.DictReader(file))
 
+    def training_seconds(self) -> float | None:
+        """Spent in epochs, over all parts of a resumed run; None before the first has ended."""
+        rows = self.read_metrics()
+        return sum(float(row["seconds"]) for row in rows) if rows else None
+
     def keep_metrics(self, num_epochs: int) -> None:
         """Drop the rows after `num_epochs`, and one that a full disk cut off: a resumed run writes them again."""
         whole = [row for row in self.read_metrics() if None not in row.values()]
@@ -199,11 +205,14 @@ class RunDir:
         for stale in (*self.path.glob(f".*{ASIDE}"), *self.checkpoints.glob(f".*{ASIDE}")):
             stale.unlink(missing_ok=True)
 
-    def finish(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Write the run's final metrics: those of the best epoch where there is one, and `metrics` beside them."""
+    def finish(self, metrics: dict[str, float], state: str = "finished") -> dict[str, float]:
+        """Write the run's final metrics: those of the best epoch where there is one, and `metrics` beside them.
+
+        `state` is `pruned` where a search has stopped the run, as one without prospects.
+        """
         final = {**metrics, **self.read_status().get("metrics", {})}
         final = {name: value for name, value in final.items() if "/" in name}
-        self.update_status(state="finished", finished=_now(), metrics=final)
+        self.update_status(state=state, finished=_now(), metrics=final)
         return final
 
 

@@ -18,7 +18,19 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.resume_config import flatten
-from lithydra.sweep_dir import FAILED, NEUTRAL, NOT_STARTED, Job, Plan, SweepDir, readable_name, wait_until_free
+from lithydra.study_rules import check_rules
+from lithydra.sweep_dir import (
+    DONE,
+    ENDED,
+    FAILED,
+    NEUTRAL,
+    NOT_STARTED,
+    Job,
+    Plan,
+    SweepDir,
+    readable_name,
+    wait_until_free,
+)
 from lithydra.sweep_plan import Prepared, Request, prepare
 
 log = logging.getLogger(__name__)
@@ -118,7 +130,7 @@ class Sweep:
         self.launched += [job for job in jobs if job not in self.launched]
         if settings.retry:
             self._reset([job for job in jobs if self.directory.state(job) in FAILED])
-        pending = [job for job in jobs if self.directory.state(job) not in ("finished", *FAILED)]
+        pending = [job for job in jobs if self.directory.state(job) not in ENDED]
         done = len(jobs) - len(pending)
         if done:
             print(f"{done} of {len(jobs)} jobs ended before this command")
@@ -161,7 +173,8 @@ class Sweep:
         axes = {key: list(dict.fromkeys(values)) for key, values in request.axes.items()}
         objective = {"metric": str(config.monitor.metric), "mode": str(config.monitor.mode)}
         if not self.directory.exists():
-            study = OmegaConf.to_container(config.study, resolve=True) if config.get("study") is not None else None
+            study: Any = OmegaConf.to_container(config.study, resolve=True) if config.get("study") is not None else None
+            check_rules(study or {}, axes)
             name = self.directory.path.name
             return Plan(name, ["python", *sys.argv], objective, axes, request.common, study)  # pyright: ignore[reportArgumentType]
         plan = self.directory.read()
@@ -216,7 +229,7 @@ class Sweep:
     def _problem(self, job: Job) -> str | None:
         status = self.directory.run(job).read_status()
         state = status.get("state", NOT_STARTED)
-        if state == "finished":
+        if state in DONE:
             return None
         reason = status.get("error") if state in FAILED else None
         return f"{job.name}: {state}" + (f": {reason}" if reason else "")

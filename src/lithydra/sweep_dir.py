@@ -21,6 +21,8 @@ from lithydra.run_dir import RunDir, write_json
 
 NOT_STARTED = "not started"
 FAILED = ("failed", "diverged")
+DONE = ("finished", "pruned")  # a search stops runs without prospects
+ENDED = (*DONE, *FAILED)
 # What does not make a job another one: where it lies, and how it was asked for.
 NEUTRAL = ("run", "resume", "resume_anyway", "paths", "sweep", "study", "experiment")
 
@@ -115,7 +117,7 @@ class SweepDir:
         return RunDir(self.path / job.run)
 
     def state(self, job: Job) -> str:
-        """finished, failed, diverged, interrupted, running, or `not started`."""
+        """finished, pruned, failed, diverged, interrupted, running, or `not started`."""
         return self.run(job).read_status().get("state", NOT_STARTED)
 
     def objective(self, job: Job, plan: Plan) -> float | None:

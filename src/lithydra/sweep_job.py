@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lithydra.errors import LithydraError
 from lithydra.run_dir import RunDir
-from lithydra.sweep_dir import FAILED, Job, SweepDir, wait_until_free
+from lithydra.sweep_dir import ENDED, FAILED, Job, SweepDir, wait_until_free
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def begin(sweep: SweepDir, job: Job) -> bool:
     if not wait_until_free(run, LAST_SECONDS):
         log.error("%s: in use by another process", run.path)
         return False
-    if sweep.state(job) in ("finished", *FAILED) or _stopped(sweep):
+    if sweep.state(job) in ENDED or _stopped(sweep):
         return False
     if not _has_checkpoint(run):
         shutil.rmtree(run.path, ignore_errors=True)

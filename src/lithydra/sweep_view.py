@@ -12,7 +12,8 @@ from rich.text import Text
 
 from lithydra.sweep_dir import NOT_STARTED, Job, SweepDir
 
-STYLES = {"finished": "green", "failed": "red", "diverged": "red", "interrupted": "yellow", "running": "cyan"}
+STYLES = {"finished": "green", "failed": "red", "diverged": "red", "running": "cyan"}
+STYLES |= {"pruned": "yellow", "interrupted": "yellow"}
 REDRAW_SECONDS = 0.5
 
 

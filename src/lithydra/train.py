@@ -63,11 +63,12 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
         trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
         trainer.strategy.barrier()  # until the main process has named the best checkpoint
         metrics = dict(module.epoch_metrics)
-        if config.test:
+        pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+        if config.test and not pruned:
             metrics |= test(trainer, module, data, run)
         if trainer.is_global_zero:
-            metrics = run.finish(metrics)
-            summary.write_hparams(trainer, config, choices, metrics)
+            metrics = run.finish(metrics, "pruned" if pruned else "finished")
+            summary.write_hparams(trainer, config, choices, overrides, metrics)
             summary.print_results(run, time.perf_counter() - started, images_per_second(trainer))
     return metrics.get(config.monitor.metric)
 

@@ -1,0 +1,23 @@
+"""hydra/sweeper=optuna: a search. Light, because every start of every script imports it."""
+
+from typing import Any
+
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class OptunaSweeper(Sweeper):
+    """Trains what Optuna suggests; `settings` are those of conf/hydra/sweeper/optuna.yaml (docs/search.md)."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> None:
+        from lithydra.search.driver import Search
+
+        assert self.hydra_context is not None and self.config is not None
+        Search(self.settings, self.hydra_context, self.task_function, self.config, arguments).run()
