@@ -314,10 +314,14 @@ def _directories(config: dict[str, Any]) -> Iterator[str]:
     first_process = os.environ.get("LOCAL_RANK", "0") == "0"  # it makes the directory that the others share
     if config["run"] and first_process and (Path(config["run"]) / "status.json").exists():
         yield f"run={config['run']}: holds a run already; resume={config['run']} goes on with it"
+    told: set[Path] = set()  # runs and sweeps lie below the same file more often than not
     for key in ("runs", "sweeps", "data"):
         path = Path(config["paths"][key])
         existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if existing in told:
+            continue
         if not existing.is_dir():
+            told.add(existing)
             yield f"paths.{key}={path}: {existing} is a file, not a directory"
         elif key == "runs" and not config["run"] and not config["resume"] and not os.access(existing, os.W_OK):
             yield f"paths.{key}={path}: cannot be written"
