@@ -59,8 +59,8 @@ SETTINGS = {
         "checkpoint.every_n_steps=2",
     ),
     "lbfgs": ("optimizer=lbfgs", "lr=0.5", "data.batch_size=64", "checkpoint.every_n_steps=1"),
-    "files, 0 workers": ("data.num_workers=0", *FILES),
-    "files, 2 workers": ("data.num_workers=2", *FILES),
+    "files_0_workers": ("data.num_workers=0", *FILES),
+    "files_2_workers": ("data.num_workers=2", *FILES),
     "augmentation": (
         "augmentation=flip_crop",
         "augmentation.padding=1",
@@ -80,7 +80,7 @@ POINTS = {  # and after how many passages: early, in the middle, late
 }
 FAST = [("steps", point, passages[1]) for point, passages in POINTS.items()]
 FULL = ("plateau", "steps", "accumulation", "augmentation")
-SHORT = ("lbfgs", "files, 0 workers", "files, 2 workers")  # fewer steps: an early kill in each point
+SHORT = ("lbfgs", "files_0_workers", "files_2_workers")  # fewer steps: an early kill in each point
 ALL = [(name, point, n) for name in FULL for point, passages in POINTS.items() for n in passages]
 ALL += [(name, point, 2 if point != "saving" else 7) for name in SHORT for point in POINTS]
 

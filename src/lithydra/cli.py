@@ -139,7 +139,7 @@ def set_up_logging() -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("lithydra").setLevel(logging.INFO)
-    logging.getLogger("hydra._internal").setLevel(logging.CRITICAL)  # it tells what it raises again
+    logging.getLogger("hydra").setLevel(logging.CRITICAL)  # it tells what it raises again
     for name in ("lightning.pytorch", "lightning.fabric"):
         lightning = logging.getLogger(name)
         lightning.handlers.clear()
