@@ -78,8 +78,7 @@ class Classifier(L.LightningModule):
     def _evaluate(self, metrics: SplitMetrics, batch: Batch) -> None:
         images, labels = batch[0].to(self.device), batch[1].to(self.device)
         logits = self(images)
-        loss = self.loss(logits, labels)
-        metrics.update(loss, torch.tensor(len(labels), device=loss.device), predicted_classes(logits), labels)
+        metrics.update(self.loss(logits, labels), predicted_classes(logits), labels)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(self.val_metrics, batch)

@@ -14,8 +14,8 @@ from lithydra.data.loaders import TrainingLoader, TrainingOrder
 from lithydra.errors import ConfigError
 from lithydra.statistics_classifier import StatisticsClassifier
 
-CHUNK_SECONDS = 0.1  # long beside what Lightning does per call (0.3 ms), short enough for a lively progress bar
-MAX_STEPS = 256
+CHUNK_SECONDS = 0.2  # long beside the 2 ms that a chunk costs, short enough to do again where it diverged
+MAX_STEPS = 512  # bounds the logits that a chunk keeps
 STEPS_OF_SEVERAL_PROCESSES = 16  # a measured number would differ between them, and they must agree
 TIMED_STEPS = 3  # the fastest counts: on a busy machine a single one may take a hundred times as long
 

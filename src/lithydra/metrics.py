@@ -31,27 +31,38 @@ class MeanLoss(Metric):
 
 
 class SplitMetrics(nn.Module):
-    """Mean loss per image and accuracy of one split, summed on the device over an epoch."""
+    """Mean loss per image and accuracy of one split over an epoch.
+
+    What the batches give stays on the device until the epoch's end: one update of torchmetrics' metrics costs as much
+    as a small net takes for a batch.
+    """
 
     def __init__(self, split: str, num_classes: int) -> None:
         super().__init__()
         self.split = split
         self.loss = MeanLoss()
         self.acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def update(self, losses: Tensor, sizes: Tensor, predictions: Tensor, labels: Tensor) -> None:
-        """Mean loss (n,) and number of images (n,) of n batches; predicted and true class (B,) of all their images."""
-        self.loss.update(losses, sizes)
-        self.acc.update(predictions, labels)
+    def update(self, loss: Tensor, predictions: Tensor, labels: Tensor) -> None:
+        """Mean loss () of a batch; predicted and true class (B,) of its images."""
+        self._batches.append((loss, predictions, labels))
 
     def metrics(self) -> dict[str, Metric]:
         return {f"{self.split}/loss": self.loss, f"{self.split}/acc": self.acc}
 
     def compute(self) -> dict[str, Tensor]:
-        """`{"val/loss": …, "val/acc": …}`, each a scalar."""
+        """`{"val/loss": …, "val/acc": …}`, each a scalar, over all processes."""
+        if self._batches:
+            losses, predictions, labels = zip(*self._batches, strict=True)
+            sizes = torch.tensor([len(batch) for batch in labels], device=losses[0].device)
+            self.loss.update(torch.stack(losses), sizes)
+            self.acc.update(torch.cat(predictions), torch.cat(labels))
+            self._batches = []
         return {name: metric.compute() for name, metric in self.metrics().items()}
 
     def reset(self) -> None:
+        self._batches = []
         for metric in self.metrics().values():
             metric.reset()
 
@@ -74,7 +85,7 @@ class TrainingSums:
         if target.ndim == 2:  # probabilities, of mixed images
             target = target.argmax(dim=1)
         correct = (predicted == target).sum()
-        *values, num_correct = torch.stack([*(x.double() for x in losses), correct.double()]).tolist()
+        *values, num_correct = torch.cat([torch.stack(losses).double(), correct.double().unsqueeze(0)]).tolist()
         for value, batch in zip(values, labels, strict=True):
             self.loss += value * len(batch)
         self.num_correct += int(num_correct)
