@@ -19,6 +19,7 @@ from lithydra.continuation import continue_from
 from lithydra.data.base import ImageDataModule
 from lithydra.errors import ConfigError
 from lithydra.interrupts import interruptible
+from lithydra.memory import keep_freed_memory
 from lithydra.provenance import provenance
 from lithydra.resume_config import frozen
 from lithydra.run_dir import RunDir
@@ -41,6 +42,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
         `monitor.metric` at the best epoch: what a sweep optimizes. None if it was never measured.
     """
     started = time.perf_counter()
+    keep_freed_memory()
     L.seed_everything(config.seed, verbose=False)
     data = build.data(config)
     module = build.classifier(config, data)
