@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lithydra.errors import ConfigError, nearest
+from lithydra.init_checks import INIT_COMBINATIONS
 from lithydra.rules import (
     COUNT,
     FLAG,
@@ -135,6 +136,10 @@ RULES: dict[str, Any] = {
     "trainer.limit_val_batches": AnyOf((COUNT, Number(above=0, most=1))),
     "trainer.limit_test_batches": AnyOf((COUNT, Number(above=0, most=1))),
     "sweep.name": Text(),
+    "init.from": optional(Text()),
+    "init.freeze": AnyOf((Choice(("none", "backbone")), ListOf(Text(), min_length=1))),
+    "init.head": Choice(("auto", "keep", "replace")),
+    "init.backbone_lr_factor": POSITIVE,
 }
 
 ROOT_KEYS = (
@@ -312,4 +317,5 @@ COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
     _momentum_cycle,
     _device,
     _directories,
+    *INIT_COMBINATIONS,
 )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import lightning as L
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lithydra import resume
+from lithydra import resume, transfer
 from lithydra.data.loaders import Batch, Chunk, TrainingBatch
 from lithydra.divergence import NotFiniteError, Snapshot, all_finite, refuse_broken_weights, refuse_divergence
 from lithydra.metrics import SplitMetrics, TrainingSums, predicted_classes
@@ -115,7 +115,7 @@ class GradientClassifier(Classifier):
     `on_optimizer_step(trainer, module)` is called after each of them.
 
     Args:
-        optimizer: Called with the trainable parameters.
+        optimizer: Called with groups of trainable parameters, as dicts with `params` and `lr_factor`.
         scheduler: Called with the optimizer and the number of optimizer steps an epoch; None keeps lr constant.
         scheduler_interval: When the scheduler steps.
         monitor: The metric that a plateau scheduler watches.
@@ -123,6 +123,7 @@ class GradientClassifier(Classifier):
             loss that is reported.
         augmentation: Called in training with images (B, C, H, W) float in [0, 1] and labels; returns both.
         gradient_clip_val: Largest norm, or largest absolute value, of the gradient; None clips nothing.
+        backbone_lr_factor: Times lr, for all of the net but its head.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class GradientClassifier(Classifier):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: Literal["norm", "value"] = "norm",
         log_every_n_steps: int = 50,
+        backbone_lr_factor: float = 1.0,
     ) -> None:
         super().__init__(net, normalization, loss, num_classes)
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
@@ -150,9 +152,17 @@ class GradientClassifier(Classifier):
         self.accumulate_grad_batches = accumulate_grad_batches
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         self.log_every_n_steps = log_every_n_steps
+        self.backbone_lr_factor = backbone_lr_factor
         self.trained = [p for p in self.parameters() if p.requires_grad]
+        self.frozen_norms = transfer.frozen_norms(net)
         # Of the batches since the epoch's sums were last brought up to date: losses, logits, labels.
         self._pending: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for norm in self.frozen_norms:
+            norm.eval()
+        return self
 
     def configure_optimizers(self) -> Any:
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
@@ -160,7 +170,8 @@ class GradientClassifier(Classifier):
         return ([optimizer], [scheduler]) if scheduler is not None else optimizer
 
     def make_optimizer_and_scheduler(self, batches_per_epoch: int) -> tuple[Optimizer, LRScheduler | None]:
-        optimizer = self._make_optimizer(self.trained)
+        groups = transfer.parameter_groups(self, self.net, self.backbone_lr_factor)
+        optimizer = self._make_optimizer(groups)
         if self._make_scheduler is None:
             return optimizer, None
         return optimizer, self._make_scheduler(optimizer, math.ceil(batches_per_epoch / self.accumulate_grad_batches))
@@ -176,6 +187,10 @@ class GradientClassifier(Classifier):
         # Without these two, Lightning's hooks around backward() have nothing to do, at 5 % of a small net's step.
         direct = isinstance(self.trainer.strategy, SingleDeviceStrategy) and self._scaler is None
         self._backward = torch.Tensor.backward if direct else self.manual_backward
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.train()  # Lightning leaves modes as they are, and would warn of frozen norms that it finds in eval mode
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
         """Train on each batch of the chunk; the device is not waited for until its end.
