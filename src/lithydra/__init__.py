@@ -4,9 +4,13 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """`lithydra.load`, imported when it is asked for: torch takes seconds, and a typo on the command line must not."""
+    """`load` and `results`, imported when asked for: torch takes seconds, and a typo on the command line must not."""
     if name == "load":
         from lithydra.loading import load
 
         return load
+    if name == "results":
+        from lithydra.sweep_results import results
+
+        return results
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

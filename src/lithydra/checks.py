@@ -24,6 +24,7 @@ from lithydra.rules import (
     SEED,
     AnyOf,
     Choice,
+    DirectoryName,
     ListOf,
     Number,
     Text,
@@ -135,7 +136,11 @@ RULES: dict[str, Any] = {
     "trainer.limit_train_batches": AnyOf((COUNT, Number(above=0, most=1))),
     "trainer.limit_val_batches": AnyOf((COUNT, Number(above=0, most=1))),
     "trainer.limit_test_batches": AnyOf((COUNT, Number(above=0, most=1))),
-    "sweep.name": Text(),
+    "sweep.name": optional(DirectoryName()),
+    "sweep.n_jobs": AnyOf((COUNT, Choice(("auto",)))),
+    "sweep.on_error": Choice(("continue", "stop")),
+    "sweep.retry": FLAG,
+    "sweep.fresh": FLAG,
     "init.from": optional(Text()),
     "init.freeze": AnyOf((Choice(("none", "backbone")), ListOf(Text(), min_length=1))),
     "init.head": Choice(("auto", "keep", "replace")),
@@ -301,7 +306,7 @@ def _gpu_device_exists() -> bool:
 def _directories(config: dict[str, Any]) -> Iterator[str]:
     if config["run"] and config["resume"]:
         yield f"run={config['run']}: resume={config['resume']} names the run directory already"
-    for key in ("runs", "data"):
+    for key in ("runs", "sweeps", "data"):
         path = Path(config["paths"][key])
         existing = next(p for p in (path, *path.absolute().parents) if p.exists())
         if not existing.is_dir():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -158,7 +158,7 @@ class GradientClassifier(Classifier):
         # Of the batches since the epoch's sums were last brought up to date: losses, logits, labels.
         self._pending: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "GradientClassifier":
         super().train(mode)
         for norm in self.frozen_norms:
             norm.eval()

@@ -38,7 +38,6 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> NoReturn:
     from dotenv import load_dotenv
 
     load_dotenv(".env")
-    OmegaConf.register_new_resolver("safe_name", safe_name, replace=True)
     errors: list[Exception] = []
 
     @wraps(task)
@@ -115,11 +114,6 @@ def all_keys(config: Any, prefix: str = "") -> list[str]:
     return keys
 
 
-def safe_name(text: str) -> str:
-    """`text` as a file name that every file system takes; at most 100 characters."""
-    return re.sub(r"[^A-Za-z0-9=,.+_-]+", "-", text)[:100].strip(".-") or "default"
-
-
 def _first_line(error: BaseException) -> str:
     return " ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or type(error).__name__
 
@@ -144,13 +138,16 @@ def main_train() -> NoReturn:
 
 
 def _train(config: DictConfig) -> float | None:
-    check(config)
     job = HydraConfig.get()
+    if config.sweep.job is not None:
+        from lithydra.sweep_job import run_job
+
+        set_up_logging()
+        return run_job(Path(job.sweep.dir), config.sweep.job)
+    check(config)
     if config.resume:
         config = resumed(RunDir.open(Path(config.resume), "resume"), config, list(job.overrides.task))
         check(config)
-    if job.mode == RunMode.MULTIRUN:
-        config.run = job.runtime.output_dir
 
     from lithydra.train import train  # imports torch, so only once the config is known to be good
 
@@ -183,6 +180,19 @@ def _predict(config: DictConfig) -> None:
 
     set_up_logging()
     predict(config)
+
+
+def main_report() -> NoReturn:
+    """`python scripts/report.py`."""
+    run(_report, "report")
+
+
+def _report(config: DictConfig) -> None:
+    if OmegaConf.is_missing(config, "sweep"):
+        raise ConfigError("sweep: must be given, as sweep=outputs/sweeps/NAME")
+    from lithydra.report import report_sweep
+
+    report_sweep(Path(config.sweep))
 
 
 def _open_run(config: DictConfig) -> None:

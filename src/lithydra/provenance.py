@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,19 @@ def provenance(
         "seed": seed,
         "git": git_state(Path(__file__).parent),
         "python": platform.python_version(),
-        "packages": {d.name: d.version for d in sorted(distributions(), key=lambda d: d.name.lower())},
+        "packages": packages(),
         "hardware": hardware(),
         "data": data,
         "trainer": trainer,
     }
 
 
+@cache  # it takes a while, and a sweep's jobs are forked from a process that knows it
+def packages() -> dict[str, str]:
+    return {d.name: d.version for d in sorted(distributions(), key=lambda d: d.name.lower())}
+
+
+@cache
 def git_state(folder: Path) -> dict[str, str | None]:
     """Commit and uncommitted changes of the checkout that `folder` is in; None where there is no git."""
 

@@ -18,6 +18,7 @@ MAY_CHANGE = (
     "logger",
     "callbacks.progress_bar",
     "callbacks.model_summary",
+    "callbacks.report_to_trial",
     "checkpoint",
     "trainer.max_epochs",
     "trainer.max_steps",
@@ -27,6 +28,8 @@ MAY_CHANGE = (
     "trainer.devices",
     "accelerator",
 )
+
+RUN_MARK = "<the run's directory>"
 
 
 def resumed(run: RunDir, composed: DictConfig, overrides: list[str]) -> DictConfig:
@@ -55,6 +58,24 @@ def resumed(run: RunDir, composed: DictConfig, overrides: list[str]) -> DictConf
     _refuse_new_horizon(before, changes)
     _refuse_finished(run, config)
     return config
+
+
+def frozen(config: DictConfig) -> dict[str, Any]:
+    """`config` resolved and plain. What is made of the run directory's name stays `${run}`, so that it can be moved."""
+    copy = config.copy()
+    OmegaConf.set_struct(copy, False)
+    OmegaConf.set_readonly(copy, False)
+    copy.run = RUN_MARK
+    plain: dict[str, Any] = OmegaConf.to_container(copy, resolve=True)  # pyright: ignore[reportAssignmentType]
+    return _with_run_named(plain) | {"run": None, "resume": None}
+
+
+def _with_run_named(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _with_run_named(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_run_named(value) for value in node]
+    return node.replace(RUN_MARK, "${run}") if isinstance(node, str) else node
 
 
 def _may_change(key: str) -> bool:

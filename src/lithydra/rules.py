@@ -1,6 +1,7 @@
 """What a setting may be. `value in rule` tells whether it is; `str(rule)` says what is allowed."""
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +81,17 @@ class Text:
 
     def __str__(self) -> str:
         return "a piece of text"
+
+
+@dataclass(frozen=True)
+class DirectoryName:
+    """A name for a directory on any file system."""
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9=,.+_-]{0,149}", value) is not None
+
+    def __str__(self) -> str:
+        return "a name of letters, digits and =,.+_-"
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class RunDir:
         self.last = self.checkpoints / "last.ckpt"
         self.previous = self.checkpoints / "previous.ckpt"
         self.plots = path / "plots"
+        self.histograms = path / "histograms.npz"  # see histograms.py
 
     @classmethod
     def create(cls, parent: Path, name: str) -> "RunDir":
@@ -134,7 +135,8 @@ class RunDir:
     @contextmanager
     def recorded(self, config: dict[str, Any]) -> Iterator[None]:
         """Own the directory while a run trains in it; status.json says how it ended, train.log what was said."""
-        handler = logging.FileHandler(self.log)
+        # A sweep's job has its whole output there already.
+        handler = logging.NullHandler() if _is_stdout(self.log) else logging.FileHandler(self.log)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         with self.own():
             self.config.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
@@ -153,12 +155,19 @@ class RunDir:
                 logging.getLogger().removeHandler(handler)
                 handler.close()
 
-    def finish(self, metrics: dict[str, float]) -> dict[str, float]:
-        """Write the run's final metrics: those of the best epoch where there is one, and `metrics` beside them."""
+    def finish(self, metrics: dict[str, float], state: str = "finished") -> dict[str, float]:
+        """Write the run's final metrics: those of the best epoch where there is one, and `metrics` beside them.
+
+        `state` is `pruned` where a search has stopped the run, as one without prospects.
+        """
         final = {**metrics, **self.read_status().get("metrics", {})}
         final = {name: value for name, value in final.items() if "/" in name}
-        self.update_status(state="finished", finished=_now(), metrics=final)
+        self.update_status(state=state, finished=_now(), metrics=final)
         return final
+
+
+def _is_stdout(path: Path) -> bool:
+    return path.exists() and os.path.samestat(path.stat(), os.fstat(1))
 
 
 def _now() -> str:

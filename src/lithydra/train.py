@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from lithydra import build, summary
 from lithydra.callbacks.record import RunRecord
@@ -18,6 +18,7 @@ from lithydra.data.base import ImageDataModule
 from lithydra.errors import ConfigError
 from lithydra.interrupts import interruptible
 from lithydra.provenance import provenance
+from lithydra.resume_config import frozen
 from lithydra.run_dir import RunDir, write_json
 
 log = logging.getLogger(__name__)
@@ -44,8 +45,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
     build.try_out(config, data, module)
 
     run = open_run(config, choices)
-    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportAssignmentType]
-    plain |= {"run": None, "resume": None}  # a run does not know where it lies, so that it can be moved
+    plain = frozen(config)
     module.record = {"config": plain, "data": data.facts()}
     config.run = str(run.path)
     with run.recorded(plain) if is_main_process() else nullcontext(), interruptible(run) as interrupts:
@@ -57,10 +57,11 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
         trainer.fit(module, datamodule=data, ckpt_path=start(run) if config.resume else None, weights_only=True)
         trainer.strategy.barrier()  # until the main process has named the best checkpoint
         metrics = dict(module.epoch_metrics)
-        if config.test:
+        pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+        if config.test and not pruned:
             metrics |= test(trainer, module, data, run)
         if trainer.is_global_zero:
-            metrics = run.finish(metrics)
+            metrics = run.finish(metrics, "pruned" if pruned else "finished")
             summary.write_hparams(trainer, config, choices, metrics)
             summary.print_results(run, time.perf_counter() - started, images_per_second(trainer))
     return metrics.get(config.monitor.metric)

@@ -11,6 +11,7 @@ from torch import Tensor
 from lithydra.data.loaders import EvaluationLoader, FileSplit, Split, TensorSplit, TrainingLoader, TrainingOrder
 from lithydra.data.prepare import Arrays
 from lithydra.errors import ConfigError
+from lithydra.shared import once
 
 if TYPE_CHECKING:
     from lithydra.data.image_folder import ImageFiles
@@ -132,12 +133,15 @@ class ImageDataModule(L.LightningDataModule):
     def _tensors(self, images: np.ndarray, labels: np.ndarray) -> TensorSplit:
         if images.ndim == 3:
             images = images[..., None]
-        storage = torch.from_numpy(images)  # (N, H, W, C)
-        if self.image_size and tuple(storage.shape[1:3]) != (self.image_size, self.image_size):
-            storage = _resized(storage, self.image_size)
-        if not self.channels_last:
-            storage = storage.permute(0, 3, 1, 2).contiguous()
+        key = (images.ctypes.data, images.shape, self.image_size, self.channels_last)
+        storage = once(key, lambda: self._storage(torch.from_numpy(images)))
         return TensorSplit(storage, torch.from_numpy(labels), torch.arange(len(labels)), self.channels_last)
+
+    def _storage(self, images: Tensor) -> Tensor:
+        """(N, H, W, C) at the size and in the layout that training wants."""
+        if self.image_size and tuple(images.shape[1:3]) != (self.image_size, self.image_size):
+            images = _resized(images, self.image_size)
+        return images if self.channels_last else images.permute(0, 3, 1, 2).contiguous()
 
     def _select_classes(self, split: Split) -> Split:
         """Keep the images of `classes` and relabel them 0, 1, … in the order given."""

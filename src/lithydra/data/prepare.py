@@ -17,6 +17,7 @@ import numpy as np
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from lithydra.errors import ConfigError
+from lithydra.shared import once
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,14 @@ def load(path: Path, *, num_classes: int | None = None, mend: str = "delete it a
     Raises:
         ConfigError: the file is damaged, or its arrays are not those of an image data set.
     """
+    with contextlib.suppress(OSError):  # `_load` says what is wrong
+        stat = path.stat()
+        key = (path.absolute(), stat.st_mtime_ns, stat.st_size, num_classes)
+        return once(key, lambda: _load(path, num_classes, mend))
+    return _load(path, num_classes, mend)
+
+
+def _load(path: Path, num_classes: int | None, mend: str) -> Arrays:
     try:
         with zipfile.ZipFile(path) as archive:
             keys = [name.removesuffix(".npy") for name in archive.namelist()]

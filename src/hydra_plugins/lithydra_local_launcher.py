@@ -1,0 +1,45 @@
+"""hydra/launcher=local: jobs as processes of this machine. Light, because every start of every script imports it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class LocalLauncher(Launcher):
+    """Forks each job from a server that has imported torch and loaded the data once."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from lithydra.local_jobs import LocalJobs
+
+        self.config = config
+        self.jobs = LocalJobs()
+
+    def warm_up(self) -> None:
+        """Let the server import torch while the sweeper is still at work."""
+        self.jobs.start_server()
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from lithydra.sweep import job_returns, launched
+
+        sweep, jobs = launched(self.config, job_overrides)
+        self.jobs.run(sweep, jobs, self.config)
+        return job_returns(sweep, jobs)
+
+    def close(self) -> None:
+        self.jobs.stop_server()
+
+
+@dataclass
+class LocalLauncherConf:
+    _target_: str = "hydra_plugins.lithydra_local_launcher.LocalLauncher"
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLauncherConf, provider="lithydra")
+
+__all__: list[Any] = ["LocalLauncher"]

@@ -1,0 +1,200 @@
+"""A search: ask Optuna for trials, have the launcher run them as jobs of a sweep, tell Optuna what came out."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig, open_dict
+
+from lithydra.errors import ConfigError, LithydraError
+from lithydra.local_jobs import make_slots
+from lithydra.search import optuna_side
+from lithydra.search.best import write_best
+from lithydra.search.settings import Settings
+from lithydra.search.space import corners, grid, override_value, parse
+from lithydra.sweep import Sweep, report
+from lithydra.sweep_dir import ENDED, Job
+from lithydra.sweep_plan import Prepared, Request
+from lithydra.sweep_results import MISSING, number, training_seconds
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+
+class Search:
+    """One search in one sweep directory.
+
+    What a trial scored is read from its run directory, not from what the launcher returns: so a trial that ended while
+    the search was dead still counts, and one that was broken off goes on as the same trial from its last checkpoint.
+    """
+
+    def __init__(
+        self,
+        given: Mapping[str, Any],
+        loader: ConfigLoader,
+        config: DictConfig,
+        launcher: Launcher,
+        arguments: Sequence[str],
+    ) -> None:
+        self.settings, self.loader, self.config = Settings.checked(given, config), loader, config
+        self.space, fixed = parse(arguments, self.settings.params, loader)
+        points = grid(self.space) if self.settings.sampler == "grid" else []
+        self.n_trials = self.settings.n_trials or len(points)
+        self.points = points[: self.n_trials]
+        request = Request.parse(config, {}, fixed)
+        self._name(request, arguments)
+        self.sweep = Sweep(config, loader, launcher, replace(request, axes={key: [] for key in self.space}))
+        self.storage = optuna_side.storage_address(self.settings.storage, str(self.sweep.directory.path))
+
+    def _name(self, request: Request, arguments: Sequence[str]) -> None:
+        """The same for the same ranges, as a grid's name is; how they are searched and how long does not matter."""
+        if self.config.sweep.name is not None:
+            return
+        given = OverridesParser.create().parse_overrides(
+            [*(f"{key}={value}" for key, value in self.settings.params.items()), *arguments]
+        )
+        ranges = {o.get_key_element(): [str(o.input_line).partition("=")[2]] for o in given if o.is_sweep_override()}
+        study = self.config.hydra.runtime.choices.get("study")
+        with open_dict(self.config):
+            self.config.sweep.name = f"search_{replace(request, axes=ranges).default_name(study)}"
+
+    def run(self) -> None:
+        """Go on until there are `n_trials`; write best.yaml and the report.
+
+        Raises:
+            ConfigError: The space cannot be composed, or the directory holds another search.
+            LithydraError: Not one trial finished.
+        """
+        optuna = optuna_side.import_optuna()
+        self.sweep.warm_up()
+        self.sweep.prepare([self._texts(point) for point in corners(self.space)])
+        optuna_side.sampler(self.settings, 0)
+        optuna_side.pruner(self.settings.pruner, 1, self.settings.pruner_options)
+        with self.sweep.opened():
+            if self.config.sweep.fresh:
+                optuna_side.forget(self.sweep.directory.path)
+            study = optuna.create_study(
+                storage=optuna_side.open_storage(self.storage),
+                study_name=optuna_side.STUDY,
+                directions=self.settings.directions,
+                load_if_exists=True,
+            )
+            self._refuse_other_search(study)
+            for point in self.points:
+                study.enqueue_trial(point, skip_if_exists=True)
+            self._go_on(study)
+            self._end(study)
+
+    def _go_on(self, study: "Study") -> None:
+        at_once = len(make_slots(self.config, self.n_trials))
+        broken = [trial for trial in study.get_trials() if trial.state.name == "RUNNING"]
+        while True:
+            trials, broken = broken, []
+            begun = len([t for t in study.get_trials(deepcopy=False) if t.state.name != "WAITING"])
+            while len(trials) < at_once and begun < self.n_trials:
+                trials.append(self._ask(study, begun))
+                begun += 1
+            if not trials:
+                return
+            self._run_trials(study, trials)
+
+    def _ask(self, study: "Study", count: int) -> "FrozenTrial":
+        study.sampler = optuna_side.sampler(self.settings, count)
+        trial = study.ask({key: parameter.distribution() for key, parameter in self.space.items()})
+        return study.get_trials()[trial.number]
+
+    def _run_trials(self, study: "Study", trials: "list[FrozenTrial]") -> None:
+        """Have trials run that have not ended, and tell Optuna of all."""
+        directory = self.sweep.directory
+        jobs: list[Job] = []
+        for trial in trials:  # two trials may be the same point, and then have one job
+            jobs += self.sweep.add([self._prepared(trial)])
+        waiting = list({job.name: job for job in jobs if directory.state(job) not in ENDED}.values())
+        if waiting:
+            self.sweep.launch(waiting, initial_index=trials[0].number)
+        for trial, job in zip(trials, jobs, strict=True):
+            self._tell(study, trial, job)
+        write_best(directory, self.sweep.plan, study, self._is_group)
+
+    def _prepared(self, trial: "FrozenTrial") -> Prepared:
+        """The trial as a point of the sweep, its values short in its name and whole in its config."""
+        texts = self._texts(trial.params)
+        prepared = self.sweep.prepare([texts])[0]
+        for key, text in texts.items():
+            values = self.sweep.plan.axes[key]
+            values += [text] if text not in values else []
+        short = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in trial.params.items()}
+        return replace(prepared, varied=short, config=self._reporting(prepared.config, trial.number))
+
+    def _reporting(self, config: dict[str, Any], number: int) -> dict[str, Any]:
+        """`config` with the callback that reports to the trial; the job stays the same job."""
+        if self.settings.pruner == "none":
+            return config
+        callback = {
+            "_target_": "lithydra.callbacks.report_to_trial.ReportToTrial",
+            "storage": optuna_side.storage_address(self.settings.storage, "${run}/.."),
+            "number": number,
+            "metric": self.settings.objectives[0],
+            "pruner": self.settings.pruner,
+            "max_epochs": config["trainer"]["max_epochs"],
+            "pruner_options": self.settings.pruner_options,
+        }
+        return {**config, "callbacks": {**config["callbacks"], "report_to_trial": callback}}
+
+    def _texts(self, point: Mapping[str, Any]) -> dict[str, str]:
+        return {key: override_value(value) for key, value in point.items()}
+
+    def _tell(self, study: "Study", trial: "FrozenTrial", job: Job) -> None:
+        """Tell Optuna how a trial ended: with a number for each objective, pruned, or else failed."""
+        directory, states = self.sweep.directory, optuna_side.import_optuna().trial.TrialState
+        state = directory.state(job)
+        if state not in ENDED:
+            raise LithydraError(f"{job.name}: {state}; the same command goes on with the search")
+        metrics = directory.run(job).read_status().get("metrics", {})
+        values = [
+            training_seconds(directory.run(job)) if name == "seconds" else metrics.get(name)
+            for name in self.settings.objectives
+        ]
+        if state == "pruned":
+            study.tell(trial.number, state=states.PRUNED)
+        elif state == "finished" and all(value is not None and math.isfinite(value) for value in values):
+            study.tell(trial.number, values)
+        else:
+            study.tell(trial.number, state=states.FAIL)
+        scores = [
+            f"{o} {MISSING if v is None else number(v)}" for o, v in zip(self.settings.objectives, values, strict=True)
+        ]
+        print(f"trial {trial.number + 1} of {self.n_trials}  {state:<9} {', '.join(scores)}  {job.name}", flush=True)
+
+    def _is_group(self, key: str) -> bool:
+        return bool(self.loader.get_group_options(key))
+
+    def _refuse_other_search(self, study: "Study") -> None:
+        """A directory belongs to one space and one list of objectives; the number of trials may grow."""
+        asked = {"ranges": {k: str(p) for k, p in self.space.items()}, "objectives": self.settings.objectives}
+        before = study.user_attrs.get("search")
+        if before is None:
+            study.set_user_attr("search", asked)
+        elif before != asked:
+            changed = next(key for key in asked if asked[key] != before.get(key))
+            raise ConfigError(
+                f"sweep.name={self.sweep.plan.name}: holds a search with other {changed}: {before.get(changed)}, given "
+                f"{asked[changed]}. Take another sweep.name, or sweep.fresh=true"
+            )
+
+    def _end(self, study: "Study") -> None:
+        directory = self.sweep.directory
+        best = write_best(directory, self.sweep.plan, study, self._is_group)
+        self.sweep.directory.write(self.sweep.plan)
+        report(directory.path)
+        states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
+        counts = [states.count(name) for name in ("COMPLETE", "PRUNED", "FAIL")]
+        print("{} trials finished, {} pruned, {} failed or diverged".format(*counts))
+        if best is None:
+            raise LithydraError(f"No trial finished; what went wrong is in {directory.path / 'report.html'}")
+        print(f"best again     python train.py --config-dir {directory.path} experiment=best")

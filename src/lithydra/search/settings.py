@@ -1,0 +1,68 @@
+"""The settings of `hydra/sweeper=optuna`, checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig
+
+from lithydra.checks import METRICS
+from lithydra.errors import ConfigError, nearest
+
+SAMPLERS = ("tpe", "random", "grid", "cmaes", "nsgaii")
+PRUNERS = ("none", "median", "hyperband")
+STORAGES = ("sqlite", "journal")
+OBJECTIVES = (*METRICS, "seconds")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What conf/hydra/sweeper/optuna.yaml says. `n_trials` is None for all points of a grid."""
+
+    n_trials: int | None
+    sampler: str
+    sampler_options: dict[str, Any]
+    seed: int
+    pruner: str
+    pruner_options: dict[str, Any]
+    objectives: list[str]
+    storage: str
+    params: dict[str, Any]
+
+    @classmethod
+    def checked(cls, given: Mapping[str, Any], config: DictConfig) -> "Settings":
+        """Raises ConfigError where a setting, or two together, cannot work."""
+        for key, choices in (("sampler", SAMPLERS), ("pruner", PRUNERS), ("storage", STORAGES)):
+            _refuse_unknown(key, given[key], choices)
+        n_trials = given["n_trials"]
+        all_points = n_trials is None and given["sampler"] == "grid"
+        if not all_points and (not isinstance(n_trials, int) or isinstance(n_trials, bool) or n_trials < 1):
+            raise ConfigError(f"hydra.sweeper.n_trials={n_trials}: must be a whole number at least 1")
+        objectives = list(given["objectives"] or [config.monitor.metric])
+        _refuse_bad_objectives(objectives, str(config.monitor.metric))
+        if len(objectives) > 1 and given["pruner"] != "none":
+            raise ConfigError(f"hydra.sweeper.pruner={given['pruner']}: with several objectives nothing can be pruned")
+        mappings = {key: dict(given[key] or {}) for key in ("sampler_options", "pruner_options", "params")}
+        plain = {key: given[key] for key in ("n_trials", "sampler", "seed", "pruner", "storage")}
+        return cls(objectives=objectives, **plain, **mappings)
+
+    @property
+    def directions(self) -> list[str]:
+        return ["maximize" if name.endswith("/acc") else "minimize" for name in self.objectives]
+
+
+def _refuse_unknown(key: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"hydra.sweeper.{key}={value}: one of {', '.join(choices)}.{nearest(str(value), choices)}")
+
+
+def _refuse_bad_objectives(objectives: list[str], monitored: str) -> None:
+    for name in objectives:
+        if str(name).startswith("test/"):
+            raise ConfigError(f"hydra.sweeper.objectives={name}: the test set chooses nothing; take val/{name[5:]}")
+        _refuse_unknown("objectives", name, OBJECTIVES)
+    if objectives[0] != monitored:
+        raise ConfigError(
+            f"hydra.sweeper.objectives: the first must be monitor.metric={monitored}, which the best epoch goes by, "
+            f"not {objectives[0]}"
+        )

@@ -1,0 +1,107 @@
+"""One job of a sweep, under whatever launcher: goes on where the job stands, and leaves in its run directory how it ended."""
+
+import logging
+import shutil
+import sys
+import traceback
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from lithydra.errors import LithydraError
+from lithydra.run_dir import RunDir
+from lithydra.sweep_dir import ENDED, FAILED, Job, SweepDir, wait_until_free
+
+log = logging.getLogger(__name__)
+
+LAST_SECONDS = 60  # that a job of a killed command may take to save and end
+
+
+def run_job(directory: Path, name: str) -> float | None:
+    """Train a job of the sweep in `directory` from its frozen config, unless it has ended before.
+
+    Returns:
+        Its objective: the monitored metric at the best epoch. None where there is none; status.json says why.
+    """
+    sweep = SweepDir(directory)
+    job = sweep.job(name)
+    if begin(sweep, job):
+        carry_out(sweep, job)
+    return sweep.objective(job, sweep.read()) if sweep.state(job) == "finished" else None
+
+
+def begin(sweep: SweepDir, job: Job) -> bool:
+    """Whether the job is to run. What a run that never came to a checkpoint has left is removed."""
+    run = sweep.run(job)
+    if not wait_until_free(run, LAST_SECONDS):
+        log.error("%s: in use by another process", run.path)
+        return False
+    if sweep.state(job) in ENDED or _stopped(sweep):
+        return False
+    if not _has_checkpoint(run):
+        shutil.rmtree(run.path, ignore_errors=True)
+    run.path.mkdir(parents=True, exist_ok=True)
+    return True
+
+
+def carry_out(sweep: SweepDir, job: Job) -> int:
+    """Train; returns the exit code that a single run would have. Only what ends the process leaves as an exception."""
+    from lithydra.train import train  # imports torch, which only the process that trains should
+
+    run = sweep.run(job)
+    config: DictConfig = OmegaConf.create(sweep.config(job))  # pyright: ignore[reportAssignmentType]
+    resume = _has_checkpoint(run)
+    config.run, config.resume = (None, str(run.path)) if resume else (str(run.path), None)
+    command, sys.argv = sys.argv, ["train.py", *job.overrides]
+    try:
+        train(config, dict(job.choices), list(job.overrides))
+    except KeyboardInterrupt:  # before the run could save anything
+        return 130
+    except Exception as error:
+        if not isinstance(error, LithydraError):
+            traceback.print_exc()
+        _record(run, sweep, job, error)
+        return error.exit_code if isinstance(error, LithydraError) else 1
+    finally:
+        sys.argv = command
+    return 0
+
+
+def fail(sweep: SweepDir, job: Job, message: str) -> None:
+    """Write down a failure that the job itself could not."""
+    run = sweep.run(job)
+    run.path.mkdir(parents=True, exist_ok=True)
+    _complete(run, sweep, job)
+    run.update_status(state="failed", error=message, finished=_now())
+
+
+def _record(run: RunDir, sweep: SweepDir, job: Job, error: Exception) -> None:
+    """What fails before the run has begun to keep its own record still gets one."""
+    _complete(run, sweep, job)
+    if run.read_status().get("state") not in (*FAILED, "interrupted"):
+        state = error.state if isinstance(error, LithydraError) else "failed"
+        run.update_status(state=state, error=str(error) or type(error).__name__, finished=_now())
+
+
+def _complete(run: RunDir, sweep: SweepDir, job: Job) -> None:
+    if not run.config.exists():
+        run.config.write_text(yaml.safe_dump(sweep.config(job), sort_keys=False, allow_unicode=True))
+
+
+def _stopped(sweep: SweepDir) -> bool:
+    """With sweep.on_error=stop, the first failure among this command's jobs keeps the others from starting."""
+    plan = sweep.read()
+    if plan.invocation.get("on_error") != "stop":
+        return False
+    names = set(plan.invocation["jobs"])
+    return any(sweep.state(job) in FAILED for job in plan.jobs if job.name in names)
+
+
+def _has_checkpoint(run: RunDir) -> bool:
+    return run.config.exists() and any(path.exists() for path in (run.last, run.previous, run.best))
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,141 @@
+"""What a sweep's command line asks for, and its points composed, checked and resolved before anything is written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from lithydra.checks import check
+from lithydra.cli import explain
+from lithydra.errors import ConfigError
+from lithydra.resume_config import frozen
+from lithydra.sweep_dir import config_key, readable_name
+
+# Settings of the sweep itself: they neither vary nor belong to a job.
+ABOUT_THE_SWEEP = ("sweep", "paths", "hydra")
+MAX_JOBS = 10_000
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command line, taken apart.
+
+    Attributes:
+        axes: override key -> the values it takes, as Hydra writes them, in order.
+        common: the other overrides of every job.
+        about: overrides of the sweep itself, as `sweep.n_jobs=2`.
+    """
+
+    axes: dict[str, list[str]]
+    common: list[str]
+    about: list[str]
+
+    @classmethod
+    def parse(cls, config: DictConfig, params: Mapping[str, Any], arguments: Sequence[str]) -> "Request":
+        """`params` (of a study file) with the command line's `arguments`, which win."""
+        given = [*(f"{key}={_as_sweep(value)}" for key, value in params.items()), *arguments]
+        overrides = {o.get_key_element(): o for o in OverridesParser.create().parse_overrides(given)}
+        axes: dict[str, list[str]] = {}
+        common: list[str] = []
+        about: list[str] = []
+        for key, override in overrides.items():
+            if override.is_sweep_override():
+                axes[key] = _values(override)
+            elif key.lstrip("+~").partition(".")[0] in ABOUT_THE_SWEEP:
+                about.append(_text(override))
+            else:
+                common.append(_text(override))
+        return cls(axes, common, about)
+
+    def default_name(self, study: str | None) -> str:
+        """The same for the same command line, in whatever order. A study's name comes first."""
+        settings = {key: ",".join(values) for key, values in self.axes.items()}
+        settings |= dict(text.split("=", 1) for text in self.common if "=" in text)
+        if study is None:
+            return readable_name(settings, empty="single")
+        settings.pop("study", None)
+        base = study.replace("/", "-")
+        return f"{base}_{readable_name(settings)}" if settings else base
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A point that can run: its resolved config and all that its job will need of Hydra."""
+
+    key: str
+    varied: dict[str, str]
+    overrides: list[str]
+    config: dict[str, Any]
+    choices: dict[str, str]
+
+
+def prepare(
+    loader: ConfigLoader, master: DictConfig, request: Request, points: Sequence[Mapping[str, str]]
+) -> list[Prepared]:
+    """Compose, check and resolve points (override key -> value) on top of what the command line says for all.
+
+    Raises:
+        ConfigError: Some points cannot work; it lists all their problems.
+    """
+    prepared: list[Prepared] = []
+    problems: dict[str, None] = {}
+    for point in points:
+        overrides = [*request.common, *(f"{key}={value}" for key, value in point.items())]
+        try:
+            prepared.append(_prepare(loader, master, request, dict(point), overrides))
+        except (HydraException, OmegaConfBaseException, ConfigError) as error:
+            problems |= dict.fromkeys(explain(error).splitlines())
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return prepared
+
+
+def _prepare(
+    loader: ConfigLoader, master: DictConfig, request: Request, varied: dict[str, str], overrides: list[str]
+) -> Prepared:
+    composed = loader.load_sweep_config(master, [*request.about, *overrides])
+    choices = {str(group): str(choice) for group, choice in composed.hydra.runtime.choices.items()}
+    choices = {group: choice for group, choice in choices.items() if not group.startswith("hydra")}
+    with open_dict(composed):
+        del composed["hydra"]
+    check(composed)
+    for key in ("run", "resume"):
+        if composed[key] is not None:
+            raise ConfigError(f"{key}={composed[key]}: names one run; a sweep names its runs itself and goes on by itself")
+    config = frozen(composed)
+    return Prepared(config_key(config), varied, overrides, config, choices)
+
+
+def _values(override: Override) -> list[str]:
+    if not override.is_discrete_sweep():
+        kind = override.value_type.name.lower() if override.value_type else "such"
+        raise ConfigError(f"{override.input_line}: a {kind} is for hydra/sweeper=optuna; a grid takes a,b,c or range(0,5)")
+    values = list(override.sweep_string_iterator())
+    if not values:
+        raise ConfigError(f"{override.input_line}: an empty list; nothing to sweep over")
+    return values
+
+
+def _text(override: Override) -> str:
+    if override.is_delete():
+        return override.input_line or ""
+    return f"{override.get_key_element()}={override.get_value_element_as_str()}"
+
+
+def _as_sweep(value: Any) -> str:
+    """A study's list of values as Hydra's `a,b,c`."""
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value)
+    if isinstance(value, (list, tuple)):
+        return ",".join("[" + ",".join(map(str, item)) + "]" if isinstance(item, list) else _word(item) for item in value)
+    return str(value)
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

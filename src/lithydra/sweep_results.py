@@ -1,0 +1,191 @@
+"""A finished or unfinished sweep as tables: one row a job, and jobs that differ only by seed or fold as one setting.
+
+Torch is not imported here.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lithydra.run_dir import RunDir
+from lithydra.sweep_dir import NOT_STARTED, Job, Plan, SweepDir
+
+# Axes that repeat a setting instead of changing it.
+FOLDED = ("seed", "data.fold")
+METRICS = ("val/acc", "val/loss", "test/acc", "test/loss", "train/acc", "train/loss")
+BAD_STATES = ("failed", "diverged")
+MISSING = "—"
+
+
+def results(sweep: str | Path) -> pd.DataFrame:
+    """One row a job: its name, the axes as typed columns, state, metrics, best_epoch, seconds, error, run.
+
+    `seconds` is the time spent in epochs, also over a resumed run's parts. The metrics are those of the best epoch.
+
+    Raises:
+        ConfigError: There is no sweep in that directory.
+    """
+    directory = SweepDir.open(Path(sweep))
+    plan = directory.read()
+    rows = [_row(directory, plan, job) for job in plan.jobs]
+    present = [name for name in METRICS if any(name in row for row in rows)]
+    extra = sorted({name for row in rows for name in row if "/" in name} - set(METRICS))
+    columns = ["name", *plan.axes, "state", *present, *extra, "best_epoch", "epochs", "seconds", "error", "run"]
+    frame = pd.DataFrame(rows, columns=columns)
+    for name in (*present, *extra, "seconds"):
+        frame[name] = frame[name].astype(float)
+    for name in ("best_epoch", "epochs"):
+        frame[name] = frame[name].astype("Int64")
+    return frame
+
+
+def _row(directory: SweepDir, plan: Plan, job: Job) -> dict[str, Any]:
+    run = directory.run(job)
+    status = run.read_status()
+    given = dict(split_override(override) for override in job.overrides)
+    return {
+        "name": job.name,
+        **{axis: typed(given[axis]) for axis in plan.axes if axis in given},
+        "state": status.get("state", NOT_STARTED),
+        **status.get("metrics", {}),
+        "best_epoch": status.get("best_epoch"),
+        "epochs": status.get("epoch"),
+        "seconds": training_seconds(run),
+        "error": status.get("error"),
+        "run": str(run.path),
+    }
+
+
+def split_override(override: str) -> tuple[str, str]:
+    """Key and value of `+key=value`."""
+    key, _, value = override.partition("=")
+    return key.lstrip("+~"), value
+
+
+def training_seconds(run: RunDir) -> float | None:
+    rows = run.read_metrics()
+    return sum(float(row["seconds"]) for row in rows) if rows else None
+
+
+def typed(text: object) -> Any:
+    """The value that an override's text stands for: a number, true or false, else text without spaces in lists."""
+    text = str(text).strip()
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    if text == "None":
+        return "null"
+    return text.replace(" ", "") if text.startswith("[") else text.strip("'\"")
+
+
+def curves(frame: pd.DataFrame, axes: Iterable[str]) -> pd.DataFrame:
+    """metrics.csv of all jobs below each other, with the job's name and axes beside each epoch."""
+    parts = []
+    for job in frame.to_dict("records"):
+        epochs = pd.DataFrame(RunDir(Path(job["run"])).read_metrics())
+        if epochs.empty:
+            continue
+        epochs = epochs.apply(pd.to_numeric, errors="coerce")
+        parts.append(epochs.assign(name=job["name"], **{axis: job[axis] for axis in axes}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean of a metric over the repeats of a setting; std and the 95 % interval's half width from two of them on."""
+
+    mean: float
+    std: float | None
+    half_width: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread | None":
+        """Of the values that are numbers; None where there are none. The interval is Student's t."""
+        numbers = [float(value) for value in values if math.isfinite(value)]
+        if not numbers:
+            return None
+        count, mean = len(numbers), math.fsum(numbers) / len(numbers)
+        if count == 1:
+            return cls(mean, None, None, 1)
+        from scipy.stats import t
+
+        std = math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (count - 1))
+        return cls(mean, std, float(t.ppf(0.975, count - 1)) * std / math.sqrt(count), count)
+
+    def __str__(self) -> str:
+        return number(self.mean) if self.std is None else f"{number(self.mean)} ± {number(self.std, self.mean)}"
+
+
+@dataclass
+class Setting:
+    """The jobs of one point of a sweep that differ only by seed or fold."""
+
+    values: dict[str, Any]
+    jobs: pd.DataFrame
+    metrics: dict[str, Spread] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return ", ".join(f"{key}={value}" for key, value in self.values.items()) or "all runs"
+
+    @property
+    def complete(self) -> bool:
+        return bool((self.jobs["state"] == "finished").all())
+
+    @property
+    def states(self) -> dict[str, int]:
+        return {str(state): int(count) for state, count in self.jobs["state"].value_counts().items()}
+
+
+def varied(plan: Plan) -> list[str]:
+    """The axes that change a setting."""
+    return [axis for axis, values in plan.axes.items() if axis not in FOLDED and len(values) > 1]
+
+
+def ranked_settings(frame: pd.DataFrame, plan: Plan) -> list[Setting]:
+    """Best first by the mean of the objective, which is never a test metric.
+
+    A setting with repeats that failed, diverged or are missing comes after those without.
+    """
+    axes = varied(plan)
+    groups = [((), frame)] if not axes else list(frame.groupby(axes, sort=False, dropna=False))
+    numeric = [name for name in frame.columns if "/" in name] + ["seconds", "best_epoch"]
+    settings = []
+    for key, jobs in groups:
+        done = jobs[jobs["state"] == "finished"]
+        spreads = {name: Spread.of(done[name].astype(float).tolist()) for name in numeric}
+        found = {name: spread for name, spread in spreads.items() if spread is not None}
+        settings.append(Setting(dict(zip(axes, key, strict=True)), jobs, found))
+    metric, sign = plan.objective["metric"], -1 if plan.objective["mode"] == "max" else 1
+
+    def rank(setting: Setting) -> tuple[bool, bool, float]:
+        spread = setting.metrics.get(metric)
+        return spread is None, not setting.complete, sign * spread.mean if spread else 0.0
+
+    return sorted(settings, key=rank)
+
+
+def number(value: float, beside: float | None = None) -> str:
+    """Four decimals, or three digits where that says more; in the form of the number that it stands `beside`."""
+    if value != value:
+        return MISSING
+    size = abs(value if beside is None else beside)
+    return f"{value:.4f}" if size == 0 or 1e-3 <= size < 1000 else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    if seconds != seconds:
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,196 @@
+"""Whether a study shows what was expected: comparisons that the study file declares, and what came out of them.
+
+docs/studies.md describes the form of a rule. Nothing in it is executed.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lithydra.errors import ConfigError, nearest
+from lithydra.sweep_results import FOLDED, Spread, number, typed
+
+SHOWS, DOES_NOT_SHOW, UNCLEAR = "shows", "does not show", "unclear"
+KEYS = ("claim", "metric", "of", "above", "below", "by", "at_epoch")
+# What can be compared besides the metrics of the best epoch.
+DERIVED = ("gap", "seconds", "best_epoch", "diverged")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one rule: the claim in words, the verdict, and the figures that it rests on."""
+
+    claim: str
+    verdict: str
+    figures: str
+
+
+def overall(outcomes: list[Outcome]) -> str:
+    """`shows` where every rule does, `does not show` where one does not, else `unclear`."""
+    verdicts = {outcome.verdict for outcome in outcomes}
+    if DOES_NOT_SHOW in verdicts:
+        return DOES_NOT_SHOW
+    return SHOWS if verdicts == {SHOWS} else UNCLEAR
+
+
+def check_rules(study: Mapping[str, Any], axes: Mapping[str, list[str]]) -> None:
+    """Refuse a study's rules before its first job.
+
+    Raises:
+        ConfigError: One names an axis or a value that the sweep does not have, or is not of the documented form.
+    """
+    rules = study.get("verdict", [])
+    if not isinstance(rules, list):
+        raise ConfigError(f"study.verdict={rules}: must be a list of comparisons")
+    for position, rule in enumerate(rules):
+        problem = _problem(rule, axes)
+        if problem:
+            raise ConfigError(f"study.verdict[{position}]: {problem}")
+
+
+def _problem(rule: Any, axes: Mapping[str, list[str]]) -> str | None:
+    if not isinstance(rule, Mapping):
+        return f"{rule}: must be a mapping with {', '.join(KEYS)}"
+    for key in rule:
+        if key not in KEYS:
+            return f"{key}: must be one of {', '.join(KEYS)}.{nearest(str(key), KEYS)}"
+    if not isinstance(rule.get("metric"), str) or not ("/" in rule["metric"] or rule["metric"] in DERIVED):
+        return f"metric={rule.get('metric')}: must be split/name, as val/acc, or one of {', '.join(DERIVED)}"
+    if ("above" in rule) == ("below" in rule):
+        return "must have one of above, below"
+    by = rule.get("by", "spread")
+    if by != "spread" and not _is_number(by):
+        return f"by={by}: must be spread or a number"
+    others = rule.get("above", rule.get("below"))
+    selectors = [rule.get("of", {}), *([] if _is_number(others) else others if isinstance(others, list) else [others])]
+    return next((problem for selector in selectors if (problem := _selector_problem(selector, axes))), None)
+
+
+def _selector_problem(selector: Any, axes: Mapping[str, list[str]]) -> str | None:
+    if not isinstance(selector, Mapping):
+        return f"{selector}: must be a mapping from an axis to its value, as {{lr: 0.1}}"
+    for axis, value in selector.items():
+        if axis not in axes:
+            return f"{axis}: not varied here; the axes are {', '.join(axes)}.{nearest(str(axis), axes)}"
+        if typed(value) not in [typed(choice) for choice in axes[axis]]:
+            return f"{axis}={value}: must be one of {', '.join(axes[axis])}"
+    return None
+
+
+def judge(study: Mapping[str, Any], frame: pd.DataFrame, epochs: pd.DataFrame, axes: list[str]) -> list[Outcome]:
+    """Try each rule of a study.
+
+    Args:
+        frame: `lithydra.results` of the sweep.
+        epochs: `sweep_results.curves` of it.
+        axes: all keys that vary.
+    """
+    frame = frame.assign(diverged=(frame["state"] == "diverged").astype(float))
+    if {"train/acc", "val/acc"} <= set(frame.columns):
+        frame["gap"] = frame["train/acc"] - frame["val/acc"]
+    return [
+        outcome
+        for rule in study.get("verdict", [])
+        for outcome in _try_rule(rule, _with_epoch(frame, epochs, rule), [axis for axis in axes if axis not in FOLDED])
+    ]
+
+
+def _with_epoch(frame: pd.DataFrame, epochs: pd.DataFrame, rule: Mapping[str, Any]) -> pd.DataFrame:
+    """With `at_epoch`, the metric as it stood after that epoch instead of at the best one."""
+    if "at_epoch" not in rule or epochs.empty or rule["metric"] not in epochs.columns:
+        return frame
+    then = epochs[epochs["epoch"] == rule["at_epoch"]].set_index("name")[rule["metric"]]
+    return frame.assign(**{rule["metric"]: frame["name"].map(then)})
+
+
+def _try_rule(rule: Mapping[str, Any], frame: pd.DataFrame, axes: list[str]) -> list[Outcome]:
+    direction = "above" if "above" in rule else "below"
+    others = rule[direction]
+    return [
+        _compare(rule, direction, other, frame, axes) for other in (others if isinstance(others, list) else [others])
+    ]
+
+
+def _compare(rule: Mapping[str, Any], direction: str, other: Any, frame: pd.DataFrame, axes: list[str]) -> Outcome:
+    metric, by = rule["metric"], rule.get("by", "spread")
+    when = f" after epoch {rule['at_epoch']}" if "at_epoch" in rule else ""
+    margin = "" if by == "spread" else f" by more than {by}"
+    claim = (
+        rule.get("claim") or f"{metric} of {_shown(rule.get('of', {}))} is {direction} {_shown(other)}{margin}{when}"
+    )
+    mine = _Side(frame, rule.get("of", {}), metric, axes)
+    theirs = None if _is_number(other) else _Side(frame, other, metric, axes, without=rule.get("of", {}))
+    missing = next((side.name for side in (mine, theirs) if side is not None and side.spread is None), None)
+    if missing:
+        return Outcome(claim, UNCLEAR, f"no finished run of {missing} has {metric}")
+    assert mine.spread is not None
+    reference = float(other) if theirs is None or theirs.spread is None else theirs.spread.mean
+    difference = mine.spread.mean - reference
+    stds = [side.std for side in (mine, theirs) if side is not None and side.std is not None]
+    shown = [
+        f"{side.name}: {number(side.spread.mean)} (n = {side.spread.count})"
+        for side in (mine, theirs)
+        if side and side.spread
+    ]
+    spread_text = f"the seeds' spread is {number(max(stds))}" if stds else "one seed each, so the spread is not known"
+    figures = f"{'; '.join(shown)}; difference {difference:+.4g}; {spread_text}"
+    if not stds and by == "spread":
+        return Outcome(claim, UNCLEAR, figures)
+    excess = (difference if direction == "above" else -difference) - (0.0 if by == "spread" else float(by))
+    noise = max(stds, default=0.0)
+    verdict = SHOWS if excess > noise else DOES_NOT_SHOW if excess < -noise else UNCLEAR
+    return Outcome(claim, verdict, figures)
+
+
+class _Side:
+    """One side of a comparison: the finished runs that a selector takes.
+
+    `std` is the spread over seeds and folds within a setting, pooled over the settings taken; None without repeats.
+    """
+
+    def __init__(
+        self,
+        frame: pd.DataFrame,
+        selector: Mapping[str, Any],
+        metric: str,
+        axes: list[str],
+        without: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = _shown(selector)
+        taken = frame[_matches(frame, selector)]
+        if without and dict(without) != dict(selector):
+            taken = taken[~_matches(taken, without)]
+        if metric != "diverged":
+            taken = taken[taken["state"] == "finished"]
+        values = taken[metric].astype(float) if metric in taken.columns else pd.Series(dtype=float)
+        self.spread = Spread.of(values.tolist())
+        self.std = _pooled_std(taken, values, axes)
+
+
+def _pooled_std(taken: pd.DataFrame, values: pd.Series, axes: list[str]) -> float | None:
+    groups = [values] if not axes else [values[group.index] for _, group in taken.groupby(axes, dropna=False)]
+    spreads = [spread for group in groups if (spread := Spread.of(group.tolist())) and spread.std is not None]
+    freedom = sum(spread.count - 1 for spread in spreads)
+    if not freedom:
+        return None
+    return math.sqrt(sum((spread.count - 1) * (spread.std or 0.0) ** 2 for spread in spreads) / freedom)
+
+
+def _matches(frame: pd.DataFrame, selector: Mapping[str, Any]) -> pd.Series:
+    matches = pd.Series(True, index=frame.index)
+    for axis, value in selector.items():
+        matches &= frame[axis].isin([typed(value)]) if axis in frame else False
+    return matches.astype(bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _shown(selector: Any) -> str:
+    if not isinstance(selector, Mapping):
+        return str(selector)
+    return ", ".join(f"{axis}={value}" for axis, value in selector.items()) or "all runs"
