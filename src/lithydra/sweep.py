@@ -18,7 +18,18 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.resume_config import flatten
-from lithydra.sweep_dir import DONE, ENDED, FAILED, NEUTRAL, NOT_STARTED, Job, Plan, SweepDir, readable_name, wait_until_free
+from lithydra.sweep_dir import (
+    DONE,
+    ENDED,
+    FAILED,
+    NEUTRAL,
+    NOT_STARTED,
+    Job,
+    Plan,
+    SweepDir,
+    readable_name,
+    wait_until_free,
+)
 from lithydra.sweep_plan import Prepared, Request, prepare
 
 log = logging.getLogger(__name__)
@@ -69,7 +80,9 @@ class Sweep:
         directory = self.directory
         try:
             if directory.path.exists() and not directory.exists() and _foreign(directory.path):
-                raise ConfigError(f"sweep.name={directory.path.name}: {directory.path} holds something else than a sweep")
+                raise ConfigError(
+                    f"sweep.name={directory.path.name}: {directory.path} holds something else than a sweep"
+                )
             with directory.owned():
                 if self.config.sweep.fresh and directory.exists():
                     directory.clear()
@@ -187,7 +200,11 @@ class Sweep:
     def _settle(self, job: Job) -> None:
         """A job whose process is gone while its status says that it runs was killed."""
         run = self.directory.run(job)
-        if self.directory.state(job) == "running" and wait_until_free(run, 1) and self.directory.state(job) == "running":
+        if (
+            self.directory.state(job) == "running"
+            and wait_until_free(run, 1)
+            and self.directory.state(job) == "running"
+        ):
             run.update_status(state="failed", error="its process ended without a word (killed from outside?)")
 
     def _problem(self, job: Job) -> str | None:
@@ -252,4 +269,3 @@ def _shown(settings: Mapping[str, str]) -> str:
 
 def _shown_list(overrides: set[str]) -> str:
     return " ".join(sorted(overrides)) or "nothing beside its axes"
-

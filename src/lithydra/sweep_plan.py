@@ -107,7 +107,9 @@ def _prepare(
     check(composed)
     for key in ("run", "resume"):
         if composed[key] is not None:
-            raise ConfigError(f"{key}={composed[key]}: names one run; a sweep names its runs itself and goes on by itself")
+            raise ConfigError(
+                f"{key}={composed[key]}: names one run; a sweep names its runs itself and goes on by itself"
+            )
     config = frozen(composed)
     return Prepared(config_key(config), varied, overrides, config, choices)
 
@@ -115,7 +117,9 @@ def _prepare(
 def _values(override: Override) -> list[str]:
     if not override.is_discrete_sweep():
         kind = override.value_type.name.lower() if override.value_type else "such"
-        raise ConfigError(f"{override.input_line}: a {kind} is for hydra/sweeper=optuna; a grid takes a,b,c or range(0,5)")
+        raise ConfigError(
+            f"{override.input_line}: a {kind} is for hydra/sweeper=optuna; a grid takes a,b,c or range(0,5)"
+        )
     values = list(override.sweep_string_iterator())
     if not values:
         raise ConfigError(f"{override.input_line}: an empty list; nothing to sweep over")
@@ -133,7 +137,9 @@ def _as_sweep(value: Any) -> str:
     if OmegaConf.is_config(value):
         value = OmegaConf.to_container(value)
     if isinstance(value, (list, tuple)):
-        return ",".join("[" + ",".join(map(str, item)) + "]" if isinstance(item, list) else _word(item) for item in value)
+        return ",".join(
+            "[" + ",".join(map(str, item)) + "]" if isinstance(item, list) else _word(item) for item in value
+        )
     return str(value)
 
 

@@ -58,7 +58,9 @@ class View:
 
     def remaining(self) -> float | None:
         """Seconds until the sweep ends, by the mean of the jobs that ended and the progress of those that run."""
-        left = [self.job_remaining(job) for job in self.jobs if job.name in self.starts and job.name not in self.seconds]
+        left = [
+            self.job_remaining(job) for job in self.jobs if job.name in self.starts and job.name not in self.seconds
+        ]
         known = [*self.seconds.values(), *(s for job in self.jobs if (s := self._estimate(job)) is not None)]
         if not known:
             return None
