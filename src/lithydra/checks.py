@@ -116,6 +116,8 @@ RULES: dict[str, Any] = {
     "callbacks.early_stopping.patience": Number(least=0, whole=True),
     "callbacks.early_stopping.min_delta": NOT_NEGATIVE,
     "callbacks.progress_bar.refresh_seconds": POSITIVE,
+    "callbacks.*_histograms.bins": COUNT,
+    "callbacks.*_histograms.num_images": COUNT,
     "accelerator.channels_last": FLAG,
     "accelerator.matmul_precision": Choice(("highest", "high", "medium")),
     "trainer.max_epochs": COUNT,

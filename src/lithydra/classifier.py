@@ -65,17 +65,19 @@ class Classifier(L.LightningModule):
         self.train_sums = TrainingSums()
         self.epoch_metrics = {}
 
-    def _evaluate(self, metrics: SplitMetrics, batch: Batch) -> None:
+    def _evaluate(self, metrics: SplitMetrics, batch: Batch) -> Tensor:
         images, labels = batch[0].to(self.device), batch[1].to(self.device)
         logits = self(images)
         loss = self.loss(logits, labels)
         metrics.update(loss, torch.tensor(len(labels), device=loss.device), predicted_classes(logits), labels)
+        return logits
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(self.val_metrics, batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(self.test_metrics, batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The batch's logits, for callbacks."""
+        return self._evaluate(self.test_metrics, batch)
 
     def on_validation_epoch_end(self) -> None:
         self._report(self.val_metrics)
@@ -157,6 +159,7 @@ class GradientClassifier(Classifier):
         self.frozen_norms = transfer.frozen_norms(net)
         # Of the batches since the epoch's sums were last brought up to date: losses, logits, labels.
         self._pending: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+        self._gradient_norm = torch.zeros(())  # of the step that was last logged, before clipping
 
     def train(self, mode: bool = True) -> "GradientClassifier":
         super().train(mode)
@@ -211,7 +214,7 @@ class GradientClassifier(Classifier):
 
     def _train_chunk(self, chunk: Chunk, careful: bool = False) -> None:
         self._pending = ([], [], [])
-        to_log: list[tuple[int, Tensor, float]] = []  # step, loss, lr
+        to_log: list[tuple[int, dict[str, Tensor | float]]] = []
         max_steps = self.trainer.max_steps
         for batch in chunk:
             lr = self._optimizer.param_groups[0]["lr"]
@@ -222,15 +225,15 @@ class GradientClassifier(Classifier):
                 if careful:
                     refuse_broken_weights(self, step, lr)
                 if step % self.log_every_n_steps == 0:
-                    to_log.append((step, loss, lr))
+                    to_log.append((step, {"train/loss_step": loss, "lr": lr, "gradient_norm": self._gradient_norm}))
                 for observer in self._observers:
                     observer.on_optimizer_step(self.trainer, self)
                 if step == max_steps:
                     self.trainer.should_stop = True  # validate here, wherever in the epoch this is
                     break
         self._settle()
-        for step, loss, lr in to_log:
-            self.write({"train/loss_step": loss.item(), "lr": lr}, step)
+        for step, values in to_log:
+            self.write({name: float(value) for name, value in values.items()}, step)
 
     def _train(self, batch: TrainingBatch, updates: bool, careful: bool) -> Tensor:
         """Forward and backward on one batch, then the optimizer's step if it is due. Returns the batch's mean loss."""
@@ -264,8 +267,11 @@ class GradientClassifier(Classifier):
     def _update(self, closure: Callable[[], Tensor] | None = None) -> None:
         """One optimizer step: clip, step, count it, step the scheduler."""
         optimizer, scaler = self._optimizer, self._scaler
-        if scaler is not None and self.gradient_clip_val is not None:
+        is_logged = (self.global_step + 1) % self.log_every_n_steps == 0
+        if scaler is not None and (is_logged or self.gradient_clip_val is not None):
             scaler.unscale_(optimizer)
+        if is_logged and closure is None:
+            self._gradient_norm = total_norm(self.trained)
         if self.gradient_clip_val is not None:
             if self.gradient_clip_algorithm == "norm":
                 nn.utils.clip_grad_norm_(self.trained, self.gradient_clip_val)
@@ -276,6 +282,8 @@ class GradientClassifier(Classifier):
             scaler.update()
         else:
             optimizer.step(closure)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        if is_logged and closure is not None:  # of the closure's last evaluation
+            self._gradient_norm = total_norm(self.trained)
         # Autocast keeps the weights that it has cast until its context ends, and that is the whole chunk.
         torch.clear_autocast_cache()
         self._progress.increment_ready()
@@ -314,3 +322,8 @@ class GradientClassifier(Classifier):
             self._scheduler.step(self.epoch_metrics[self.monitor])
         else:
             self._scheduler.step()
+
+
+def total_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """(): Euclidean norm of the gradient of all parameters together."""
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

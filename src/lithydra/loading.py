@@ -1,4 +1,4 @@
-"""A trained model from its checkpoint alone: no config files, no data."""
+"""A trained model from its checkpoint alone, without config files or data; and the data that it was trained on."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from lithydra import build
 from lithydra.checkpoint_io import load as load_checkpoint
 from lithydra.classifier import Classifier
+from lithydra.data.base import ImageDataModule
 from lithydra.errors import ConfigError
 from lithydra.run_dir import RunDir
 
@@ -46,3 +47,27 @@ def checkpoint_path(run: RunDir, name: str) -> Path:
         there = sorted(p.stem for p in run.checkpoints.glob("*.ckpt"))
         raise ConfigError(f"checkpoint={name}: {run.path} has {', '.join(there) or 'no checkpoint yet'}")
     return path
+
+
+def load_data(module: Classifier, data_dir: str, other: DictConfig | None = None) -> ImageDataModule:
+    """The data set of the run that `module` was loaded from, read and divided as it was then.
+
+    Args:
+        module: With its record.
+        data_dir: Where prepared data sets are on this machine.
+        other: Config of another data set of the same form, to take its place.
+
+    Raises:
+        ConfigError: The data are not those of the checkpoint, by name, classes or image shape.
+    """
+    config = DictConfig(module.record["config"])
+    if other is not None:
+        config.data = other
+    elif "dir" in config.data:
+        config.data.dir = data_dir
+    data = build.data(config)
+    trained, given = module.record["data"], data.facts()
+    for key, what in (("name", "data set"), ("class_names", "classes"), ("image_shape", "image shape")):
+        if trained[key] != given[key]:
+            raise ConfigError(f"data: the checkpoint was trained on {what} {trained[key]}, and these are {given[key]}")
+    return data

@@ -11,6 +11,7 @@ import lightning as L
 from omegaconf import DictConfig
 
 from lithydra import build, summary
+from lithydra.callbacks.look_inside import look_inside
 from lithydra.callbacks.record import RunRecord
 from lithydra.checkpoint_io import DamagedCheckpoint, load
 from lithydra.classifier import Classifier
@@ -63,6 +64,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
         if trainer.is_global_zero:
             metrics = run.finish(metrics, "pruned" if pruned else "finished")
             summary.write_hparams(trainer, config, choices, metrics)
+            look_inside(trainer, module, data)
             summary.print_results(run, time.perf_counter() - started, images_per_second(trainer))
     return metrics.get(config.monitor.metric)
 
