@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lithydra.figures import GREY, PALETTE, colors, distinct, is_numeric, wants_log, words
+from lithydra.figures import GREY, PALETTE, colors, distinct, is_numeric, plain_log_ticks, wants_log, words
 from lithydra.sweep_results import Setting, Spread, number
 
 MAX_TICKS = 10  # an axis with more values is a scale
@@ -26,6 +26,8 @@ def _set_axis(panel: Axes, axis: str, values: Sequence[Any]) -> dict[Any, float]
     places, scale = positions(values)
     if scale == "log":
         panel.set_xscale("log")
+        panel.update_datalim([(value, 0) for value in (min(values), max(values))], updatey=False)
+        plain_log_ticks(panel.xaxis)
     if len(values) <= MAX_TICKS:
         panel.set_xticks(list(places.values()), [str(value) for value in values])
         panel.minorticks_off()
@@ -45,14 +47,19 @@ def effect(frame: pd.DataFrame, axis: str, other: str | None, metric: str) -> Fi
     figure = Figure(figsize=(5.1, 3.7), layout="constrained")
     panel = figure.subplots()
     values = distinct(frame[axis])
+    is_scale = len(values) > MAX_TICKS and is_numeric(values)
     places = _set_axis(panel, axis, values)
+    if is_scale:
+        pruned = frame[(frame["state"] == "pruned") & frame[metric].notna()]
+        panel.scatter(pruned[axis].map(places), pruned[metric], s=26, color=GREY, marker="x", label="pruned")
     groups = (
         [(None, done)] if other is None else [(value, done[done[other] == value]) for value in distinct(frame[other])]
     )
     shades = colors([value for value, _ in groups])
     for label, runs in groups:
         color = PALETTE[0] if other is None else shades[label]
-        panel.scatter(runs[axis].map(places), runs[metric], s=14, color=color, alpha=0.35, lw=0)
+        size, alpha = (34, 0.8) if is_scale else (14, 0.35)
+        panel.scatter(runs[axis].map(places), runs[metric], s=size, color=color, alpha=alpha, lw=0)
         means = [(places[value], Spread.of(runs[runs[axis] == value][metric].tolist())) for value in values]
         shown = [(place, spread) for place, spread in means if spread]
         if shown and len(values) <= MAX_TICKS:
@@ -151,7 +158,7 @@ def _heights(values: Sequence[Any]) -> tuple[dict[Any, float], dict[str, float]]
     at = {value: float(np.log(place)) if scale == "log" else place for value, place in places.items()}
     low, high = min(at.values(), default=0.0), max(at.values(), default=1.0)
     heights = {value: (place - low) / (high - low) if high > low else 0.5 for value, place in at.items()}
-    ends = choices if len(choices) <= MAX_TICKS else [choices[0], choices[-1]]
+    ends = choices if len(choices) <= 5 or not is_numeric(choices) else [choices[0], choices[-1]]
     return heights, {f"{v:.3g}" if isinstance(v, float) else str(v): heights[v] for v in ends}
 
 

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
@@ -83,7 +84,20 @@ def colors(values: Sequence[Any]) -> dict[Any, Any]:
 
 
 def wants_log(values: Sequence[float]) -> bool:
-    return len(values) > 1 and min(values) > 0 and max(values) / min(values) >= 30
+    """Whether values span magnitudes, and most of them would be crowded at the low end of a straight scale."""
+    if len(values) < 2 or min(values) <= 0 or max(values) / min(values) < 30:
+        return False
+    crowded = np.median(values) < min(values) + 0.2 * (max(values) - min(values))
+    return len(values) == 2 or bool(crowded)
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """0.01, 0.1, 1 instead of powers of ten."""
+    low, high = axis.get_data_interval()
+    subs = (1.0,) if low > 0 and high / low > 300 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=8))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def learning_curves(epochs: pd.DataFrame, axis: str, axes: Sequence[str]) -> Figure:
@@ -166,9 +180,7 @@ def _limit(panel: Axes, values: pd.Series, metric: str) -> None:
     if low > 0 and high > 8 * middle:
         panel.set_ylim(0.9 * low, 8 * middle)
         panel.set_yscale("log")
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_minor_formatter(NullFormatter())
+        plain_log_ticks(panel.yaxis)
 
 
 def gaps(settings: Sequence[Setting], limit: int = 20) -> Figure | None:

@@ -16,6 +16,7 @@ When the launcher's end closes, for whatever reason, the jobs are asked to save 
 
 import contextlib
 import gc
+import importlib
 import json
 import logging
 import os
@@ -27,10 +28,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+# What a run imports on its way, beside what `lithydra.train` does at once.
+IMPORTED_LATE = (
+    "lithydra.callbacks.progress",
+    "lithydra.callbacks.summary",
+    "rich._emoji_codes",
+    "sklearn.model_selection",
+    "tensorboard.compat.proto",
+    "tensorboard.plugins.hparams.metadata",
+    "tensorboard.summary.writer.event_file_writer",
+    "torch.utils.tensorboard",
+)
 LAST_SECONDS = 30  # that jobs get to save when the launcher is gone
 
 
 class JobServer:
+    """The server's end of the connection, and the processes that it has forked."""
+
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.running: dict[int, str] = {}  # process id -> job
@@ -43,8 +57,6 @@ class JobServer:
         """Carry out what the launcher asks for until it is gone."""
         signal.signal(signal.SIGCHLD, lambda number, frame: None)  # so that the wake-up pipe hears of it
         signal.set_wakeup_fd(self._wake)
-        gc.collect()
-        gc.freeze()  # what the jobs share is not touched by their garbage collectors
         self._send(ready=True)
         while (messages := self._messages()) is not None:
             for message in messages:
@@ -77,6 +89,7 @@ class JobServer:
     def _fork(self, message: dict[str, Any]) -> int:
         directory = Path(message["sweep"])
         share_data(directory, message["start"])
+        gc.freeze()  # a job's garbage collector would touch, and so copy, every page that it shares: 0.8 s
         process = os.fork()
         if process:
             return process
@@ -182,6 +195,9 @@ def main() -> None:
 
     from lithydra import provenance, shared, train
 
+    for name in IMPORTED_LATE:
+        with contextlib.suppress(ImportError):  # then the run that needs it says so
+            importlib.import_module(name)
     torch.set_num_threads(1)  # threads would not survive a fork
     shared.share()
     provenance.packages()

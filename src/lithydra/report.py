@@ -63,11 +63,7 @@ class Sweep:
         self.settings = ranked_settings(self.frame, self.plan)
         self.metric, self.mode = self.plan.objective["metric"], self.plan.objective["mode"]
         self.folded = [axis for axis in FOLDED if len(self.plan.axes.get(axis, [])) > 1]
-        self.is_search = any(
-            len(values) > effects.MAX_TICKS and figures.is_numeric([typed(value) for value in values])
-            for axis, values in self.plan.axes.items()
-            if axis not in FOLDED
-        )
+        self.is_search = any((path / name).exists() for name in ("optuna.db", "optuna.log"))
 
     @property
     def has_scores(self) -> bool:
@@ -146,7 +142,7 @@ def _axes(plan: Plan) -> list[dict[str, str]]:
     rows = []
     for axis, values in plan.axes.items():
         shown = ", ".join(values)
-        if len(values) > 2 * effects.MAX_TICKS and figures.is_numeric(numbers := [typed(value) for value in values]):
+        if len(values) > effects.MAX_TICKS and figures.is_numeric(numbers := [typed(value) for value in values]):
             shown = f"{min(numbers):.4g} to {max(numbers):.4g}"
         note = "folded into mean ± std" if axis in FOLDED and len(values) > 1 else f"{len(values)} values"
         rows.append({"name": axis, "shown": shown, "note": note})

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from lithydra.sweep_results import METRICS, MISSING, Setting, Spread, duration, number
+from lithydra.sweep_results import METRICS, MISSING, Setting, Spread, duration, number, short
 
 
 @dataclass
@@ -50,18 +50,24 @@ def settings_table(settings: Sequence[Setting], axes: Sequence[str], objective: 
     """
     names = (objective, "test/acc") if brief else _ordered(objective)
     present = [name for name in dict.fromkeys(names) if any(name in s.metrics for s in settings)]
-    present = [name for name in present if name == objective or not name.startswith("train/")]
+    present = [name for name in present if name == objective or "train/" not in name]
     interval = not brief and any(
         s.metrics[objective].half_width is not None for s in settings if objective in s.metrics
     )
-    columns = [Column("#", True), *_axis_columns([s.values for s in settings], axes), Column("finished")]
+    columns = [Column("#", True), *_axis_columns([s.values for s in settings], axes)]
+    repeats = any(len(s.jobs) > 1 for s in settings)
+    columns.append(Column("finished" if repeats else "state"))
     columns += [Column(objective, True)] + ([Column("95 % interval", True)] if interval else [])
     columns += [Column(name, True) for name in present if name != objective] + [Column("time", True)]
     shares = _shares([s.metrics[objective].mean if objective in s.metrics else None for s in settings])
     table = Table(columns)
     for place, (setting, share) in enumerate(zip(settings, shares, strict=True), start=1):
         spread = setting.metrics.get(objective)
-        cells = [Cell(str(place), place, True), *(_value(setting.values[axis]) for axis in axes), _finished(setting)]
+        cells = [
+            Cell(str(place), place, True),
+            *(_value(setting.values[axis]) for axis in axes),
+            _finished(setting, repeats),
+        ]
         cells.append(_metric(spread, share))
         if interval:
             cells.append(_interval(spread))
@@ -74,7 +80,7 @@ def settings_table(settings: Sequence[Setting], axes: Sequence[str], objective: 
 
 def jobs_table(frame: pd.DataFrame, axes: Sequence[str], objective: str, mode: str) -> Table:
     """A row a job, best first: values, state, metrics, best epoch, training time. The first cell leads to the run."""
-    present = [name for name in _ordered(objective) if name in frame]
+    present = [name for name in _ordered(objective) if name in frame and (name == objective or "train/" not in name)]
     columns = [Column("run"), *_axis_columns(frame[list(axes)].to_dict("records"), axes), Column("state")]
     columns += [Column(name, True) for name in present] + [Column("best epoch", True), Column("time", True)]
     table = Table(columns)
@@ -112,8 +118,7 @@ def _axis_columns(rows: Sequence[Mapping[Any, Any]], axes: Sequence[str]) -> lis
 def _value(value: Any) -> Cell:
     if value is None or value != value:
         return Cell(MISSING)
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return Cell(text, value, isinstance(value, (int, float)) and not isinstance(value, bool))
+    return Cell(short(value), value, isinstance(value, (int, float)) and not isinstance(value, bool))
 
 
 def _metric(spread: Spread | None, share: float | None = None) -> Cell:
@@ -134,7 +139,9 @@ def _interval(spread: Spread | None) -> Cell:
     return Cell(f"± {number(spread.half_width, spread.mean)}", spread.half_width, True)
 
 
-def _finished(setting: Setting) -> Cell:
+def _finished(setting: Setting, repeats: bool) -> Cell:
+    if not repeats:
+        return Cell(next(iter(setting.states)), next(iter(setting.states)), state=True)
     done = setting.states.get("finished", 0)
     others = ", ".join(f"{count} {state}" for state, count in setting.states.items() if state != "finished")
     return Cell(f"{done} of {len(setting.jobs)}", done, extra=others)

@@ -135,7 +135,7 @@ class Setting:
 
     @property
     def name(self) -> str:
-        return ", ".join(f"{key}={value}" for key, value in self.values.items()) or "all runs"
+        return ", ".join(f"{key}={short(value)}" for key, value in self.values.items()) or "all runs"
 
     @property
     def complete(self) -> bool:
@@ -180,6 +180,11 @@ def number(value: float, beside: float | None = None) -> str:
         return MISSING
     size = abs(value if beside is None else beside)
     return f"{value:.4f}" if size == 0 or 1e-3 <= size < 1000 else f"{value:.3g}"
+
+
+def short(value: object) -> str:
+    """A value of an axis, of a number its first four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float) -> str:

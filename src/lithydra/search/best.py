@@ -28,7 +28,7 @@ def best_trials(study: "Study") -> "list[FrozenTrial]":
 
 
 def write_best(directory: SweepDir, plan: Plan, study: "Study", is_group: Callable[[str], bool]) -> str | None:
-    """Write experiment/best.yaml in the sweep's directory; returns the job's name, None where no trial finished.
+    """Write experiment/best.yaml in the sweep's directory; returns scores and name, None where no trial finished.
 
     Of several objectives, the best by the first among those that no other beats in all.
     """
@@ -48,7 +48,7 @@ def write_best(directory: SweepDir, plan: Plan, study: "Study", is_group: Callab
     temporary = folder / ".best.yaml"
     temporary.write_text(header + text)
     os.replace(temporary, folder / "best.yaml")
-    return job.name
+    return f"{values} ({job.name})"
 
 
 def experiment(overrides: list[str], is_group: Callable[[str], bool]) -> str:

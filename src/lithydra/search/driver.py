@@ -19,7 +19,7 @@ from lithydra.search.space import corners, grid, override_value, parse
 from lithydra.sweep import Sweep, report
 from lithydra.sweep_dir import ENDED, Job
 from lithydra.sweep_plan import Prepared, Request
-from lithydra.sweep_results import MISSING, number, training_seconds
+from lithydra.sweep_results import training_seconds
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -119,7 +119,9 @@ class Search:
             self.sweep.launch(waiting, initial_index=trials[0].number)
         for trial, job in zip(trials, jobs, strict=True):
             self._tell(study, trial, job)
-        write_best(directory, self.sweep.plan, study, self._is_group)
+        best = write_best(directory, self.sweep.plan, study, self._is_group)
+        ended = len([t for t in study.get_trials(deepcopy=False) if t.state.is_finished()])
+        print(f"{ended} of {self.n_trials} trials" + (f"; best so far: {best}" if best else ""), flush=True)
 
     def _prepared(self, trial: "FrozenTrial") -> Prepared:
         """The trial as a point of the sweep, its values short in its name and whole in its config."""
@@ -166,10 +168,6 @@ class Search:
             study.tell(trial.number, values)
         else:
             study.tell(trial.number, state=states.FAIL)
-        scores = [
-            f"{o} {MISSING if v is None else number(v)}" for o, v in zip(self.settings.objectives, values, strict=True)
-        ]
-        print(f"trial {trial.number + 1} of {self.n_trials}  {state:<9} {', '.join(scores)}  {job.name}", flush=True)
 
     def _is_group(self, key: str) -> bool:
         return bool(self.loader.get_group_options(key))

@@ -1,0 +1,182 @@
+"""What a sweep's report says, on sweeps made by hand."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lithydra
+from conftest import ROOT
+from lithydra.errors import ConfigError
+from lithydra.histograms import read_histograms, standard_deviation, write_histograms
+from lithydra.report import Sweep, commands, report_sweep
+from lithydra.run_dir import RunDir
+from lithydra.sweep_dir import SweepDir
+from lithydra.sweep_results import Spread, ranked_settings, typed
+from sweeps import write_sweep
+
+AXES = {"optimizer": ["sgd", "adam"], "lr": ["0.1", "1e-3"], "seed": ["0", "1", "2"]}
+DIVERGED = "lr=0.1,optimizer=adam,seed=1"
+
+
+def score(point: dict[str, str]) -> float:
+    return 0.5 + 0.2 * (point["optimizer"] == "adam") + 0.1 * (point["lr"] == "1e-3") + 0.01 * int(point["seed"])
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepDir:
+    """Made and reported on by the command, as a person would."""
+    sweep = write_sweep(tmp_path_factory.mktemp("sweeps") / "s", AXES, score, states={DIVERGED: "diverged"})
+    done = report_command(f"sweep={sweep.path}", folder=sweep.path)
+    assert done.returncode == 0, done.stderr
+    (sweep.path / "terminal.txt").write_text(done.stdout)
+    return sweep
+
+
+def report_command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "report.py"), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_results_have_a_row_a_job_with_typed_axes(sweep: SweepDir) -> None:
+    frame = lithydra.results(str(sweep.path))
+    assert isinstance(frame, pd.DataFrame) and len(frame) == 12
+    assert frame["lr"].dtype == float and frame["seed"].dtype == int
+    row = frame[(frame["optimizer"] == "adam") & (frame["lr"] == 0.001) & (frame["seed"] == 2)].iloc[0]
+    assert (row["state"], row["best_epoch"], row["seconds"]) == ("finished", 2, 3.0)
+    assert row["val/acc"] == pytest.approx(0.82) and Path(row["run"]).is_dir()
+
+
+def test_results_of_no_sweep_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"sweep=.*nowhere: no such directory"):
+        lithydra.results(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="not a sweep directory"):
+        lithydra.results(tmp_path)
+
+
+def test_an_unfinished_sweep_has_results_and_a_report(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s", {"lr": ["0.1", "0.2"]}, lambda _: 0.5, states={"lr=0.2": "not started"})
+    assert list(lithydra.results(sweep.path)["state"]) == ["finished", "not started"]
+    report_sweep(sweep.path)
+    assert "1 not started" in (sweep.path / "report.html").read_text()
+
+
+def test_a_sweep_without_any_run_has_a_report(tmp_path: Path) -> None:
+    states = {"lr=0.1": "not started", "lr=0.2": "not started"}
+    sweep = write_sweep(tmp_path / "s", {"lr": ["0.1", "0.2"]}, lambda _: 0.5, states=states)
+    report_sweep(sweep.path)
+    assert "No job has finished yet" in (sweep.path / "report.html").read_text()
+
+
+def test_spread_is_students() -> None:
+    spread = Spread.of([0.1, 0.2, 0.3])
+    assert spread is not None and spread.std is not None and spread.half_width is not None
+    assert (spread.mean, spread.std) == (pytest.approx(0.2), pytest.approx(0.1))
+    assert spread.half_width == pytest.approx(4.302653 * 0.1 / 3**0.5)
+    assert Spread.of([0.5, float("nan")]) == Spread(0.5, None, None, 1)
+    assert Spread.of([float("nan")]) is None
+
+
+def test_settings_rank_by_validation_and_complete_ones_first(sweep: SweepDir) -> None:
+    settings = ranked_settings(lithydra.results(sweep.path), sweep.read())
+    order = [(s.values["optimizer"], s.values["lr"]) for s in settings]
+    # adam at 0.1 is second by its mean, but one of its seeds diverged
+    assert order == [("adam", 0.001), ("sgd", 0.001), ("sgd", 0.1), ("adam", 0.1)]
+    best = settings[0].metrics["val/acc"]
+    assert (best.mean, best.count) == (pytest.approx(0.81), 3)
+
+
+def test_the_test_metric_chooses_nothing(sweep: SweepDir) -> None:
+    """In these runs the test accuracy is the higher, the lower that of validation."""
+    settings = ranked_settings(lithydra.results(sweep.path), sweep.read())
+    tests = [s.metrics["test/acc"].mean for s in settings]
+    assert tests[0] == min(tests)
+
+
+def test_report_names_the_best_and_what_went_wrong(sweep: SweepDir) -> None:
+    terminal = (sweep.path / "terminal.txt").read_text()
+    assert re.search(r"1 │ adam +│ 0.001 │ 3 of 3 +│ +0.8100 ±", terminal)
+    page = (sweep.path / "report.html").read_text()
+    assert f"{DIVERGED} went astray" in page and "11 finished" in page and "1 diverged" in page
+    assert "optimizer=adam, lr=0.001" in page and "0.8100 ± 0.0100" in page
+    assert "Student" in page and page.count("<svg") == 6  # heat map, two effects, two curves, gap
+    assert len(pd.read_csv(sweep.path / "results.csv")) == 12
+
+
+def test_report_is_one_file_that_needs_no_network(sweep: SweepDir) -> None:
+    page = (sweep.path / "report.html").read_text()
+    loaded = re.findall(r'(?:src|@import|url\()\s*=?\s*["\']?(?!#)[^"\') ]+', page)
+    assert loaded == []
+    assert re.findall(r"<(?:link|iframe|script src)", page) == []
+
+
+def test_report_md_shows_its_plots(sweep: SweepDir) -> None:
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", (sweep.path / "report.md").read_text())
+    assert len(pictures) == 6
+    assert all((sweep.path / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_names_and_messages_cannot_break_the_page(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s", {"lr": ["0.1", "0.2"]}, lambda _: 0.5, states={"lr=0.2": "failed"})
+    RunDir(sweep.path / "lr=0.2").update_status(error="<script>alert(1)</script> | pipe")
+    report_sweep(sweep.path)
+    assert "<script>alert(1)" not in (sweep.path / "report.html").read_text()
+    assert "\\| pipe" in (sweep.path / "report.md").read_text()
+
+
+def test_commands_run_the_best_again(sweep: SweepDir) -> None:
+    first = commands(Sweep(sweep.path))[0]
+    assert first["text"] == "python train.py data=digits optimizer=adam lr=1e-3 seed=2"
+
+
+def test_three_axes_are_shown_as_parallel_coordinates(tmp_path: Path) -> None:
+    axes = {"optimizer": ["sgd", "adam"], "lr": ["0.1", "0.01"], "model.dropout": ["0", "0.5"]}
+    sweep = write_sweep(tmp_path / "s", axes, lambda p: 0.5 + float(p["lr"]))
+    report_sweep(sweep.path)
+    plots = {path.stem for path in (sweep.path / "plots").iterdir()}
+    assert {"parallel", "effect_lr", "effect_optimizer", "effect_model.dropout", "gap"} <= plots
+    assert "heat_map" not in plots
+
+
+def test_a_search_over_a_scale_shows_its_history(tmp_path: Path) -> None:
+    values = [str(0.001 * 1.5**i) for i in range(14)]
+    pruned = {f"lr={value}": "pruned" for value in values[3:5]}
+    sweep = write_sweep(tmp_path / "s", {"lr": values}, lambda p: 0.5 + float(p["lr"]), states=pruned)
+    (sweep.path / "optuna.db").touch()
+    report_sweep(sweep.path)
+    assert (sweep.path / "plots" / "history.png").exists()
+    assert "2 pruned" in (sweep.path / "report.html").read_text()
+
+
+def test_histograms_are_written_read_and_shown(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s", {"lr": ["0.1", "0.2"]}, lambda _: 0.5)
+    for width, job in enumerate(sweep.read().jobs, start=1):
+        values = np.random.default_rng(0).normal(0, width, 10_000)
+        write_histograms(sweep.run(job), {"layers.1.weight": np.histogram(values, 40)})
+    histogram = read_histograms(RunDir(sweep.path / "lr=0.2"))["layers.1.weight"]
+    assert histogram[0].sum() == 10_000 and len(histogram[1]) == 41
+    assert standard_deviation(histogram) == pytest.approx(2, rel=0.05)
+    report_sweep(sweep.path)
+    assert (sweep.path / "plots" / "histograms.png").exists()
+    assert read_histograms(RunDir(tmp_path)) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), ("3", 3), ("true", True), ("adam", "adam"), ("[64, 32]", "[64,32]"), ("'a b'", "a b")],
+)
+def test_axis_values_have_the_type_that_they_stand_for(text: str, value: object) -> None:
+    assert typed(text) == value and type(typed(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"), [(("sweep=nowhere",), "sweep=nowhere: no such directory"), ((), "sweep: must be given")]
+)
+def test_what_is_no_sweep_is_refused_in_one_line(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    refused = report_command(*arguments, folder=tmp_path)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert message in refused.stderr
