@@ -27,9 +27,13 @@ def plot_layers(sweep: SweepDir, path: Path) -> bool:
     rows = pd.concat(parts)
     figure = Figure(figsize=(10.4, 4.2), layout="constrained")
     for panel, (quantity, title) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
-        for setting, group in rows[rows["quantity"] == quantity].groupby("setting", sort=False):
+        groups = rows[rows["quantity"] == quantity].groupby("setting", sort=False)
+        for index, (setting, group) in enumerate(groups):
             means = group.groupby("layer", sort=False)["value"].mean()
-            panel.plot(range(1, len(means) + 1), means, marker="o", markersize=3.5, label=str(setting))
+            dashes = ("-", (0, (4, 3)))[index % 2]  # some lines lie upon others
+            panel.plot(
+                range(1, len(means) + 1), means, linestyle=dashes, marker="o", markersize=3.5, label=str(setting)
+            )
         panel.set(title=title, xlabel="layer, from input to output", yscale="log")
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)

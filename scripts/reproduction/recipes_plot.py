@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from reproduction.plan import Recipe
 
@@ -30,6 +31,7 @@ def plot_recipes(recipes: Sequence[Recipe], path: Path) -> bool:
             panel.axhline(run.read_status()["metrics"]["test/acc"], color=color, linestyle="--", linewidth=0.9)
         panel.set_title(recipe.name, fontsize=8)
         panel.tick_params(labelsize=7)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.3)
     for panel in list(figure.axes)[len(done) :]:
