@@ -14,7 +14,7 @@ from reproduction.layers_plot import plot_layers
 from reproduction.plan import Item, Recipe, Study
 from reproduction.recipes_plot import plot_recipes
 
-DASH = "–"
+DASH = "-"
 # Which of a report's pictures shows a study's point, where it has several; the first that there is.
 PICTURES = ("layers.png", "histograms.png", "curves_*.png", "effect_*.png", "*.png")
 
