@@ -8,15 +8,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.hparams import api_pb2, list_session_groups
+from tensorboard.plugins.hparams.backend_context import Context
 
 import lithydra
-from conftest import ROOT
+from conftest import ROOT, RunTrain
+from lithydra.axis_values import typed
 from lithydra.errors import ConfigError
 from lithydra.histograms import read_histograms, standard_deviation
 from lithydra.report import Sweep, commands, report_sweep
 from lithydra.run_dir import Histogram, RunDir
 from lithydra.sweep_dir import SweepDir
-from lithydra.sweep_results import Spread, ranked_settings, typed
+from lithydra.sweep_results import Spread, ranked_settings
 from sweeps import write_sweep
 
 AXES = {"optimizer": ["sgd", "adam"], "lr": ["0.1", "1e-3"], "seed": ["0", "1", "2"]}
@@ -171,6 +178,22 @@ def test_histograms_are_written_read_and_shown(tmp_path: Path) -> None:
 )
 def test_axis_values_have_the_type_that_they_stand_for(text: str, value: object) -> None:
     assert typed(text) == value and type(typed(text)) is type(value)
+
+
+def test_hparams_has_what_a_sweep_varies_and_the_final_metrics(run_train: RunTrain, tmp_path: Path) -> None:
+    for dropout in (0.1, 0.3):
+        settings = (f"model.dropout={dropout}", "data.limit=200", "trainer.max_epochs=1")
+        run_train(*settings, "callbacks=none", "logger=tensorboard")
+    events = EventMultiplexer().AddRunsFromDirectory(str(tmp_path / "runs"))
+    assert events is not None
+    events.Reload()
+    context = Context(TBContext(data_provider=MultiplexerDataProvider(events, str(tmp_path / "runs"))))
+    request = api_pb2.ListSessionGroupsRequest(slice_size=10, allowed_statuses=list(range(4)))  # pyright: ignore
+    rows = list_session_groups.Handler(RequestContext(), context, "", request).run().session_groups
+    assert sorted(row.hparams["model.dropout"].number_value for row in rows) == [0.1, 0.3]
+    finals = {RunDir(path).read_status()["metrics"]["val/acc"] for path in (tmp_path / "runs").iterdir()}
+    shown = {m.value for row in rows for m in row.metric_values if m.name.tag == "final/val/acc"}
+    assert sorted(shown) == pytest.approx(sorted(finals))
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ from itertools import product
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
-from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -15,23 +13,18 @@ from omegaconf import DictConfig
 class GridSweeper(Sweeper):
     """Trains every combination of the values given, each once, in a directory that the same command continues."""
 
-    launcher: Launcher
-
     def __init__(self, params: dict[str, Any] | None = None) -> None:
         self.params = params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        self.context, self.task, self.master = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> None:
         from lithydra.sweep import Sweep
         from lithydra.sweep_plan import Request
 
-        request = Request.parse(self.config, self.params, arguments)
-        sweep = Sweep(self.config, self.hydra_context.config_loader, self.launcher, request)
+        request = Request.parse(self.context.config_loader, self.params, arguments)
+        sweep = Sweep(self.master, self.context, self.task, request)
         names, values = list(request.axes), list(request.axes.values())
         points = [dict(zip(names, combination, strict=True)) for combination in product(*values)]
         sweep.warm_up()

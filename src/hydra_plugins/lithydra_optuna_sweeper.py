@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -15,12 +14,10 @@ class OptunaSweeper(Sweeper):
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> None:
         from lithydra.search.driver import Search
 
-        Search(self.settings, self.hydra_context.config_loader, self.config, self.launcher, arguments).run()
+        assert self.hydra_context is not None and self.config is not None
+        Search(self.settings, self.hydra_context, self.task_function, self.config, arguments).run()

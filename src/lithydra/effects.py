@@ -5,12 +5,13 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from lithydra.figures import GREY, PALETTE, colors, distinct, is_numeric, plain_log_ticks, wants_log, words
-from lithydra.sweep_results import Setting, Spread, number
+from lithydra.sweep_results import Frame, Setting, Spread, number
 
 MAX_TICKS = 10  # an axis with more values is a scale
 
@@ -37,7 +38,7 @@ def _set_axis(panel: Axes, axis: str, values: Sequence[Any]) -> dict[Any, float]
     return places
 
 
-def effect(frame: pd.DataFrame, axis: str, other: str | None, metric: str) -> Figure:
+def effect(frame: Frame, axis: str, other: str | None, metric: str) -> Figure:
     """The objective by one axis: each run a dot, the mean a line with its 95 % interval.
 
     Args:
@@ -52,23 +53,22 @@ def effect(frame: pd.DataFrame, axis: str, other: str | None, metric: str) -> Fi
     if is_scale:
         pruned = frame[(frame["state"] == "pruned") & frame[metric].notna()]
         panel.scatter(pruned[axis].map(places), pruned[metric], s=26, color=GREY, marker="x", label="pruned")
-    groups = (
+    lines = (
         [(None, done)] if other is None else [(value, done[done[other] == value]) for value in distinct(frame[other])]
     )
-    shades = colors([value for value, _ in groups])
-    for label, runs in groups:
-        color = PALETTE[0] if other is None else shades[label]
+    shades = {None: PALETTE[0]} if other is None else colors([value for value, _ in lines])
+    for index, (label, runs) in enumerate(lines):
+        # Names leave room to set the lines' intervals side by side.
+        shift = 0.0 if is_numeric(values) else 0.09 * (index - (len(lines) - 1) / 2)
+        x = runs[axis].map(places) + shift
         size, alpha = (34, 0.8) if is_scale else (14, 0.35)
-        panel.scatter(runs[axis].map(places), runs[metric], s=size, color=color, alpha=alpha, lw=0)
-        means = [(places[value], Spread.of(runs[runs[axis] == value][metric].tolist())) for value in values]
-        shown = [(place, spread) for place, spread in means if spread]
-        if shown and len(values) <= MAX_TICKS:
-            x, y = [place for place, _ in shown], [spread.mean for _, spread in shown]
-            errors = [spread.half_width or 0.0 for _, spread in shown]
-            panel.errorbar(
-                x, y, errors, color=color, lw=2.2, marker="o", ms=6, capsize=3, elinewidth=1.2, label=str(label)
+        panel.scatter(x, runs[metric], s=size, color=shades[label], alpha=alpha, lw=0)
+        if len(values) <= MAX_TICKS:
+            spreads = {places[v] + shift: Spread.of(runs[runs[axis] == v][metric].tolist()) for v in values}
+            _draw_means(
+                panel, {place: spread for place, spread in spreads.items() if spread}, shades[label], str(label)
             )
-    panel.set_title(f"{words(metric)} by {axis}".capitalize() if other is None else f"{axis}, by {other}")
+    panel.set_title(f"Effect of {axis}" + (f", by {other}" if other else ""))
     panel.set_ylabel(words(metric))
     _keep_in_view(panel, done[metric])
     if other is not None:
@@ -76,24 +76,26 @@ def effect(frame: pd.DataFrame, axis: str, other: str | None, metric: str) -> Fi
     return figure
 
 
-def _keep_in_view(panel: Axes, values: pd.Series) -> None:
+def _draw_means(panel: Axes, spreads: dict[float, Spread], color: Any, label: str) -> None:
+    means = [spread.mean for spread in spreads.values()]
+    errors = [spread.half_width or 0.0 for spread in spreads.values()]
+    look = {"lw": 2.2, "marker": "o", "ms": 6, "capsize": 3, "elinewidth": 1.2}
+    panel.errorbar(list(spreads), means, errors, color=color, label=label, **look)
+
+
+def _keep_in_view(panel: Axes, values: Frame) -> None:
     """The runs set the scale, not the intervals: of three runs, one may reach far beyond all."""
     if len(values) > 1 and values.max() > values.min():
         room = 0.12 * (values.max() - values.min())
         panel.set_ylim(values.min() - room, values.max() + room)
 
 
-def heat_map(
-    frame: pd.DataFrame, settings: Sequence[Setting], rows: str, columns: str, metric: str, mode: str
-) -> Figure:
+def heat_map(frame: Frame, settings: Sequence[Setting], rows: str, columns: str, metric: str, mode: str) -> Figure:
     """The mean of the objective for each pair of values; the best has a frame, a pair without a result says why."""
     row_values = distinct(frame[rows])
     column_values = distinct(frame[columns])
     grid = np.full((len(row_values), len(column_values)), np.nan)
-    figure = Figure(
-        figsize=(max(4.4, 1.8 + 1.15 * len(column_values)), max(2.6, 1.5 + 0.62 * len(row_values))),
-        layout="constrained",
-    )
+    figure = Figure(figsize=(10.4, 1.3 + 0.62 * len(row_values)), layout="constrained")
     panel = figure.subplots()
     cells = {(row_values.index(s.values[rows]), column_values.index(s.values[columns])): s for s in settings}
     for place, setting in cells.items():
@@ -108,13 +110,10 @@ def heat_map(
         dark = spread is not None and (share if mode == "max" else 1 - share) > 0.75
         text = str(spread).replace(" ± ", "\n± ") if spread else next(iter(setting.states), "")
         panel.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else "#1d2939")
-    best = cells and min(cells, key=lambda place: list(settings).index(cells[place]))
-    if best:
-        panel.add_patch(
-            matplotlib.patches.Rectangle(
-                (best[1] - 0.48, best[0] - 0.47), 0.96, 0.94, fill=False, ec=PALETTE[1], lw=2.2
-            )
-        )  # pyright: ignore[reportAttributeAccessIssue]
+    ranks = {id(setting): rank for rank, setting in enumerate(settings)}
+    best = min(cells, key=lambda place: ranks[id(cells[place])], default=None)
+    if best is not None:
+        panel.add_patch(Rectangle((best[1] - 0.48, best[0] - 0.47), 0.96, 0.94, fill=False, ec=PALETTE[1], lw=2.2))  # pyright: ignore[reportAttributeAccessIssue]
     panel.set_xticks(range(len(column_values)), [str(v) for v in column_values])
     panel.set_yticks(range(len(row_values)), [str(v) for v in row_values])
     panel.set_xlabel(columns)
@@ -162,7 +161,7 @@ def _heights(values: Sequence[Any]) -> tuple[dict[Any, float], dict[str, float]]
     return heights, {f"{v:.3g}" if isinstance(v, float) else str(v): heights[v] for v in ends}
 
 
-def search_history(frame: pd.DataFrame, metric: str, mode: str) -> Figure:
+def search_history(frame: Frame, metric: str, mode: str) -> Figure:
     """Each trial's objective in the order of the search, and the best so far."""
     figure = Figure(figsize=(10.4, 3.4), layout="constrained")
     panel = figure.subplots()
@@ -189,6 +188,6 @@ def search_history(frame: pd.DataFrame, metric: str, mode: str) -> Figure:
         )
     panel.set_xlabel("trial")
     panel.set_ylabel(words(metric))
-    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
     return figure

@@ -2,24 +2,23 @@
 
 import itertools
 import logging
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from lithydra.histograms import Histogram, standard_deviation
-from lithydra.sweep_results import Setting, number
+from lithydra.sweep_results import Frame, Setting, number
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": ["Inter", "Helvetica Neue", "Arial", "DejaVu Sans"],
     "font.size": 10,
     "axes.titlesize": 11,
@@ -100,7 +99,7 @@ def plain_log_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def learning_curves(epochs: pd.DataFrame, axis: str, axes: Sequence[str]) -> Figure:
+def learning_curves(epochs: Frame, axis: str, axes: Sequence[str]) -> Figure:
     """Validation accuracy and loss by epoch, colored by `axis`; of two axes, the other one is the kind of line.
 
     A line is the mean over the repeats of a setting, and each of these is drawn faintly.
@@ -111,8 +110,9 @@ def learning_curves(epochs: pd.DataFrame, axis: str, axes: Sequence[str]) -> Fig
     shades, many = _curve_colors(values), len(values) > 10
     other = next((a for a in axes if a != axis), None) if len(axes) == 2 and not many else None
     dashes = dict(zip(distinct(epochs[other]), itertools.cycle(DASHES))) if other else {}
-    panels = figure.subplots(1, 2)
-    for panel, metric in zip(panels, metrics or ["train/acc", "train/loss"], strict=True):
+    metrics = metrics or ["train/acc", "train/loss"]
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for panel, metric in zip(panels, metrics, strict=True):
         for _, setting in epochs.groupby(list(axes) or [axis], sort=False, dropna=False):
             color = shades.get(setting[axis].iloc[0], GREY)
             runs = [run for _, run in setting.groupby("name", sort=False)]
@@ -125,13 +125,13 @@ def learning_curves(epochs: pd.DataFrame, axis: str, axes: Sequence[str]) -> Fig
             )
         panel.set_title(f"{words(metric)} by epoch".capitalize())
         panel.set_xlabel("epoch")
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         _limit(panel, epochs[metric], metric)
     if many:
-        _color_bar(figure, panels[1], values, axis)
+        _color_bar(figure, panels[-1], values, axis)
     else:
         _legends(
-            panels[1],
+            panels[-1],
             {axis: [(value, {"color": shades[value], "lw": 2.4}) for value in values]}
             | (
                 {other: [(value, {"color": "#475467", "lw": 1.6, "ls": style}) for value, style in dashes.items()]}
@@ -167,11 +167,11 @@ def _scale(values: Sequence[float]) -> Any:
 
 def _color_bar(figure: Figure, panel: Axes, values: Sequence[Any], label: str) -> None:
     if is_numeric(values):
-        mappable = matplotlib.cm.ScalarMappable(_scale(values), "viridis")
+        mappable = ScalarMappable(_scale(values), "viridis")
         figure.colorbar(mappable, ax=panel, label=label).outline.set_visible(False)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
 
 
-def _limit(panel: Axes, values: pd.Series, metric: str) -> None:
+def _limit(panel: Axes, values: Frame, metric: str) -> None:
     """A run that goes astray must not press the others into one line."""
     finite = values[np.isfinite(values)]
     if finite.empty or not metric.endswith("loss"):
@@ -248,7 +248,3 @@ def histogram_grid(runs: dict[str, dict[str, Histogram]], limit: int = 6) -> Fig
                 panel.set_title(_short(setting, 28), fontsize=9)
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
     return figure
-
-
-def finite(values: Iterable[float]) -> list[float]:
-    return [float(value) for value in values if math.isfinite(value)]

@@ -25,6 +25,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,9 @@ class JobServer:
             os.setpgid(0, 0)
             self.connection.close()
             code = job_process(directory, message["start"], message["threads"], message["gpu"])
+        except KeyboardInterrupt:
+            code = 130
         except BaseException:
-            import traceback
-
             traceback.print_exc()
         finally:
             with contextlib.suppress(Exception):

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lithydra.errors import LithydraError, RunInterrupted
-from lithydra.sweep_dir import ENDED, Job, SweepDir
+from lithydra.sweep_dir import ENDED, FAILED, Job, SweepDir
 from lithydra.sweep_job import fail
 from lithydra.sweep_view import View, make_view
 
@@ -44,23 +43,15 @@ class LocalJobs:
         self._received = b""
         self._signal: signal.Signals | None = None
         self._used = False
+        self._processes: dict[str, int] = {}  # job -> process id
 
     def start_server(self) -> None:
         """Start the server, unless it runs; it takes some seconds to import torch."""
         if self._server is not None:
             return
-        ours, its = socket.socketpair()
-        command = [sys.executable, "-m", "lithydra.job_server", str(its.fileno())]
-        # In a session of its own, Ctrl-C in the terminal reaches the launcher alone, which passes it on once.
-        self._server = subprocess.Popen(
-            command,
-            pass_fds=[its.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        self._connection, its = socket.socketpair()
+        self._server = spawn_server(its)
         its.close()
-        self._connection = ours
 
     def stop_server(self) -> None:
         """Close the connection: the server ends when its jobs have."""
@@ -85,6 +76,8 @@ class LocalJobs:
         busy: dict[str, Slot] = {}
         by_name = {job.name: job for job in jobs}
         with self._signals(), make_view(sweep, jobs, len(slots)) as view:
+            while self._signal is None and not any("ready" in message for message in self._messages()):
+                view.refresh()
             while busy or (waiting and self._signal is None):
                 while waiting and len(busy) < len(slots) and self._signal is None:
                     job, slot = waiting.pop(0), _free(slots, busy)
@@ -92,6 +85,8 @@ class LocalJobs:
                     self._send(start=job.name, sweep=str(sweep.path), threads=slot.threads, gpu=slot.gpu)
                 for message in self._messages():
                     self._note(message, sweep, by_name, busy, view)
+                if config.sweep.on_error == "stop" and any(sweep.state(job) in FAILED for job in jobs):
+                    waiting.clear()
                 view.refresh()
         if self._signal is not None:
             raise RunInterrupted(self._interrupted(sweep, jobs), EXIT_CODES[self._signal])
@@ -100,13 +95,22 @@ class LocalJobs:
         self, message: dict[str, Any], sweep: SweepDir, jobs: dict[str, Job], busy: dict[str, Slot], view: View
     ) -> None:
         if "started" in message:
+            self._processes[message["started"]] = message["pid"]
             view.started(jobs[message["started"]])
         elif "ended" in message:
             job, code = jobs[message["ended"]], message["code"]
-            del busy[job.name]
-            if code < 0 and sweep.state(job) not in ENDED:
-                fail(sweep, job, _killed(-code))
+            del busy[job.name], self._processes[job.name]
+            if code < 0:
+                self._settle(sweep, job, -code)
             view.ended(job)
+
+    def _settle(self, sweep: SweepDir, job: Job, number: int) -> None:
+        """Write down what a job could not that a signal killed."""
+        state = sweep.state(job)
+        if self._signal is None and state not in ENDED:
+            fail(sweep, job, _killed(number))
+        elif state == "running":  # killed as the sweep was stopped: it goes on from its last checkpoint
+            sweep.run(job).update_status(state="interrupted")
 
     def _interrupted(self, sweep: SweepDir, jobs: Sequence[Job]) -> str:
         assert self._signal is not None
@@ -131,6 +135,11 @@ class LocalJobs:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def _stop_orphans(self) -> None:
+        for process in self._processes.values():
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
+
     def _send(self, **message: Any) -> None:
         assert self._connection is not None
         with suppress(BrokenPipeError):  # `_messages` finds that the server is gone
@@ -144,9 +153,21 @@ class LocalJobs:
             return
         part = self._connection.recv(65536)
         if not part:
+            self._stop_orphans()
             raise LithydraError(f"the process that jobs are forked from ended (exit code {self._server.wait()})")
         *lines, self._received = (self._received + part).split(b"\n")
         yield from map(json.loads, lines)
+
+
+def spawn_server(connection: socket.socket) -> subprocess.Popen[bytes]:
+    """A new process that serves `connection`, in a session of its own: Ctrl-C reaches only us, who pass it on once."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "lithydra.job_server", str(connection.fileno())],
+        pass_fds=[connection.fileno()],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def make_slots(config: DictConfig, num_jobs: int) -> list[Slot]:

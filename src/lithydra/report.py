@@ -12,20 +12,19 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from lithydra import effects, figures
+from lithydra.axis_values import FOLDED, split_override, typed
 from lithydra.histograms import read_histograms
 from lithydra.report_tables import Table, jobs_table, settings_table
 from lithydra.run_dir import RunDir
 from lithydra.sweep_dir import Plan, SweepDir
 from lithydra.sweep_results import (
     BAD_STATES,
-    FOLDED,
+    Frame,
     Setting,
     curves,
     duration,
     ranked_settings,
     results,
-    split_override,
-    typed,
     varied,
 )
 from lithydra.verdicts import judge, overall
@@ -57,9 +56,9 @@ class Sweep:
     def __init__(self, path: Path) -> None:
         self.directory = SweepDir.open(path)
         self.plan: Plan = self.directory.read()
-        self.frame = results(path)
+        self.frame: Frame = results(path)
         self.axes = varied(self.plan)
-        self.epochs = curves(self.frame, self.axes)
+        self.epochs: Frame = curves(self.frame, self.axes)
         self.settings = ranked_settings(self.frame, self.plan)
         self.metric, self.mode = self.plan.objective["metric"], self.plan.objective["mode"]
         self.folded = [axis for axis in FOLDED if len(self.plan.axes.get(axis, [])) > 1]
@@ -232,8 +231,10 @@ def _sections(sweep: Sweep) -> list[Section]:
 
 
 def _effects_note(sweep: Sweep) -> str:
-    intervals = " Bars are 95 % intervals of the mean." if sweep.folded or len(sweep.axes) > 1 else ""
-    return f"{figures.words(sweep.metric).capitalize()} at the best epoch.{intervals}"
+    note = f"{figures.words(sweep.metric).capitalize()} at the best epoch."
+    if len(sweep.axes) > 2 or sweep.is_search:
+        return f"{note} Of one key, over all values of the others: the mean and its 95 % interval."
+    return f"{note} Dots are runs, bars 95 % intervals of the mean." if sweep.folded else note
 
 
 def _effect_pictures(sweep: Sweep, plots: "Plots") -> list[Picture | None]:

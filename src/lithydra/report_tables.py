@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from lithydra.sweep_results import METRICS, MISSING, Setting, Spread, duration, number, short
+from lithydra.axis_values import short
+from lithydra.sweep_results import METRICS, MISSING, Frame, Setting, Spread, duration, number
 
 
 @dataclass
@@ -78,7 +79,7 @@ def settings_table(settings: Sequence[Setting], axes: Sequence[str], objective: 
     return table
 
 
-def jobs_table(frame: pd.DataFrame, axes: Sequence[str], objective: str, mode: str) -> Table:
+def jobs_table(frame: Frame, axes: Sequence[str], objective: str, mode: str) -> Table:
     """A row a job, best first: values, state, metrics, best epoch, training time. The first cell leads to the run."""
     present = [name for name in _ordered(objective) if name in frame and (name == objective or "train/" not in name)]
     columns = [Column("run"), *_axis_columns(frame[list(axes)].to_dict("records"), axes), Column("state")]

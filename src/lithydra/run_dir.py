@@ -128,6 +128,11 @@ class RunDir:
         with self.metrics.open(newline="") as file:
             return list(csv.DictReader(file))
 
+    def training_seconds(self) -> float | None:
+        """Spent in epochs, over all parts of a resumed run; None before the first has ended."""
+        rows = self.read_metrics()
+        return sum(float(row["seconds"]) for row in rows) if rows else None
+
     def keep_metrics(self, num_epochs: int) -> None:
         """Drop the rows after `num_epochs`: a resumed run writes them again."""
         rows = [row for row in self.read_metrics() if int(row["epoch"]) <= num_epochs]

@@ -1,15 +1,21 @@
 """What a run leaves for the eye when it ends: a table in the terminal, and a row in TensorBoard's HPARAMS tab."""
 
+from typing import Any
+
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from lithydra.axis_values import split_override, typed
 from lithydra.run_dir import RunDir
 
 # Groups whose choice says something about a result.
 NAMED_GROUPS = ("data", "normalization", "augmentation", "model", "loss", "optimizer", "scheduler", "regularizer")
+
+# Groups whose settings say nothing about it.
+NOT_ABOUT_RESULTS = ("hydra", "sweep", "paths", "callbacks", "logger", "checkpoint")
 
 
 def print_results(run: RunDir, seconds: float, images_per_second: float | None) -> None:
@@ -39,13 +45,19 @@ def print_results(run: RunDir, seconds: float, images_per_second: float | None) 
     console.print(f"look inside    tensorboard --logdir {run.path.parent}")
 
 
-def write_hparams(trainer: L.Trainer, config: DictConfig, choices: dict[str, str], metrics: dict[str, float]) -> None:
+def write_hparams(
+    trainer: L.Trainer, config: DictConfig, choices: dict[str, str], overrides: list[str], metrics: dict[str, float]
+) -> None:
     """One row a run: the choices that were made and the metrics of the best epoch, under names of their own.
 
-    `final/…` keeps the row apart from the curves of the same metrics.
+    `final/…` keeps the row apart from the curves of the same metrics. What the command line or a sweep has set gets a
+    column too, so that the tab shows what a sweep varies.
     """
-    settings = {group: choices[group] for group in NAMED_GROUPS if group in choices}
+    settings: dict[str, Any] = {group: choices[group] for group in NAMED_GROUPS if group in choices}
     settings |= {"lr": config.lr, "seed": config.seed, "batch_size": config.data.batch_size}
+    for key, value in map(split_override, overrides):
+        if "." in key and key.split(".")[0] not in NOT_ABOUT_RESULTS and key != "data.batch_size":
+            settings[key] = typed(value)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(settings, {f"final/{name}": value for name, value in metrics.items()})

@@ -10,31 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
-from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.resume_config import flatten
-from lithydra.sweep_dir import (
-    DONE,
-    ENDED,
-    FAILED,
-    NEUTRAL,
-    NOT_STARTED,
-    Job,
-    Plan,
-    SweepDir,
-    readable_name,
-    wait_until_free,
-)
+from lithydra.study_rules import check_rules
+from lithydra.sweep_dir import DONE, ENDED, FAILED, NEUTRAL, NOT_STARTED, Job, Plan, SweepDir, readable_name, wait_until_free
 from lithydra.sweep_plan import Prepared, Request, prepare
 
 log = logging.getLogger(__name__)
-
-LAST_SECONDS = 60  # that a job of a killed command may take to save and end
 
 
 class SweepFailed(LithydraError):
@@ -48,14 +36,17 @@ class Sweep:
     `add` and `launch`, as often as it likes, and `finish`.
     """
 
-    def __init__(self, config: DictConfig, loader: ConfigLoader, launcher: Launcher, request: Request) -> None:
-        self.config, self.loader, self.launcher, self.request = config, loader, launcher, request
+    def __init__(self, config: DictConfig, context: HydraContext, task: TaskFunction, request: Request) -> None:
+        self.config, self.loader, self.request = config, context.config_loader, request
         study = config.hydra.runtime.choices.get("study")
         name = config.sweep.name if config.sweep.name is not None else request.default_name(study)
         self.directory = SweepDir(Path(config.paths.sweeps) / str(name))
         self.launched: list[Job] = []
         self._plan: Plan | None = None
         self._pending: list[str] = []
+        self._point_hydra_here()
+        plugins = Plugins.instance()
+        self.launcher = plugins.instantiate_launcher(hydra_context=context, task_function=task, config=config)
 
     @property
     def plan(self) -> Plan:
@@ -136,8 +127,12 @@ class Sweep:
         self.plan.invocation = {"jobs": self._pending, "on_error": settings.on_error}
         self.directory.write(self.plan)
         if pending:
-            self._point_hydra_here()
-            self.launcher.launch([[f"sweep.job='{job.name}'"] for job in pending], initial_job_idx=initial_index)
+            try:
+                self.launcher.launch([[f"sweep.job='{job.name}'"] for job in pending], initial_job_idx=initial_index)
+            except LithydraError:
+                raise
+            except Exception as error:  # of another launcher, about one job; the run directories know of the others
+                print(f"{type(self.launcher).__name__}: {type(error).__name__}: {error}", file=sys.stderr)
             for job in pending:
                 self._settle(job)
 
@@ -145,17 +140,30 @@ class Sweep:
         """Write the report, print it, and raise SweepFailed where a job has no result."""
         report(self.directory.path)
         problems = [problem for job in self.launched if (problem := self._problem(job))]
+        print(self._summary(), flush=True)
         if problems:
             counts = f"{len(problems)} of {len(self.launched)} jobs have no result"
             advice = "sweep.retry=true runs failed ones again, the same command those that did not start"
             raise SweepFailed("\n".join([*problems, f"{counts} (logs: {self.directory.path}/*/train.log); {advice}"]))
+
+    def _summary(self) -> str:
+        """How many jobs finished, and the best of them."""
+        metric, sign = self.plan.objective["metric"], 1 if self.plan.objective["mode"] == "max" else -1
+        finished = [job for job in self.launched if self.directory.state(job) == "finished"]
+        scores = [(score, job) for job in finished if (score := self.directory.objective(job, self.plan)) is not None]
+        text = f"{len(finished)} of {len(self.launched)} jobs finished"
+        if scores:
+            score, job = max(scores, key=lambda pair: sign * pair[0])
+            text += f"; best {metric} {score:.4f}: {job.name}"
+        return text
 
     def _opened_plan(self) -> Plan:
         request, config = self.request, self.config
         axes = {key: list(dict.fromkeys(values)) for key, values in request.axes.items()}
         objective = {"metric": str(config.monitor.metric), "mode": str(config.monitor.mode)}
         if not self.directory.exists():
-            study = OmegaConf.to_container(config.study, resolve=True) if config.get("study") is not None else None
+            study: Any = OmegaConf.to_container(config.study, resolve=True) if config.get("study") is not None else None
+            check_rules(study or {}, axes)
             name = self.directory.path.name
             return Plan(name, ["python", *sys.argv], objective, axes, request.common, study)  # pyright: ignore[reportArgumentType]
         plan = self.directory.read()
@@ -189,7 +197,7 @@ class Sweep:
                 run.update_status(state="interrupted")
 
     def _point_hydra_here(self) -> None:
-        """Other launchers name their directories after Hydra's config; workers compose it anew from the overrides."""
+        """Launchers name their directories after Hydra's config; their workers compose it anew from its overrides."""
         place = self.directory.path.absolute()
         with open_dict(self.config):
             self.config.hydra.sweep.dir = str(place)

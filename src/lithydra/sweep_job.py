@@ -1,4 +1,4 @@
-"""One job of a sweep, under whatever launcher: goes on where the job stands, and leaves in its run directory how it ended."""
+"""One job of a sweep, under whatever launcher: goes on where the job stands and writes down how it ended."""
 
 import logging
 import shutil
@@ -57,8 +57,10 @@ def carry_out(sweep: SweepDir, job: Job) -> int:
     command, sys.argv = sys.argv, ["train.py", *job.overrides]
     try:
         train(config, dict(job.choices), list(job.overrides))
-    except KeyboardInterrupt:  # before the run could save anything
-        return 130
+    except (KeyboardInterrupt, SystemExit):  # what a queue stops, it starts again
+        if run.status.exists():
+            run.update_status(state="interrupted", error=None)
+        raise
     except Exception as error:
         if not isinstance(error, LithydraError):
             traceback.print_exc()

@@ -7,15 +7,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
+from lithydra.axis_values import FOLDED, short, split_override, typed
 from lithydra.run_dir import RunDir
 from lithydra.sweep_dir import NOT_STARTED, Job, Plan, SweepDir
 
-# Axes that repeat a setting instead of changing it.
-FOLDED = ("seed", "data.fold")
+# A table of jobs or epochs. pandas' own types call any of its columns a Series, a DataFrame or an array.
+Frame: TypeAlias = Any
+
 METRICS = ("val/acc", "val/loss", "test/acc", "test/loss", "train/acc", "train/loss")
 BAD_STATES = ("failed", "diverged")
 MISSING = "—"
@@ -54,39 +56,13 @@ def _row(directory: SweepDir, plan: Plan, job: Job) -> dict[str, Any]:
         **status.get("metrics", {}),
         "best_epoch": status.get("best_epoch"),
         "epochs": status.get("epoch"),
-        "seconds": training_seconds(run),
+        "seconds": run.training_seconds(),
         "error": status.get("error"),
         "run": str(run.path),
     }
 
 
-def split_override(override: str) -> tuple[str, str]:
-    """Key and value of `+key=value`."""
-    key, _, value = override.partition("=")
-    return key.lstrip("+~"), value
-
-
-def training_seconds(run: RunDir) -> float | None:
-    rows = run.read_metrics()
-    return sum(float(row["seconds"]) for row in rows) if rows else None
-
-
-def typed(text: object) -> Any:
-    """The value that an override's text stands for: a number, true or false, else text without spaces in lists."""
-    text = str(text).strip()
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    if text == "None":
-        return "null"
-    return text.replace(" ", "") if text.startswith("[") else text.strip("'\"")
-
-
-def curves(frame: pd.DataFrame, axes: Iterable[str]) -> pd.DataFrame:
+def curves(frame: Frame, axes: Iterable[str]) -> pd.DataFrame:
     """metrics.csv of all jobs below each other, with the job's name and axes beside each epoch."""
     parts = []
     for job in frame.to_dict("records"):
@@ -130,7 +106,7 @@ class Setting:
     """The jobs of one point of a sweep that differ only by seed or fold."""
 
     values: dict[str, Any]
-    jobs: pd.DataFrame
+    jobs: Frame
     metrics: dict[str, Spread] = field(default_factory=dict)
 
     @property
@@ -151,13 +127,13 @@ def varied(plan: Plan) -> list[str]:
     return [axis for axis, values in plan.axes.items() if axis not in FOLDED and len(values) > 1]
 
 
-def ranked_settings(frame: pd.DataFrame, plan: Plan) -> list[Setting]:
+def ranked_settings(frame: Frame, plan: Plan) -> list[Setting]:
     """Best first by the mean of the objective, which is never a test metric.
 
     A setting with repeats that failed, diverged or are missing comes after those without.
     """
     axes = varied(plan)
-    groups = [((), frame)] if not axes else list(frame.groupby(axes, sort=False, dropna=False))
+    groups: list[Any] = list(frame.groupby(axes, sort=False, dropna=False)) if axes else [((), frame)]
     numeric = [name for name in frame.columns if "/" in name] + ["seconds", "best_epoch"]
     settings = []
     for key, jobs in groups:
@@ -180,11 +156,6 @@ def number(value: float, beside: float | None = None) -> str:
         return MISSING
     size = abs(value if beside is None else beside)
     return f"{value:.4f}" if size == 0 or 1e-3 <= size < 1000 else f"{value:.3g}"
-
-
-def short(value: object) -> str:
-    """A value of an axis, of a number its first four digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float) -> str:

@@ -148,6 +148,8 @@ class LiveView(View):
         states = [self.sweep.state(job) for job in self.jobs if job.name in self.seconds]
         failed = sum(state in ("failed", "diverged") for state in states)
         left = self.remaining()
+        if not self.starts:
+            return f"importing torch, {clock(time.monotonic() - self.begun)} so far"
         parts = [f"{len(states)} of {len(self.jobs)} jobs ended"]
         if failed:
             parts.append(f"{failed} failed")

@@ -63,7 +63,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
             metrics |= test(trainer, module, data, run)
         if trainer.is_global_zero:
             metrics = run.finish(metrics, "pruned" if pruned else "finished")
-            summary.write_hparams(trainer, config, choices, metrics)
+            summary.write_hparams(trainer, config, choices, overrides, metrics)
             look_inside(trainer, module, data)
             summary.print_results(run, time.perf_counter() - started, images_per_second(trainer))
     return metrics.get(config.monitor.metric)

@@ -10,13 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from lithydra.errors import ConfigError, nearest
-from lithydra.sweep_results import FOLDED, Spread, number, typed
+from lithydra.axis_values import FOLDED, typed
+from lithydra.study_rules import is_number
+from lithydra.sweep_results import Frame, Spread, number
 
 SHOWS, DOES_NOT_SHOW, UNCLEAR = "shows", "does not show", "unclear"
-KEYS = ("claim", "metric", "of", "above", "below", "by", "at_epoch")
-# What can be compared besides the metrics of the best epoch.
-DERIVED = ("gap", "seconds", "best_epoch", "diverged")
 
 
 @dataclass(frozen=True)
@@ -36,51 +34,7 @@ def overall(outcomes: list[Outcome]) -> str:
     return SHOWS if verdicts == {SHOWS} else UNCLEAR
 
 
-def check_rules(study: Mapping[str, Any], axes: Mapping[str, list[str]]) -> None:
-    """Refuse a study's rules before its first job.
-
-    Raises:
-        ConfigError: One names an axis or a value that the sweep does not have, or is not of the documented form.
-    """
-    rules = study.get("verdict", [])
-    if not isinstance(rules, list):
-        raise ConfigError(f"study.verdict={rules}: must be a list of comparisons")
-    for position, rule in enumerate(rules):
-        problem = _problem(rule, axes)
-        if problem:
-            raise ConfigError(f"study.verdict[{position}]: {problem}")
-
-
-def _problem(rule: Any, axes: Mapping[str, list[str]]) -> str | None:
-    if not isinstance(rule, Mapping):
-        return f"{rule}: must be a mapping with {', '.join(KEYS)}"
-    for key in rule:
-        if key not in KEYS:
-            return f"{key}: must be one of {', '.join(KEYS)}.{nearest(str(key), KEYS)}"
-    if not isinstance(rule.get("metric"), str) or not ("/" in rule["metric"] or rule["metric"] in DERIVED):
-        return f"metric={rule.get('metric')}: must be split/name, as val/acc, or one of {', '.join(DERIVED)}"
-    if ("above" in rule) == ("below" in rule):
-        return "must have one of above, below"
-    by = rule.get("by", "spread")
-    if by != "spread" and not _is_number(by):
-        return f"by={by}: must be spread or a number"
-    others = rule.get("above", rule.get("below"))
-    selectors = [rule.get("of", {}), *([] if _is_number(others) else others if isinstance(others, list) else [others])]
-    return next((problem for selector in selectors if (problem := _selector_problem(selector, axes))), None)
-
-
-def _selector_problem(selector: Any, axes: Mapping[str, list[str]]) -> str | None:
-    if not isinstance(selector, Mapping):
-        return f"{selector}: must be a mapping from an axis to its value, as {{lr: 0.1}}"
-    for axis, value in selector.items():
-        if axis not in axes:
-            return f"{axis}: not varied here; the axes are {', '.join(axes)}.{nearest(str(axis), axes)}"
-        if typed(value) not in [typed(choice) for choice in axes[axis]]:
-            return f"{axis}={value}: must be one of {', '.join(axes[axis])}"
-    return None
-
-
-def judge(study: Mapping[str, Any], frame: pd.DataFrame, epochs: pd.DataFrame, axes: list[str]) -> list[Outcome]:
+def judge(study: Mapping[str, Any], frame: Frame, epochs: Frame, axes: list[str]) -> list[Outcome]:
     """Try each rule of a study.
 
     Args:
@@ -98,7 +52,7 @@ def judge(study: Mapping[str, Any], frame: pd.DataFrame, epochs: pd.DataFrame, a
     ]
 
 
-def _with_epoch(frame: pd.DataFrame, epochs: pd.DataFrame, rule: Mapping[str, Any]) -> pd.DataFrame:
+def _with_epoch(frame: Frame, epochs: Frame, rule: Mapping[str, Any]) -> Frame:
     """With `at_epoch`, the metric as it stood after that epoch instead of at the best one."""
     if "at_epoch" not in rule or epochs.empty or rule["metric"] not in epochs.columns:
         return frame
@@ -106,7 +60,7 @@ def _with_epoch(frame: pd.DataFrame, epochs: pd.DataFrame, rule: Mapping[str, An
     return frame.assign(**{rule["metric"]: frame["name"].map(then)})
 
 
-def _try_rule(rule: Mapping[str, Any], frame: pd.DataFrame, axes: list[str]) -> list[Outcome]:
+def _try_rule(rule: Mapping[str, Any], frame: Frame, axes: list[str]) -> list[Outcome]:
     direction = "above" if "above" in rule else "below"
     others = rule[direction]
     return [
@@ -114,7 +68,7 @@ def _try_rule(rule: Mapping[str, Any], frame: pd.DataFrame, axes: list[str]) -> 
     ]
 
 
-def _compare(rule: Mapping[str, Any], direction: str, other: Any, frame: pd.DataFrame, axes: list[str]) -> Outcome:
+def _compare(rule: Mapping[str, Any], direction: str, other: Any, frame: Frame, axes: list[str]) -> Outcome:
     metric, by = rule["metric"], rule.get("by", "spread")
     when = f" after epoch {rule['at_epoch']}" if "at_epoch" in rule else ""
     margin = "" if by == "spread" else f" by more than {by}"
@@ -122,7 +76,7 @@ def _compare(rule: Mapping[str, Any], direction: str, other: Any, frame: pd.Data
         rule.get("claim") or f"{metric} of {_shown(rule.get('of', {}))} is {direction} {_shown(other)}{margin}{when}"
     )
     mine = _Side(frame, rule.get("of", {}), metric, axes)
-    theirs = None if _is_number(other) else _Side(frame, other, metric, axes, without=rule.get("of", {}))
+    theirs = None if is_number(other) else _Side(frame, other, metric, axes, without=rule.get("of", {}))
     missing = next((side.name for side in (mine, theirs) if side is not None and side.spread is None), None)
     if missing:
         return Outcome(claim, UNCLEAR, f"no finished run of {missing} has {metric}")
@@ -153,7 +107,7 @@ class _Side:
 
     def __init__(
         self,
-        frame: pd.DataFrame,
+        frame: Frame,
         selector: Mapping[str, Any],
         metric: str,
         axes: list[str],
@@ -170,7 +124,7 @@ class _Side:
         self.std = _pooled_std(taken, values, axes)
 
 
-def _pooled_std(taken: pd.DataFrame, values: pd.Series, axes: list[str]) -> float | None:
+def _pooled_std(taken: Frame, values: Frame, axes: list[str]) -> float | None:
     groups = [values] if not axes else [values[group.index] for _, group in taken.groupby(axes, dropna=False)]
     spreads = [spread for group in groups if (spread := Spread.of(group.tolist())) and spread.std is not None]
     freedom = sum(spread.count - 1 for spread in spreads)
@@ -179,15 +133,11 @@ def _pooled_std(taken: pd.DataFrame, values: pd.Series, axes: list[str]) -> floa
     return math.sqrt(sum((spread.count - 1) * (spread.std or 0.0) ** 2 for spread in spreads) / freedom)
 
 
-def _matches(frame: pd.DataFrame, selector: Mapping[str, Any]) -> pd.Series:
+def _matches(frame: Frame, selector: Mapping[str, Any]) -> Frame:
     matches = pd.Series(True, index=frame.index)
     for axis, value in selector.items():
         matches &= frame[axis].isin([typed(value)]) if axis in frame else False
     return matches.astype(bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _shown(selector: Any) -> str:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lithydra.axis_values import split_override, typed
 from lithydra.search.space import override_value
 from lithydra.sweep_dir import Plan, SweepDir
-from lithydra.sweep_results import split_override, typed
 
 if TYPE_CHECKING:
     from optuna.study import Study

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from lithydra.errors import ConfigError, LithydraError
@@ -19,7 +18,6 @@ from lithydra.search.space import corners, grid, override_value, parse
 from lithydra.sweep import Sweep, report
 from lithydra.sweep_dir import ENDED, Job
 from lithydra.sweep_plan import Prepared, Request
-from lithydra.sweep_results import training_seconds
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -36,32 +34,31 @@ class Search:
     def __init__(
         self,
         given: Mapping[str, Any],
-        loader: ConfigLoader,
+        context: HydraContext,
+        task: TaskFunction,
         config: DictConfig,
-        launcher: Launcher,
         arguments: Sequence[str],
     ) -> None:
-        self.settings, self.loader, self.config = Settings.checked(given, config), loader, config
-        self.space, fixed = parse(arguments, self.settings.params, loader)
+        self.settings, self.loader, self.config = Settings.checked(given, config), context.config_loader, config
+        self.space, fixed = parse(arguments, self.settings.params, self.loader)
         points = grid(self.space) if self.settings.sampler == "grid" else []
         self.n_trials = self.settings.n_trials or len(points)
         self.points = points[: self.n_trials]
-        request = Request.parse(config, {}, fixed)
+        request = Request.parse(self.loader, {}, fixed)
         self._name(request, arguments)
-        self.sweep = Sweep(config, loader, launcher, replace(request, axes={key: [] for key in self.space}))
+        self.sweep = Sweep(config, context, task, replace(request, axes={key: [] for key in self.space}))
         self.storage = optuna_side.storage_address(self.settings.storage, str(self.sweep.directory.path))
 
     def _name(self, request: Request, arguments: Sequence[str]) -> None:
         """The same for the same ranges, as a grid's name is; how they are searched and how long does not matter."""
         if self.config.sweep.name is not None:
             return
-        given = OverridesParser.create().parse_overrides(
-            [*(f"{key}={value}" for key, value in self.settings.params.items()), *arguments]
-        )
-        ranges = {o.get_key_element(): [str(o.input_line).partition("=")[2]] for o in given if o.is_sweep_override()}
+        parsed = OverridesParser.create(self.loader).parse_overrides(list(arguments))
+        ranges = {o.get_key_element(): [str(o.input_line).partition("=")[2]] for o in parsed if o.is_sweep_override()}
+        request = replace(request, axes=ranges, typed=frozenset(ranges))
         study = self.config.hydra.runtime.choices.get("study")
         with open_dict(self.config):
-            self.config.sweep.name = f"search_{replace(request, axes=ranges).default_name(study)}"
+            self.config.sweep.name = f"search_{request.default_name(study)}"
 
     def run(self) -> None:
         """Go on until there are `n_trials`; write best.yaml and the report.
@@ -159,13 +156,13 @@ class Search:
             raise LithydraError(f"{job.name}: {state}; the same command goes on with the search")
         metrics = directory.run(job).read_status().get("metrics", {})
         values = [
-            training_seconds(directory.run(job)) if name == "seconds" else metrics.get(name)
+            directory.run(job).training_seconds() if name == "seconds" else metrics.get(name)
             for name in self.settings.objectives
         ]
         if state == "pruned":
             study.tell(trial.number, state=states.PRUNED)
         elif state == "finished" and all(value is not None and math.isfinite(value) for value in values):
-            study.tell(trial.number, values)
+            study.tell(trial.number, [value for value in values if value is not None])
         else:
             study.tell(trial.number, state=states.FAIL)
 

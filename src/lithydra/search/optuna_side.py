@@ -26,7 +26,7 @@ def import_optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise ConfigError("hydra/sweeper=optuna: Optuna is not installed; pip install 'lithydra[sweep]'") from error
+        raise ConfigError("hydra/sweeper=optuna: Optuna is not installed; pip install -e '.[sweep]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

@@ -42,8 +42,10 @@ class Settings:
         _refuse_bad_objectives(objectives, str(config.monitor.metric))
         if len(objectives) > 1 and given["pruner"] != "none":
             raise ConfigError(f"hydra.sweeper.pruner={given['pruner']}: with several objectives nothing can be pruned")
-        mappings = {key: dict(given[key] or {}) for key in ("sampler_options", "pruner_options", "params")}
-        plain = {key: given[key] for key in ("n_trials", "sampler", "seed", "pruner", "storage")}
+        mappings: dict[str, Any] = {
+            key: dict(given[key] or {}) for key in ("sampler_options", "pruner_options", "params")
+        }
+        plain: dict[str, Any] = {key: given[key] for key in ("n_trials", "sampler", "seed", "pruner", "storage")}
         return cls(objectives=objectives, **plain, **mappings)
 
     @property

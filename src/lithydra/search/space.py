@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
+from lithydra.axis_values import FOLDED
 from lithydra.errors import ConfigError
-from lithydra.sweep_results import FOLDED
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

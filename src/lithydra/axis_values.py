@@ -1,0 +1,32 @@
+"""What the text of a sweep's overrides stands for. Light: no pandas."""
+
+from typing import Any
+
+# Axes that repeat a setting instead of changing it.
+FOLDED = ("seed", "data.fold")
+
+
+def split_override(override: str) -> tuple[str, str]:
+    """Key and value of `+key=value`."""
+    key, _, value = override.partition("=")
+    return key.lstrip("+~"), value
+
+
+def typed(text: object) -> Any:
+    """The value that an override's text stands for: a number, true or false, else text without spaces in lists."""
+    text = str(text).strip()
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    if text == "None":
+        return "null"
+    return text.replace(" ", "") if text.startswith("[") else text.strip("'\"")
+
+
+def short(value: object) -> str:
+    """A value of an axis, of a number its first four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
