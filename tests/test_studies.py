@@ -41,7 +41,8 @@ def test_study_can_start_and_its_rules_name_its_axes(name: str, tmp_path: Path) 
         first = [] if search else [f"{axis}={values[0]}" for axis, values in axes.items()]
         point = hydra.compose("train", [f"study={name}", f"paths.outputs={tmp_path}", *first], return_hydra_config=True)
     study = OmegaConf.to_container(point.study, resolve=True)
-    assert isinstance(study, dict) and study["title"] and study["expectation"] and study["verdict"]
+    assert isinstance(study, dict) and study["title"] and study["expectation"]
+    assert study.get("verdict") or name not in EXPECTED
     check_rules({str(key): value for key, value in study.items()}, axes)
     with open_dict(point):
         del point["hydra"]
