@@ -11,8 +11,8 @@ from omegaconf import OmegaConf, open_dict
 
 from conftest import CONF
 from lithydra.checks import check
+from lithydra.study_rules import check_rules
 from lithydra.sweep_plan import Request
-from lithydra.verdicts import check_rules
 
 STUDIES = sorted(str(path.relative_to(CONF / "study").with_suffix("")) for path in CONF.glob("study/*/*.yaml"))
 EXPECTED = {

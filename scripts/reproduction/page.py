@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lithydra.run_dir import RunDir
-from lithydra.sweep_results import Spread, curves, duration, results, training_seconds
+from lithydra.sweep_results import Spread, curves, duration, results
 from lithydra.verdicts import judge, overall
 from reproduction.layers_plot import plot_layers
 from reproduction.plan import Item, Recipe, Study
@@ -51,7 +51,7 @@ def _recipes(recipes: Sequence[Recipe], quick: bool) -> list[str]:
         runs = _finished(recipe)
         score = accuracy(recipe)
         shown = str(score) if score else recipe.entry.get("not_run", "not run yet")
-        seconds = Spread.of([training_seconds(run) or 0.0 for run in runs])
+        seconds = Spread.of([run.training_seconds() or 0.0 for run in runs])
         rows.append(
             [
                 f"`{_command(recipe)}`",
