@@ -137,6 +137,9 @@ RULES: dict[str, Any] = {
     "trainer.limit_val_batches": AnyOf((COUNT, Number(above=0, most=1))),
     "trainer.limit_test_batches": AnyOf((COUNT, Number(above=0, most=1))),
     "sweep.name": Text(),
+    "lr_find.num_steps": Number(least=20, whole=True),
+    "lr_find.min_lr": POSITIVE,
+    "lr_find.max_lr": POSITIVE,
 }
 
 ROOT_KEYS = (
@@ -163,6 +166,7 @@ ROOT_KEYS = (
     "resume_anyway",
     "test",
     "sweep",
+    "lr_find",
     "init",
     "study",
     "experiment",
@@ -305,6 +309,12 @@ def _directories(config: dict[str, Any]) -> Iterator[str]:
             yield f"paths.{key}={path}: {existing} is a file, not a directory"
 
 
+def _lr_range(config: dict[str, Any]) -> Iterator[str]:
+    bounds = config.get("lr_find")
+    if bounds and bounds["max_lr"] <= bounds["min_lr"]:
+        yield f"lr_find.max_lr={bounds['max_lr']}: must be above lr_find.min_lr={bounds['min_lr']}"
+
+
 COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
     _monitor,
     _folds,
@@ -314,4 +324,5 @@ COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
     _momentum_cycle,
     _device,
     _directories,
+    _lr_range,
 )
