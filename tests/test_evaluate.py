@@ -127,7 +127,8 @@ def test_npz_gives_json_and_a_contact_sheet(run: RunDir, data_dir: Path, tmp_pat
     rows = json.loads(output.read_text())
     images = torch.from_numpy(np.load(file)["x_test"])[:, None]
     module = lithydra.load(run.path)
-    probabilities = module.probabilities(module(images))
+    with torch.no_grad():
+        probabilities = module.probabilities(module(images))
     assert [row["path"] for row in rows[:2]] == [f"{file}[0]", f"{file}[1]"] and len(rows) == len(images)
     for row, expected in zip(rows, probabilities, strict=True):
         assert len(row["predictions"]) == 3
