@@ -24,7 +24,11 @@ def serve(config: DictConfig) -> None:
     module = load(config.run, config.checkpoint)
     print(f"Serving {config.run} at http://{config.host}:{config.port} (Ctrl-C stops)", flush=True)
     app = page(module, Path(config.run).name)
-    app.launch(server_name=config.host, server_port=config.port, quiet=True, share=False)
+    import gradio
+
+    # Gradio's own fonts would be fetched from the network.
+    theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"], primary_hue="blue")
+    app.launch(server_name=config.host, server_port=config.port, quiet=True, share=False, theme=theme)
 
 
 def page(module: Classifier, name: str) -> "gradio.Blocks":
@@ -34,9 +38,7 @@ def page(module: Classifier, name: str) -> "gradio.Blocks":
 
     data = module.record["data"]
     channels = data["image_shape"][0]
-    fonts: Any = ["system-ui", "sans-serif"]  # gradio's own would be fetched from the network
     with gradio.Blocks(title=name, analytics_enabled=False) as app:
-        app.theme = gradio.themes.Default(font=fonts, font_mono=["monospace"])  # pyright: ignore[reportAttributeAccessIssue]
         shape = " x ".join(map(str, data["image_shape"]))
         gradio.Markdown(f"# {name}\nTrained on {data['name']}: {len(data['class_names'])} classes, images {shape}.")
         with gradio.Row():
@@ -49,7 +51,7 @@ def page(module: Classifier, name: str) -> "gradio.Blocks":
                     light = gradio.Checkbox(False, label="Dark on a light background: invert")
             with gradio.Column():
                 shown = gradio.Image(label="What the model sees", height=180, image_mode="RGB", interactive=False)
-                label = gradio.Label(num_top_classes=min(10, len(data["class_names"])), label="Probabilities")
+                label = gradio.Label(num_top_classes=min(5, len(data["class_names"])), label="Probabilities")
         from_file, from_drawing = predictors(module)
         for event in (upload.change, light.change):
             event(from_file, [upload, light], [shown, label], api_name="predict")
