@@ -127,10 +127,14 @@ def test_comparing_refuses_what_is_no_run(tmp_path: Path, run_train: RunTrain) -
 def test_reproduced_run_is_equal_bit_for_bit(
     run_train: RunTrain, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = run_train(*SMALL, "model.dropout=0.2", "augmentation=affine", "seed=3")
+    random = ("model.dropout=0.2", "augmentation=affine", "seed=3")
+    run = run_train("data.limit=300", "trainer.max_epochs=2", "callbacks=none", *random)
+    before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
     torch.manual_seed(99)
     again = reproduce_run(settings("reproduce_run", tmp_path, f"run={run.path}", f"paths.data={data_dir}"))
     assert "Bit for bit equal: the metrics of 2 epochs" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
+    assert list((again.path / "tensorboard").iterdir())
     assert again.path != run.path and again.read_status()["metrics"] == run.read_status()["metrics"]
 
 

@@ -247,6 +247,7 @@ def _compare(config: DictConfig) -> None:
         raise ConfigError("runs: must be given, as python scripts/compare.py outputs/runs/ONE outputs/runs/OTHER")
     from lithydra.compare import compare
 
+    set_up_logging()
     compare(config)
 
 
@@ -276,6 +277,7 @@ def _explain(config: DictConfig) -> None:
     require_extra("explain", "captum")
     from lithydra.explain import explain
 
+    set_up_logging()
     explain(config)
 
 
@@ -290,6 +292,7 @@ def _serve(config: DictConfig) -> None:
     require_extra("serve", "gradio")
     from lithydra.serve import serve
 
+    set_up_logging()
     serve(config)
 
 
