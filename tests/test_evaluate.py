@@ -150,7 +150,7 @@ def test_npz_of_other_images_is_refused(run: RunDir, data_dir: Path, tmp_path: P
         ({"x": np.zeros((2, 8, 8))}, "x holds images 8x8x1 float64"),
         ({"a": np.zeros(1), "b": np.zeros(1)}, "has a, b, and none of x_test, images, x"),
     ):
-        np.savez(tmp_path / "bad.npz", **arrays)
+        np.savez(tmp_path / "bad.npz", allow_pickle=False, **arrays)
         with pytest.raises(ConfigError, match=message):
             predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'bad.npz'}"))
     with pytest.raises(ConfigError, match="not an npz file that can be read"):

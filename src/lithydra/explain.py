@@ -77,8 +77,8 @@ def explanations(
     from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam
 
     for layer in module.net.modules():
-        if hasattr(layer, "inplace"):
-            layer.inplace = False  # pyright: ignore[reportAttributeAccessIssue]  # captum keeps layers' outputs
+        if hasattr(layer, "inplace"):  # captum keeps layers' outputs
+            setattr(layer, "inplace", False)  # noqa: B010
 
     def logits(x: Tensor) -> Tensor:
         out = module.net(x)

@@ -70,8 +70,8 @@ def channel_table(data: ImageDataModule, normalization: Normalization, name: str
         for number, statistic in enumerate(("least", "most", "mean", "standard deviation")):
             table.add_row("" if number else unit, statistic, *(column.pop(0) for column in columns))
         table.add_section()
-    for column in table.columns[2:]:
-        column.justify = "right"
+    for shown in table.columns[2:]:
+        shown.justify = "right"
     return table
 
 

@@ -14,7 +14,7 @@ from lithydra.data.images import ImageError, decode
 from lithydra.loading import load
 
 if TYPE_CHECKING:
-    import gradio
+    import gradio  # pyright: ignore[reportMissingImports]
 
 STROKE_MARGIN = 0.2  # around a drawing, as a part of its longer side: MNIST's digits have about as much
 
@@ -24,7 +24,7 @@ def serve(config: DictConfig) -> None:
     module = load(config.run, config.checkpoint)
     print(f"Serving {config.run} at http://{config.host}:{config.port} (Ctrl-C stops)", flush=True)
     app = page(module, Path(config.run).name)
-    import gradio
+    import gradio  # pyright: ignore[reportMissingImports]
 
     # Gradio's own fonts would be fetched from the network.
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"], primary_hue="blue")
@@ -34,18 +34,20 @@ def serve(config: DictConfig) -> None:
 def page(module: Classifier, name: str) -> "gradio.Blocks":
     """Tabs to draw in (for gray images) and to drop an image in, beside the probabilities of the classes."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    import gradio
+    import gradio  # pyright: ignore[reportMissingImports]
 
     data = module.record["data"]
     channels = data["image_shape"][0]
+    brush = gradio.Brush(default_size=24, colors=["#000000"], color_mode="fixed")
     with gradio.Blocks(title=name, analytics_enabled=False) as app:
         shape = " x ".join(map(str, data["image_shape"]))
         gradio.Markdown(f"# {name}\nTrained on {data['name']}: {len(data['class_names'])} classes, images {shape}.")
         with gradio.Row():
             with gradio.Column():
-                if channels == 1:
-                    with gradio.Tab("Draw"):
-                        pad = gradio.Sketchpad(type="filepath", label="Draw here", canvas_size=(400, 400))
+                with gradio.Tab("Draw", visible=channels == 1):
+                    pad = gradio.Sketchpad(
+                        type="filepath", label="Draw here", canvas_size=(400, 400), layers=False, brush=brush
+                    )
                 with gradio.Tab("Image"):
                     upload = gradio.Image(type="filepath", label="Drop an image", height=400)
                     light = gradio.Checkbox(False, label="Dark on a light background: invert")
@@ -55,8 +57,7 @@ def page(module: Classifier, name: str) -> "gradio.Blocks":
         from_file, from_drawing = predictors(module)
         for event in (upload.change, light.change):
             event(from_file, [upload, light], [shown, label], api_name="predict")
-        if channels == 1:
-            pad.change(from_drawing, pad, [shown, label])
+        pad.change(from_drawing, pad, [shown, label])
     return app
 
 
@@ -78,7 +79,7 @@ def predictors(module: Classifier) -> tuple[Callable[..., Any], Callable[..., An
         try:
             image = decode(Path(path), channels=channels, image_size=size)
         except ImageError as error:
-            import gradio
+            import gradio  # pyright: ignore[reportMissingImports]
 
             raise gradio.Error(str(error)) from error
         return answer(255 - image if invert else image)
