@@ -44,7 +44,7 @@ def test_run_leaves_pictures_a_page_and_tensorboard(run_train: RunTrain) -> None
     assert all(event.value > 0 for event in events.Scalars("gradient_norm"))
     assert len(events.Scalars("images_per_second")) == 2
     layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    assert b"train/loss" in layout and b"val/loss" in layout
+    assert b"^train/loss$" in layout and b"^val/loss$" in layout
     config = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert run.config.read_text() in config
 

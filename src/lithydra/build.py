@@ -219,6 +219,9 @@ def trainer(
         keeper,
         StopOnSignal(interrupts, keeper),
     ]
+    for logger in config.logger.values():
+        if "save_dir" in logger and logger.save_dir is None:
+            logger.save_dir = str(directory)
     loggers = list(make(config, "logger").values())
     if config.compile:
         module.net.compile()  # in place: the checkpoint's keys stay as they are

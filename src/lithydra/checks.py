@@ -147,6 +147,9 @@ RULES: dict[str, Any] = {
     "init.freeze": AnyOf((Choice(("none", "backbone")), ListOf(Text(), min_length=1))),
     "init.head": Choice(("auto", "keep", "replace")),
     "init.backbone_lr_factor": POSITIVE,
+    "lr_find.num_steps": Number(least=20, whole=True),
+    "lr_find.min_lr": POSITIVE,
+    "lr_find.max_lr": POSITIVE,
 }
 
 ROOT_KEYS = (
@@ -173,6 +176,7 @@ ROOT_KEYS = (
     "resume_anyway",
     "test",
     "sweep",
+    "lr_find",
     "init",
     "study",
     "experiment",
@@ -315,6 +319,12 @@ def _directories(config: dict[str, Any]) -> Iterator[str]:
             yield f"paths.{key}={path}: {existing} is a file, not a directory"
 
 
+def _lr_range(config: dict[str, Any]) -> Iterator[str]:
+    bounds = config.get("lr_find")
+    if bounds and bounds["max_lr"] <= bounds["min_lr"]:
+        yield f"lr_find.max_lr={bounds['max_lr']}: must be above lr_find.min_lr={bounds['min_lr']}"
+
+
 COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
     _monitor,
     _folds,
@@ -325,4 +335,5 @@ COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
     _device,
     _directories,
     *INIT_COMBINATIONS,
+    _lr_range,
 )

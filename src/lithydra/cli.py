@@ -23,7 +23,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from lithydra.checks import check
 from lithydra.errors import ConfigError, LithydraError, nearest
+from lithydra.extras import require_extra
 from lithydra.resume_config import resumed
+from lithydra.rules import COUNT, FLAG, Choice, ListOf, Number, Text, optional
 from lithydra.run_dir import RunDir
 
 CONFIG_DIRECTORY = os.path.join(os.path.dirname(__file__), "..", "..", "conf")
@@ -156,6 +158,34 @@ def _train(config: DictConfig) -> float | None:
     return train(config, dict(job.runtime.choices), list(job.overrides.task))
 
 
+def main_inspect_data() -> NoReturn:
+    """`python scripts/inspect_data.py`."""
+    run(_inspect_data, "train")
+
+
+def _inspect_data(config: DictConfig) -> None:
+    check(config)
+    from lithydra.inspect_data import inspect_data
+
+    set_up_logging()
+    OmegaConf.set_struct(config, False)
+    inspect_data(config, dict(HydraConfig.get().runtime.choices))
+
+
+def main_lr_find() -> NoReturn:
+    """`python scripts/lr_find.py`."""
+    run(_lr_find, "lr_find")
+
+
+def _lr_find(config: DictConfig) -> None:
+    check(config)
+    from lithydra.lr_find import lr_find
+
+    set_up_logging()
+    OmegaConf.set_struct(config, False)
+    lr_find(config, list(HydraConfig.get().overrides.task))
+
+
 def main_evaluate() -> NoReturn:
     """`python scripts/evaluate.py`."""
     run(_evaluate, "evaluate")
@@ -176,6 +206,7 @@ def main_predict() -> NoReturn:
 
 def _predict(config: DictConfig) -> None:
     _open_run(config)
+    _check_own(config, format=Choice(("csv", "json")), contact_sheet=Number(least=0, whole=True), batch_size=COUNT)
     from lithydra.predict import predict
 
     set_up_logging()
@@ -193,6 +224,94 @@ def _report(config: DictConfig) -> None:
     from lithydra.report import report_sweep
 
     report_sweep(Path(config.sweep))
+
+
+def main_export() -> NoReturn:
+    """`python scripts/export.py`."""
+    run(_export, "export")
+
+
+def _export(config: DictConfig) -> None:
+    _open_run(config)
+    _check_own(config, format=Choice(("onnx", "torch_export", "state_dict")), preprocessing=FLAG, num_images=COUNT)
+    if config.format == "onnx":
+        require_extra("export", "onnx", "onnxscript", "onnxruntime")
+    from lithydra.export import export
+
+    set_up_logging()
+    export(config)
+
+
+def main_compare() -> NoReturn:
+    """`python scripts/compare.py RUN RUN …`."""
+    # A directory may have = in its name, as those of a sweep do.
+    runs = [a for a in sys.argv[1:] if not a.startswith("-") and ("=" not in a or os.path.isdir(a))]
+    if runs:
+        quoted = ",".join("'" + path.replace("'", "\\'") + "'" for path in runs)
+        sys.argv[1:] = [*(a for a in sys.argv[1:] if a not in runs), f"runs=[{quoted}]"]
+    run(_compare, "compare")
+
+
+def _compare(config: DictConfig) -> None:
+    if OmegaConf.is_missing(config, "runs"):
+        raise ConfigError("runs: must be given, as python scripts/compare.py outputs/runs/ONE outputs/runs/OTHER")
+    from lithydra.compare import compare
+
+    set_up_logging()
+    compare(config)
+
+
+def main_reproduce_run() -> NoReturn:
+    """`python scripts/reproduce_run.py`."""
+    run(_reproduce_run, "reproduce_run")
+
+
+def _reproduce_run(config: DictConfig) -> None:
+    _open_run(config)
+    from lithydra.reproduce_run import reproduce_run
+
+    set_up_logging()
+    reproduce_run(config)
+
+
+def main_explain() -> NoReturn:
+    """`python scripts/explain.py`."""
+    run(_explain, "explain")
+
+
+def _explain(config: DictConfig) -> None:
+    _open_run(config)
+    positions = optional(ListOf(Number(least=0, whole=True), min_length=1))
+    _check_own(config, images=positions, num_images=COUNT)
+    _check_own(config, only=Choice(("all", "mistakes", "right")), target=Choice(("predicted", "true")))
+    require_extra("explain", "captum")
+    from lithydra.explain import explain
+
+    set_up_logging()
+    explain(config)
+
+
+def main_serve() -> NoReturn:
+    """`python scripts/serve.py`."""
+    run(_serve, "serve")
+
+
+def _serve(config: DictConfig) -> None:
+    _open_run(config)
+    _check_own(config, host=Text(), port=Number(least=1, most=65535, whole=True))
+    require_extra("serve", "gradio")
+    from lithydra.serve import serve
+
+    set_up_logging()
+    serve(config)
+
+
+def _check_own(config: DictConfig, **rules: Any) -> None:
+    """Refuse a setting of the command itself that breaks its rule."""
+    for key, rule in rules.items():
+        value = OmegaConf.to_object(config[key]) if OmegaConf.is_config(config[key]) else config[key]
+        if value not in rule:
+            raise ConfigError(f"{key}={value}: must be {rule}.{nearest(str(value), getattr(rule, 'options', ()))}")
 
 
 def _open_run(config: DictConfig) -> None:

@@ -144,7 +144,8 @@ def guesses(items: Sequence[Guess], title: str = "", columns: int = 8) -> Figure
         right = not item.truth or item.predicted == item.truth
         middle = left + 0.675
         text = f"{_short(item.predicted)} ({item.probability:.0%})"
-        axes.text(middle, top + 0.27, text, ha="center", va="bottom", fontsize=9, color="0.1" if right else "#b3261e")
+        baseline = top + (0.27 if item.truth else 0.48)
+        axes.text(middle, baseline, text, ha="center", va="bottom", fontsize=9, color="0.1" if right else "#b3261e")
         if item.truth:
             axes.text(middle, top + 0.3, f"true: {_short(item.truth)}", ha="center", va="top", fontsize=8, color="0.4")
     axes.set(xlim=(0, 1.35 * columns), ylim=(1.75 * rows, 0), title=title)

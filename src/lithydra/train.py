@@ -48,6 +48,9 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
     run = open_run(config, choices)
     plain = frozen(config)
     module.record = {"config": plain, "data": data.facts()}
+    for logger in plain["logger"].values():
+        if logger.get("save_dir", "") == config.run:
+            logger["save_dir"] = None  # in the run, wherever it lies
     config.run = str(run.path)
     with run.recorded(plain) if is_main_process() else nullcontext(), interruptible(run) as interrupts:
         trainer = build.trainer(config, run.path, data, module, interrupts)

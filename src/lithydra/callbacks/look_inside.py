@@ -28,15 +28,15 @@ NUM_MISTAKES = 24
 SAMPLES_PER_CLASS = 10
 MAX_CLASSES = 20  # of the sample grid
 MAX_FILTERS = 64
-LAYOUT = {
+LAYOUT = {  # charts by title, with patterns of tags
     "train and validation": {
-        "loss": ["Multiline", ["train/loss", "val/loss"]],
-        "accuracy": ["Multiline", ["train/acc", "val/acc"]],
+        "loss": ["Multiline", ["^train/loss$", "^val/loss$"]],
+        "accuracy": ["Multiline", ["^train/acc$", "^val/acc$"]],
     },
     "optimization": {
-        "learning rate": ["Multiline", ["lr"]],
-        "gradient norm": ["Multiline", ["gradient_norm"]],
-        "images per second": ["Multiline", ["images_per_second"]],
+        "learning rate": ["Multiline", ["^lr$"]],
+        "gradient norm": ["Multiline", ["^gradient_norm$"]],
+        "images per second": ["Multiline", ["^images_per_second$"]],
     },
 }
 
