@@ -110,7 +110,9 @@ def arguments() -> argparse.Namespace:
         default=5,
         help="processes for each measurement; 0: only draw, with --add",
     )
-    parser.add_argument("--epochs", type=at_least(2), default=3, help="in each process; the first does not count")
+    parser.add_argument(
+        "--epochs", type=at_least(2), help="in each process, in place of each workload's own; the first does not count"
+    )
     parser.add_argument("--limit", type=at_least(1), help="training images, in place of each workload's own number")
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--data", type=Path, default=Path("data"), help="directory of mnist.npz and the others")

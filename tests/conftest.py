@@ -20,9 +20,9 @@ from lithydra.checks import check
 from lithydra.data.digits import Digits
 from lithydra.run_dir import RunDir
 from lithydra.train import train
-from promises import pytest_collection_modifyitems, pytest_terminal_summary
+from promises import pytest_collection_modifyitems, pytest_configure, pytest_terminal_summary
 
-__all__ = ["pytest_collection_modifyitems", "pytest_terminal_summary"]  # hooks
+__all__ = ["pytest_collection_modifyitems", "pytest_configure", "pytest_terminal_summary"]  # hooks
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"

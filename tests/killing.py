@@ -1,6 +1,7 @@
 """Runs that are killed: each is a forked process, so that a kill is a real one and costs no new import of torch."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -19,6 +20,11 @@ from lithydra.run_dir import RunDir
 
 def in_child(task: Callable[[], Any], log: Path) -> int:
     """Run `task` in a forked process; returns its exit code, negative for a signal. What it prints goes to `log`."""
+    return os.waitstatus_to_exitcode(os.waitpid(started(task, log), 0)[1])
+
+
+def started(task: Callable[[], Any], log: Path) -> int:
+    """Start `task` in a forked process; returns its number."""
     process = os.fork()
     if process == 0:
         code = 70
@@ -26,14 +32,17 @@ def in_child(task: Callable[[], Any], log: Path) -> int:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
             sys.stdout = sys.stderr = file
+            logging.getLogger("lithydra").setLevel(logging.INFO)
             try:
                 task()
                 code = 0
+            except SystemExit as error:
+                code = int(error.code or 0)
             except BaseException as error:
                 code = getattr(error, "exit_code", 71)
                 print(f"{type(error).__name__}: {error}", flush=True)
         os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    return process
 
 
 class SignalAt:

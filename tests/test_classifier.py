@@ -1,9 +1,13 @@
 import math
 
+import lightning as L
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from conftest import QUIET, SMALL, RunTrain, assert_equal, checkpoint, rows, weights
+from lithydra.callbacks.checkpoint import RunCheckpoint
+from lithydra.errors import ConfigError
 
 
 def test_training_metrics_weigh_images_alike(run_train: RunTrain) -> None:
@@ -63,6 +67,49 @@ def test_steps_per_execution_changes_nothing(run_train: RunTrain, overrides: tup
             assert_equal(found[key], expected[key])
         assert rows(other) == rows(one)
         assert other.read_status()["metrics"] == one.read_status()["metrics"]
+
+
+def test_early_stopping_stops_where_single_steps_would(run_train: RunTrain) -> None:
+    settings = (*SMALL, "trainer.max_epochs=20", "callbacks=early_stopping", "callbacks.early_stopping.patience=1")
+    one, many = (run_train(*settings, "lr=0.03", f"trainer.steps_per_execution={k}") for k in (1, 7))
+    assert 2 <= len(rows(one)) < 20
+    assert rows(many) == rows(one)
+    assert_equal(weights(many), weights(one))
+
+
+def test_every_n_steps_means_optimizer_steps(run_train: RunTrain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """17 batches an epoch; logged every 5 steps and saved every 6, besides the ends of the epochs."""
+    saved: list[int] = []
+    save = RunCheckpoint._save
+
+    def noted(self: RunCheckpoint, trainer: L.Trainer) -> None:
+        saved.append(trainer.global_step)
+        save(self, trainer)
+
+    monkeypatch.setattr(RunCheckpoint, "_save", noted)
+    logged: list[dict[int, float]] = []
+    for k in (1, 7, 16):
+        run = run_train(
+            *SMALL,
+            "logger=tensorboard",
+            "trainer.log_every_n_steps=5",
+            "checkpoint.every_n_steps=6",
+            f"trainer.steps_per_execution={k}",
+        )
+        events = EventAccumulator(str(run.path / "tensorboard")).Reload()
+        logged.append({event.step: event.value for event in events.Scalars("train/loss_step")})
+        assert saved == [6, 12, 17, 18, 24, 30, 34]
+        saved.clear()
+    assert list(logged[0]) == [5, 10, 15, 20, 25, 30]
+    assert logged[1] == logged[2] == logged[0]
+
+
+def test_last_batch_that_the_model_cannot_take_is_refused_before_training(run_train: RunTrain) -> None:
+    """BatchNorm has no variance of one image."""
+    with pytest.raises(
+        ConfigError, match=r"data\.batch_size=269: the last batch of the 270 training images has 1, which"
+    ):
+        run_train(*SMALL, "data.batch_size=269", "model.batch_norm=true")
 
 
 @pytest.mark.parametrize(

@@ -160,3 +160,88 @@ def test_npz_of_other_images_is_refused(run: RunDir, data_dir: Path, tmp_path: P
 def test_more_classes_than_there_are_is_refused(run: RunDir, data_dir: Path) -> None:
     with pytest.raises(ConfigError, match="top_k=11: the run has 10 classes"):
         predict(settings("predict", data_dir, f"run={run.path}", "input=x.png", "top_k=11"))
+
+
+@pytest.mark.parametrize(("value", "told"), [(20, False), (235, True)])
+def test_an_inverted_image_is_told(
+    run_train: RunTrain, data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, value: int, told: bool
+) -> None:
+    """The training images are bright strokes on black."""
+    path = tmp_path / "dark.npz"
+    images = np.zeros((60, 8, 8), np.uint8)
+    images[:, 2:4] = np.random.default_rng(0).integers(0, 256, (60, 2, 8))
+    labels = np.arange(60) % 3
+    np.savez(path, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    run = run_train("data=npz", f"data.path={path}", "data.batch_size=16", "trainer.max_epochs=1", "callbacks=none")
+    Image.new("L", (8, 8), value).save(tmp_path / "image.png")
+    arguments = (f"run={run.path}", f"input={tmp_path / 'image.png'}")
+    predict(settings("predict", data_dir, *arguments))
+    assert ("1 of 1 images look inverted" in caplog.text) == told
+    caplog.clear()
+    predict(settings("predict", data_dir, *arguments, "invert=true"))
+    assert ("look inverted" in caplog.text) != told
+
+
+@pytest.mark.parametrize("mode", ["16 bit", "palette", "alpha", "grey"])
+def test_images_of_other_kinds_are_predicted_as_the_plain_one(
+    run: RunDir, data_dir: Path, tmp_path: Path, mode: str
+) -> None:
+    (image,) = digit_files(data_dir, tmp_path / "plain", 1)
+    (tmp_path / "other").mkdir()
+    grey = Image.fromarray(image)
+    converted = {
+        "16 bit": lambda: Image.fromarray(image.astype(np.uint16) * 257),
+        "palette": lambda: grey.convert("P"),
+        "alpha": lambda: grey.convert("LA"),
+        "grey": lambda: grey.convert("RGB"),
+    }[mode]()
+    converted.save(tmp_path / "other" / "0.png")
+    rows = []
+    for name in ("plain", "other"):
+        output = predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / name / '0.png'}"))
+        rows.append(output.read_text().splitlines()[1].split(",")[1:])
+    assert rows[0] == rows[1]
+
+
+def test_an_image_is_fitted_to_a_run_of_images_that_are_not_square(
+    run_train: RunTrain, data_dir: Path, tmp_path: Path
+) -> None:
+    write_npz(tmp_path / "wide.npz", num_classes=3, shape=(6, 9), num_train=60, num_test=30)
+    data = ("data=npz", f"data.path={tmp_path / 'wide.npz'}", "data.batch_size=16")
+    run = run_train(*data, "trainer.max_epochs=1", "callbacks=none", "logger=none")
+    digit_files(data_dir, tmp_path / "images", 2)
+    output = predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'images'}"))
+    assert len(output.read_text().splitlines()) == 3
+
+
+def test_data_that_have_changed_since_are_told(
+    run_train: RunTrain, data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "a.npz"
+    write_npz(path, num_classes=3, shape=(8, 8), num_train=60, num_test=30)
+    run = run_train("data=npz", f"data.path={path}", "data.batch_size=16", "trainer.max_epochs=1", "callbacks=none")
+    evaluate(settings("evaluate", data_dir, f"run={run.path}"))
+    assert "not those" not in caplog.text
+    write_npz(path, num_classes=3, shape=(8, 8), num_train=60, num_test=33)
+    evaluate(settings("evaluate", data_dir, f"run={run.path}"))
+    assert "The data are not those that the run was trained on: x_test, y_test differ" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_classes": 4}, r"trained on classes \['0', '1', '2'\], and these are \['0', '1', '2', '3'\]"),
+        ({"shape": (9, 9)}, r"trained on image shape \[1, 8, 8\], and these are \[1, 9, 9\]"),
+        ({"shape": (8, 8, 3)}, r"trained on image shape \[1, 8, 8\], and these are \[3, 8, 8\]"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused(
+    run_train: RunTrain, data_dir: Path, tmp_path: Path, changes: dict, message: str
+) -> None:
+    form = {"num_classes": 3, "shape": (8, 8), "num_train": 60, "num_test": 30}
+    write_npz(tmp_path / "a.npz", **form)
+    write_npz(tmp_path / "b.npz", **{**form, **changes})
+    small = ("data.batch_size=16", "trainer.max_epochs=1", "callbacks=none", "logger=none")
+    run = run_train("data=npz", f"data.path={tmp_path / 'a.npz'}", *small)
+    with pytest.raises(ConfigError, match=message):
+        evaluate(settings("evaluate", data_dir, f"run={run.path}", "data=npz", f"data.path={tmp_path / 'b.npz'}"))

@@ -1,14 +1,21 @@
 """Promise 6: a signal ends a run after the step at hand, saved, with its exit code and the line that goes on."""
 
+import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from conftest import ROOT
 from killing import SignalAt, differences, outcome
 from lithydra.checkpoint_io import load
 from lithydra.interrupts import interruptible
 from lithydra.run_dir import RunDir
+from lithydra.signals import EXIT_CODES
 from test_resume import COMMON, SETTINGS, Killing
 
 PROMISE = "6. Signals save, stop and can be resumed from"
@@ -19,10 +26,22 @@ def killing(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Killing
     return Killing(data_dir, tmp_path_factory.mktemp("signals"))
 
 
-@pytest.mark.parametrize("point", ["fit start", "batch", "validation", "saving", "test"])
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
+PHASES = {"set-up": "fit start", "training": "batch", "validation": "validation", "saving": "saving", "test": "test"}
+FAST = {(signal.SIGTERM, phase) for phase in PHASES} | {(signal.SIGINT, "training"), (signal.SIGUSR1, "saving")}
+
+
+@pytest.mark.counted("signals x phases: saved, stopped, resumed bit-equal")
+@pytest.mark.parametrize(
+    ("number", "exit_code", "point"),
+    [
+        pytest.param(number, EXIT_CODES[number], point, id=f"{number.name} in {phase}", marks=[pytest.mark.slow] * slow)
+        for number in EXIT_CODES
+        for phase, point in PHASES.items()
+        for slow in [(number, phase) not in FAST]
+    ],
+)
 def test_a_signal_saves_stops_and_resumes(
-    killing: Killing, tmp_path: Path, point: str, number: int, exit_code: int
+    killing: Killing, tmp_path: Path, number: int, exit_code: int, point: str
 ) -> None:
     run = RunDir(tmp_path / "run")
     log = killing.outputs / "log"
@@ -49,3 +68,37 @@ def test_handlers_are_put_back(tmp_path: Path) -> None:
     with interruptible(RunDir(tmp_path)):
         assert signal.getsignal(signal.SIGUSR1) != before
     assert signal.getsignal(signal.SIGUSR1) == before
+
+
+@pytest.mark.slow
+@pytest.mark.counted("signals to real processes, before and in training")
+@pytest.mark.parametrize("number", EXIT_CODES)
+@pytest.mark.parametrize("phase", ["imports", "training"])
+def test_a_real_process_obeys(data_dir: Path, tmp_path: Path, number: int, phase: str) -> None:
+    run = RunDir(tmp_path / "run")
+    command = [sys.executable, str(ROOT / "train.py"), f"run={run.path}", f"paths.data={data_dir}", "logger=none"]
+    command += ["trainer.max_epochs=10000", "data.limit=256"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if phase == "imports":
+        wait_until(lambda: "libtorch_cpu" in Path(f"/proc/{process.pid}/maps").read_text())
+    else:
+        wait_until(run.last.exists)
+    os.kill(process.pid, number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == EXIT_CODES[signal.Signals(number)], errors
+    (line,) = errors.splitlines()
+    if phase == "imports":
+        assert line.endswith("before the run began. The same command starts it.")
+        assert not run.path.exists()
+    else:
+        assert line.endswith(f"saved. Go on with: python train.py resume={run.path}")
+        assert run.read_status()["state"] == "interrupted"
+    assert "Traceback" not in output + errors
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise TimeoutError

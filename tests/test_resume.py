@@ -1,16 +1,23 @@
 """Promise 1: a run that is killed anywhere and resumed ends bit for bit as if it had never stopped."""
 
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conftest import _compose
 from killing import SignalAt, differences, in_child, outcome
+from lithydra import resume
 from lithydra.checks import check
+from lithydra.classifier import Classifier
 from lithydra.data.loaders import TrainingOrder
-from lithydra.errors import ConfigError
+from lithydra.metrics import TrainingSums
 from lithydra.resume_config import resumed
 from lithydra.run_dir import RunDir
 from lithydra.train import train
@@ -27,6 +34,20 @@ COMMON = (
     "callbacks=none",
     "logger=none",
 )
+# Images that are decoded while training, by a DataLoader.
+FILES = (
+    "data=image_folder",
+    "data.image_size=8",
+    "data.memory_limit_gib=0",
+    "data.limit=null",
+    "data.val_fraction=0.2",
+    "trainer.max_epochs=2",
+    "augmentation=flip_crop",
+    "augmentation.padding=1",
+    "trainer.steps_per_execution=2",
+    "checkpoint.every_n_steps=2",
+    "scheduler=exponential",
+)
 SETTINGS = {
     "plateau": ("scheduler=plateau", "scheduler.patience=0", "monitor.metric=val/loss", "monitor.mode=min"),
     "steps": ("scheduler=onecycle", "trainer.steps_per_execution=4", "checkpoint.every_n_steps=3"),
@@ -37,6 +58,9 @@ SETTINGS = {
         "trainer.steps_per_execution=1",
         "checkpoint.every_n_steps=2",
     ),
+    "lbfgs": ("optimizer=lbfgs", "lr=0.5", "data.batch_size=64", "checkpoint.every_n_steps=1"),
+    "files, 0 workers": ("data.num_workers=0", *FILES),
+    "files, 2 workers": ("data.num_workers=2", *FILES),
     "augmentation": (
         "augmentation=flip_crop",
         "augmentation.padding=1",
@@ -55,7 +79,19 @@ POINTS = {  # and after how many passages: early, in the middle, late
     "after rename": (1, 2, 3),
 }
 FAST = [("steps", point, passages[1]) for point, passages in POINTS.items()]
-ALL = [(name, point, n) for name in SETTINGS for point, passages in POINTS.items() for n in passages]
+FULL = ("plateau", "steps", "accumulation", "augmentation")
+SHORT = ("lbfgs", "files, 0 workers", "files, 2 workers")  # fewer steps: an early kill in each point
+ALL = [(name, point, n) for name in FULL for point, passages in POINTS.items() for n in passages]
+ALL += [(name, point, 2 if point != "saving" else 7) for name in SHORT for point in POINTS]
+
+
+def write_folder(folder: Path, data_dir: Path, per_class: int = 20) -> None:
+    """Digits 0, 1 and 2 as PNG files, a folder for each."""
+    with np.load(data_dir / "digits.npz") as arrays:
+        for label in range(3):
+            (folder / str(label)).mkdir(parents=True)
+            for number, image in enumerate(arrays["x_train"][arrays["y_train"] == label][:per_class]):
+                Image.fromarray(image).save(folder / str(label) / f"{number}.png")
 
 
 class Killing:
@@ -63,9 +99,12 @@ class Killing:
 
     def __init__(self, data_dir: Path, outputs: Path) -> None:
         self.data_dir, self.outputs = data_dir, outputs
+        write_folder(outputs / "images", data_dir)
         self.references: dict[str, dict] = {}
 
     def train(self, *overrides: str) -> None:
+        if "data=image_folder" in overrides:
+            overrides = (*overrides, f"data.path={self.outputs / 'images'}")
         config, choices = _compose(*overrides, data_dir=self.data_dir, outputs=self.outputs)
         check(config)
         if config.resume:
@@ -101,6 +140,7 @@ def killing(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     yield Killing(data_dir, tmp_path_factory.mktemp("killing"))
 
 
+@pytest.mark.counted("kill points, resumed bit-equal")
 @pytest.mark.parametrize(("name", "point", "passage"), FAST)
 def test_a_killed_run_resumes_bit_for_bit(
     killing: Killing, tmp_path: Path, name: str, point: str, passage: int
@@ -110,6 +150,7 @@ def test_a_killed_run_resumes_bit_for_bit(
 
 
 @pytest.mark.slow
+@pytest.mark.counted("kill points, resumed bit-equal")
 @pytest.mark.parametrize(("name", "point", "passage"), [case for case in ALL if case not in FAST])
 def test_every_kill_point_resumes_bit_for_bit(
     killing: Killing, tmp_path: Path, name: str, point: str, passage: int
@@ -118,60 +159,78 @@ def test_every_kill_point_resumes_bit_for_bit(
     assert differences(killing.reference(name), result) == []
 
 
+@pytest.mark.counted("kill points, resumed bit-equal", 3)
 def test_several_kills_in_one_run_resume_bit_for_bit(killing: Killing, tmp_path: Path) -> None:
     kills = (SignalAt("batch", 9), SignalAt("saving", 20), SignalAt("validation", 1))
     result = killing.killed_and_resumed("accumulation", RunDir(tmp_path / "run"), *kills)
     assert differences(killing.reference("accumulation"), result) == []
 
 
-def test_a_plain_shuffled_order_fails_the_comparison(
-    killing: Killing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def shuffled(order: TrainingOrder, device: torch.device) -> torch.Tensor:
+    """An order drawn anew at each start, as a shuffling DataLoader's is."""
+    generator = torch.Generator().manual_seed(int.from_bytes(os.urandom(4), "big"))
+    return torch.randperm(order.num_images, generator=generator).to(device)
+
+
+def forgets_sums(classifier: Classifier, checkpoint: dict[str, Any]) -> None:
+    checkpoint["lithydra"]["progress"]["train_sums"] = vars(TrainingSums())
+    LOAD(classifier, checkpoint)
+
+
+LOAD = Classifier.on_load_checkpoint
+# What a comparison must notice: the thing broken, how, and where the difference shows.
+CONTROLS = {
+    "a shuffling loader": (TrainingOrder, "permutation", shuffled, "/weights"),
+    "random state not restored": (resume, "set_random_state", lambda state: None, "/weights"),
+    "half an epoch's sums lost": (Classifier, "on_load_checkpoint", forgets_sums, "/metrics.csv"),
+}
+
+
+@pytest.mark.counted("negative controls that failed as they must")
+@pytest.mark.parametrize("control", CONTROLS)
+def test_what_breaks_exactness_fails_the_comparison(
+    killing: Killing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control: str
 ) -> None:
-    """The negative control: an order drawn anew at each start, as a shuffling DataLoader's is."""
     reference = killing.reference("steps")
-
-    def shuffled(self: TrainingOrder, device: torch.device) -> torch.Tensor:
-        return torch.randperm(self.num_images, generator=torch.Generator().manual_seed(torch.seed() % 2**31)).to(device)
-
-    monkeypatch.setattr(TrainingOrder, "permutation", shuffled)
+    owner, name, broken, place = CONTROLS[control]
+    monkeypatch.setattr(owner, name, broken)
     result = killing.killed_and_resumed("steps", RunDir(tmp_path / "run"), SignalAt("batch", 20))
-    assert any(d.startswith("/weights") for d in differences(reference, result))
-
-
-def test_max_epochs_may_grow(killing: Killing, tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "run")
-    killing.train(*COMMON, *SETTINGS["plateau"], "trainer.max_epochs=1", f"run={run.path}")
-    killing.train(f"resume={run.path}", "trainer.max_epochs=3")
-    assert differences(killing.reference("plateau"), outcome(run)) == []
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("lr=0.5", "lr was 0.001, given 0.5"),
-        ("optimizer=sgd", "optimizer._target_ was torch.optim.Adam, given torch.optim.SGD"),
-        ("data.batch_size=8", "data.batch_size was 16, given 8"),
-        ("data=mnist", "data.name was digits, given mnist"),
-        ("seed=1", "seed was 0, given 1"),
-        ("model.hidden=[8]", "model.hidden was [16], given [8]"),
-        ("scheduler=cosine", "scheduler._target_ was"),
-        ("trainer.max_epochs=1", "finished after 1 epochs; trainer.max_epochs=2 would go on"),
-    ],
-)
-def test_resuming_as_another_run_is_refused(killing: Killing, tmp_path: Path, override: str, message: str) -> None:
-    run = RunDir(tmp_path / "run")
-    killing.train(*COMMON, "trainer.max_epochs=1", f"run={run.path}")
-    with pytest.raises(ConfigError, match=message.replace("[", r"\[")):
-        killing.train(f"resume={run.path}", override)
-
-
-def test_a_schedule_laid_out_over_the_run_does_not_grow(killing: Killing, tmp_path: Path) -> None:
-    run = RunDir(tmp_path / "run")
-    killing.train(*COMMON, "scheduler=cosine", "trainer.max_epochs=1", f"run={run.path}")
-    with pytest.raises(ConfigError, match=r"scheduler\.T_max was laid out for 1"):
-        killing.train(f"resume={run.path}", "trainer.max_epochs=2")
+    assert any(d.startswith(place) for d in differences(reference, result))
 
 
 def test_resuming_without_a_checkpoint_starts_at_the_beginning(killing: Killing, tmp_path: Path) -> None:
     result = killing.killed_and_resumed("steps", RunDir(tmp_path / "run"), SignalAt("fit start", 1))
     assert differences(killing.reference("steps"), result) == []
+
+
+@pytest.fixture
+def logged(killing: Killing, tmp_path: Path) -> RunDir:
+    """A run with TensorBoard's and a CSV logger that was killed in its second epoch, moved, and resumed."""
+    run, moved = RunDir(tmp_path / "run"), RunDir(tmp_path / "moved")
+    settings = (*COMMON, "logger=many", "trainer.log_every_n_steps=1", "trainer.steps_per_execution=4")
+    settings = (*settings, "checkpoint.every_n_steps=6", f"run={run.path}")
+    assert killing.child(*settings, kill=SignalAt("batch", 25)) == -9
+    run.path.rename(moved.path)
+    assert killing.child(f"resume={moved.path}") == 0, (killing.outputs / "log").read_text()
+    return moved
+
+
+def test_tensorboard_has_each_step_once_after_a_resume(logged: RunDir, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(logged.path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss_step")] == [*range(1, 46)]
+    assert [event.step for event in events.Scalars("val/acc")] == [15, 30, 45]
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_csv_of_a_logger_outlives_a_resume(logged: RunDir) -> None:
+    assert (logged.path / "csv" / "metrics.csv").exists()
+    assert (logged.path / "csv_from_step_24" / "metrics.csv").exists()
+
+
+def test_a_resume_is_added_to_the_record(logged: RunDir) -> None:
+    assert len(logged.command.read_text().splitlines()) == 2
+    origin = json.loads(logged.provenance.read_text())
+    assert "resumed" in origin and origin["resumed"][0]["overrides"] == [f"resume={logged.path}"]

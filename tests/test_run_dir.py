@@ -1,12 +1,15 @@
 """Promise 11: a run directory has one owner; and what run_dir.py writes is whole."""
 
+import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from killing import in_child
+from killing import SignalAt, differences, in_child, outcome, started
 from lithydra.errors import ConfigError
 from lithydra.run_dir import RunDir
+from test_resume import COMMON, SETTINGS, Killing
 
 PROMISE = "11. A run directory has one owner"
 
@@ -50,3 +53,41 @@ def test_rows_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     run.keep_metrics(2)
     run.add_metrics({"epoch": 3, "step": 31})
     assert [(row["epoch"], row["step"]) for row in run.read_metrics()] == [("1", "10"), ("2", "20"), ("3", "31")]
+
+
+@pytest.mark.counted("pairs of processes on one directory, one goes on", 3)
+@pytest.mark.parametrize("verb", ["run", "resume"])
+def test_of_two_processes_exactly_one_goes_on(data_dir: Path, tmp_path: Path, verb: str) -> None:
+    for trial in range(3):
+        killing, run = Killing(data_dir, tmp_path / f"trial{trial}"), RunDir(tmp_path / f"run{trial}")
+        settings = (*COMMON, *SETTINGS["steps"], f"run={run.path}")
+        if verb == "resume":
+            assert killing.child(*settings, kill=SignalAt("batch", 20)) == -9
+            settings = (f"resume={run.path}",)
+        logs = [tmp_path / f"log{trial}-{number}" for number in range(2)]
+        children = [started(partial(killing.train, *settings), log) for log in logs]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        assert sorted(codes) == [0, ConfigError.exit_code], [log.read_text() for log in logs]
+        told = logs[codes.index(ConfigError.exit_code)].read_text()
+        assert "in use by process" in told or "holds a run already" in told or "finished after" in told
+        assert run.read_status()["state"] == "finished"
+        assert len(run.read_metrics()) == 3
+        assert differences(killing.reference("steps"), outcome(run)) == []
+
+
+def test_a_second_process_changes_nothing(data_dir: Path, tmp_path: Path) -> None:
+    killing, run = Killing(data_dir, tmp_path), RunDir(tmp_path / "run")
+    killing.train(*COMMON, "trainer.max_epochs=1", f"run={run.path}")
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    with run.own():
+        before[run.path / ".owner"] = (run.path / ".owner").read_bytes()
+        code = killing.child(f"resume={run.path}", "trainer.max_epochs=2")
+    assert code == ConfigError.exit_code
+    assert f"in use by process {os.getpid()} on {os.uname().nodename}" in (tmp_path / "log").read_text()
+    assert before == {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+
+def test_a_damaged_status_is_named(tmp_path: Path) -> None:
+    RunDir(tmp_path).status.write_text('{"state": "fini')
+    with pytest.raises(ConfigError, match=r"status\.json: damaged"):
+        RunDir(tmp_path).read_status()

@@ -24,6 +24,7 @@ class Workload:
 
     Attributes:
         settings: what the model's YAML file sets, where it differs.
+        epochs: in one process, so that it trains for some seconds; the first does not count.
         limit: training images, those of the validation part included; None: all.
     """
 
@@ -31,6 +32,7 @@ class Workload:
     batch_size: int
     model: str
     settings: dict[str, Any]
+    epochs: int = 3
     limit: int | None = None
 
     def overrides(self) -> list[str]:
@@ -43,11 +45,13 @@ class Workload:
 
 
 WORKLOADS = {
-    "mnist_mlp": Workload("mnist", 100, "mlp", {"hidden": [100], "batch_norm": True}),
+    "mnist_mlp": Workload("mnist", 100, "mlp", {"hidden": [100], "batch_norm": True}, epochs=11),
     "fashion_mlp": Workload("fashion_mnist", 32, "mlp", {"hidden": [1000]}),
-    "cifar_cnn": Workload("cifar10", 128, "cnn", {"channels": [32, 64, 128]}, limit=10_000),
-    "cifar_alexnet": Workload("cifar10", 128, "alexnet", {}, limit=2_500),
+    "cifar_cnn": Workload("cifar10", 128, "cnn", {"channels": [32, 64, 128]}, epochs=4, limit=10_000),
+    "cifar_alexnet": Workload("cifar10", 128, "alexnet", {}, epochs=4, limit=2_500),
 }
+# The slow contenders: their epochs are long enough to time one by one.
+MOST_EPOCHS = {"dataloader": 3, "lightning": 3}
 MEASUREMENTS = (*WORKLOADS, "startup", "memory", "scaling", "bf16")
 MNIST_IMAGES = 60_000
 
@@ -74,15 +78,21 @@ class Job:
 
 
 def plan(
-    measurements: Sequence[str], contenders: Sequence[str], epochs: int, accelerator: str, limit: int | None = None
+    measurements: Sequence[str],
+    contenders: Sequence[str],
+    epochs: int | None,
+    accelerator: str,
+    limit: int | None = None,
 ) -> list[Job]:
-    """The jobs of one repetition. `limit` takes the place of each workload's own."""
+    """The jobs of one repetition. `epochs` and `limit` take the place of each workload's own."""
 
     def limited(name: str) -> Workload:
         return replace(WORKLOADS[name], limit=limit) if limit else WORKLOADS[name]
 
     def job(measurement: str, contender: str, workload: Workload, **changes: Any) -> Job:
-        return Job(measurement, contender, workload, **{"epochs": epochs, "accelerator": accelerator, **changes})
+        usual = min(workload.epochs, MOST_EPOCHS.get(contender, workload.epochs))
+        settings = {"epochs": epochs or usual, "accelerator": accelerator, **changes}
+        return Job(measurement, contender, workload, **settings)
 
     jobs = [job(name, who, limited(name)) for name in WORKLOADS if name in measurements for who in contenders]
     if "startup" in measurements:

@@ -178,7 +178,10 @@ def _augmentation(config: DictConfig, image_shape: tuple[int, int, int], num_cla
 def try_out(config: DictConfig, data: ImageDataModule, module: Classifier) -> None:
     """One step on a copy: refuses what does not fit together, and settles how many steps go into an execution."""
     _explained("trainer", lambda: L.Trainer(**_trainer_settings(config), logger=False))
-    module.layer_shapes, seconds = dry_run(module, data, _device(config))
+    part = config.trainer.get("limit_train_batches")
+    if isinstance(part, float) and part * data.num_training_batches < 1:
+        raise ConfigError(f"trainer.limit_train_batches={part}: less than one of {data.num_training_batches} batches")
+    module.layer_shapes, seconds = dry_run(module, data, device(config))
     data.steps_per_execution = steps_per_execution(config.trainer, seconds)
 
 
@@ -187,8 +190,8 @@ def _trainer_settings(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in config.trainer.items() if key not in OWN_TRAINER_KEYS}
 
 
-def _device(config: DictConfig) -> torch.device:
-    """Where the trainer will train, asked before there is one."""
+def device(config: DictConfig) -> torch.device:
+    """Where there will be computed, asked before there is a trainer."""
     accelerator = config.trainer.accelerator
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ConfigError("accelerator=gpu: torch finds no GPU here; accelerator=cpu trains without one")
@@ -203,7 +206,7 @@ def trainer(
     config: DictConfig, directory: Path, data: ImageDataModule, module: Classifier, interrupts: Interrupts
 ) -> L.Trainer:
     """The Trainer with its callbacks and loggers; `directory` is the run's."""
-    if _device(config).type != "cuda":
+    if device(config).type != "cuda":
         # Lightning has torch look for Nvidia's driver through NVML, and torch 2.15 looks at every optimizer step.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     torch.set_float32_matmul_precision(config.accelerator.matmul_precision)

@@ -26,7 +26,8 @@ class AtomicCheckpointIO(CheckpointIO):
     """Writes beside the target, syncs, then replaces it at once; checks the checksum before anything is unpickled."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        save(checkpoint, Path(path))
+        """`storage_options` may hold `previous`: the name that an old file at `path` is kept under."""
+        save(checkpoint, Path(path), **(storage_options or {}))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         return load(Path(path), map_location)
@@ -35,8 +36,11 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def save(checkpoint: dict[str, Any], path: Path) -> None:
+def save(checkpoint: dict[str, Any], path: Path, previous: Path | None = None) -> None:
     """Write `checkpoint` (plain data and tensors) to `path`, atomically and durably.
+
+    A file that `path` names already becomes `previous`, once the new one is whole beside it: two files with different
+    content are there at any moment.
 
     Raises:
         LithydraError: The file cannot be written, a full disk for instance. A file that was there before stays whole.
@@ -50,6 +54,8 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
             file.write(MARK + hashing.sha256.digest())
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            link(path, previous)
         os.replace(temporary, path)
         _sync_directory(path.parent)
     except (OSError, RuntimeError) as error:  # torch's archive writer turns a full disk into a RuntimeError
@@ -85,6 +91,7 @@ def link(source: Path, target: Path) -> None:
     except OSError:  # a file system without hard links
         temporary.write_bytes(source.read_bytes())
     os.replace(temporary, target)
+    temporary.unlink(missing_ok=True)  # rename() does nothing where both names are of one file already
 
 
 class _HashingWriter:

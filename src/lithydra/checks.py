@@ -4,7 +4,8 @@ Each setting has one rule: what it may be. All problems of a config are collecte
 """
 
 import fnmatch
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from lithydra.rules import (
     Text,
     optional,
 )
+from lithydra.unread import unread
 
 METRICS = ("val/acc", "val/loss", "train/acc", "train/loss")
 
@@ -185,17 +187,22 @@ ROOT_KEYS = (
 
 def check(config: DictConfig) -> None:
     """Raise one ConfigError with every problem of a composed config, a line each; return where there is none."""
-    try:
-        plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # pyright: ignore[reportAssignmentType]
-    except OmegaConfBaseException as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+    plain = resolved(config)
     written: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # pyright: ignore[reportAssignmentType]
     # A value that comes from another key is refused there, once.
-    own = {key for key, value in _leaves(written) if "${" not in str(value)}
-    problems = [*_unknown_root_keys(plain), *_broken_rules({k: v for k, v in _leaves(plain) if k in own})]
+    own = {key for key, value in leaves(written) if "${" not in str(value)}
+    problems = [*_unknown_root_keys(plain), *broken_rules(plain, RULES, own)]
     problems = problems or [problem for combination in COMBINATIONS for problem in combination(plain)]
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The config as plain values. Raises ConfigError for one that is missing or refers to nothing."""
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # pyright: ignore[reportReturnType]
+    except OmegaConfBaseException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
 
 
 def _unknown_root_keys(config: dict[str, Any]) -> Iterator[str]:
@@ -206,20 +213,23 @@ def _unknown_root_keys(config: dict[str, Any]) -> Iterator[str]:
         yield f"{key}={config[key]}: nothing reads a setting of this name at the top level.{hint}"
 
 
-def _broken_rules(leaves: dict[str, Any]) -> Iterator[str]:
-    for key, value in leaves.items():
-        rule = RULES.get(key) or next((r for pattern, r in RULES.items() if fnmatch.fnmatchcase(key, pattern)), None)
+def broken_rules(config: dict[str, Any], rules: dict[str, Any], only: Container[str] | None = None) -> Iterator[str]:
+    """A line for each setting, of those in `only`, that is not what its rule allows."""
+    for key, value in leaves(config):
+        if only is not None and key not in only:
+            continue
+        rule = rules.get(key) or next((r for pattern, r in rules.items() if fnmatch.fnmatchcase(key, pattern)), None)
         if rule is not None and value not in rule:
             shown = f"'{value}' (text)" if isinstance(value, str) and isinstance(rule, Number) else _shown(value)
-            rules = rule.rules if isinstance(rule, AnyOf) else (rule,)
-            options = [o for r in rules for o in getattr(r, "options", ()) if isinstance(o, str)]
+            parts = rule.rules if isinstance(rule, AnyOf) else (rule,)
+            options = [o for r in parts for o in getattr(r, "options", ()) if isinstance(o, str)]
             yield f"{key}={shown}: must be {rule}.{nearest(str(value), options)}"
 
 
-def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in node.items():
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -294,15 +304,15 @@ def _momentum_cycle(config: dict[str, Any]) -> Iterator[str]:
 
 def _device(config: dict[str, Any]) -> Iterator[str]:
     trainer = config["trainer"]
-    if trainer["accelerator"] in ("gpu", "cuda") and not _gpu_device_exists():
+    if trainer["accelerator"] in ("gpu", "cuda") and not gpu_device_exists():
         yield "accelerator=gpu: this machine has no GPU; accelerator=cpu or accelerator=auto trains without one"
     if str(trainer["precision"]) in ("16", "16-mixed") and (
-        trainer["accelerator"] == "cpu" or (trainer["accelerator"] == "auto" and not _gpu_device_exists())
+        trainer["accelerator"] == "cpu" or (trainer["accelerator"] == "auto" and not gpu_device_exists())
     ):
         yield f"trainer.precision={trainer['precision']}: needs a GPU; on a CPU use bf16-mixed or 32-true"
 
 
-def _gpu_device_exists() -> bool:
+def gpu_device_exists() -> bool:
     """Whether the kernel knows a GPU: Nvidia, AMD, or Windows' through WSL. Torch has the last word, later."""
     return (
         any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")) or not Path("/dev").exists()
@@ -312,11 +322,33 @@ def _gpu_device_exists() -> bool:
 def _directories(config: dict[str, Any]) -> Iterator[str]:
     if config["run"] and config["resume"]:
         yield f"run={config['run']}: resume={config['resume']} names the run directory already"
+    first_process = os.environ.get("LOCAL_RANK", "0") == "0"  # it makes the directory that the others share
+    if config["run"] and first_process and (Path(config["run"]) / "status.json").exists():
+        yield f"run={config['run']}: holds a run already; resume={config['run']} goes on with it"
+    told: set[Path] = set()  # runs and sweeps lie below the same file more often than not
     for key in ("runs", "sweeps", "data"):
         path = Path(config["paths"][key])
         existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if existing in told:
+            continue
         if not existing.is_dir():
+            told.add(existing)
             yield f"paths.{key}={path}: {existing} is a file, not a directory"
+        elif key == "runs" and not config["run"] and not config["resume"] and not os.access(existing, os.W_OK):
+            yield f"paths.{key}={path}: cannot be written"
+
+
+def _own_data(config: dict[str, Any]) -> Iterator[str]:
+    """The files of data=npz and data=image_folder; what is in them is looked at later."""
+    target, path = str(config["data"].get("_target_", "")).rpartition(".")[2], config["data"].get("path")
+    if target == "Npz" and path is None:
+        yield "data.path=null: data=npz needs data.path=FILE.npz with x_train y_train x_test y_test"
+    elif target == "ImageFolder" and path is None:
+        yield "data.path=null: data=image_folder needs data.path=FOLDER with a folder for each class"
+    elif target == "Npz" and not Path(str(path)).expanduser().is_file():
+        yield f"data.path={path}: no such file; data=npz needs data.path=FILE.npz"
+    elif target == "ImageFolder" and not Path(str(path)).expanduser().is_dir():
+        yield f"data.path={path}: no such folder"
 
 
 def _lr_range(config: dict[str, Any]) -> Iterator[str]:
@@ -326,6 +358,7 @@ def _lr_range(config: dict[str, Any]) -> Iterator[str]:
 
 
 COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
+    unread,
     _monitor,
     _folds,
     _classes,
@@ -334,6 +367,7 @@ COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
     _momentum_cycle,
     _device,
     _directories,
+    _own_data,
     *INIT_COMBINATIONS,
     _lr_range,
 )

@@ -25,9 +25,19 @@ from lithydra.checks import check
 from lithydra.errors import ConfigError, LithydraError, nearest
 from lithydra.extras import require_extra
 from lithydra.resume_config import resumed
-from lithydra.rules import COUNT, FLAG, Choice, ListOf, Number, Text, optional
 from lithydra.run_dir import RunDir
+from lithydra.signals import end_at_once_on_signal
+from lithydra.verb_checks import EVALUATE, EXPLAIN, EXPORT, REPRODUCE_RUN, SERVE, check_predict, check_verb
 
+HYDRA_OPTIONS = (
+    "--config-path",
+    "--config-name",
+    "--config-dir",
+    "--cfg",
+    "--package",
+    "--info",
+    "--experimental-rerun",
+)
 CONFIG_DIRECTORY = os.path.join(os.path.dirname(__file__), "..", "..", "conf")
 
 
@@ -40,6 +50,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> NoReturn:
     from dotenv import load_dotenv
 
     load_dotenv(".env")
+    end_at_once_on_signal()
     errors: list[Exception] = []
 
     @wraps(task)
@@ -52,6 +63,9 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> NoReturn:
                 raise
             errors.append(error)
 
+    if dashed := [a for a in sys.argv[1:] if re.match(r"--\w+(\.\w+)*=", a) and a.split("=")[0] not in HYDRA_OPTIONS]:
+        print(f"error: {dashed[0]}: settings have no dashes: {dashed[0].lstrip('-')}", file=sys.stderr)
+        sys.exit(ConfigError.exit_code)
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     try:
@@ -126,6 +140,7 @@ def set_up_logging() -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("lithydra").setLevel(logging.INFO)
+    logging.getLogger("hydra._internal").setLevel(logging.CRITICAL)  # it tells what it raises again
     for name in ("lightning.pytorch", "lightning.fabric"):
         lightning = logging.getLogger(name)
         lightning.handlers.clear()
@@ -192,7 +207,7 @@ def main_evaluate() -> NoReturn:
 
 
 def _evaluate(config: DictConfig) -> None:
-    _open_run(config)
+    check_verb(config, EVALUATE)
     from lithydra.evaluate import evaluate
 
     set_up_logging()
@@ -205,8 +220,7 @@ def main_predict() -> NoReturn:
 
 
 def _predict(config: DictConfig) -> None:
-    _open_run(config)
-    _check_own(config, format=Choice(("csv", "json")), contact_sheet=Number(least=0, whole=True), batch_size=COUNT)
+    check_predict(config)
     from lithydra.predict import predict
 
     set_up_logging()
@@ -232,8 +246,7 @@ def main_export() -> NoReturn:
 
 
 def _export(config: DictConfig) -> None:
-    _open_run(config)
-    _check_own(config, format=Choice(("onnx", "torch_export", "state_dict")), preprocessing=FLAG, num_images=COUNT)
+    check_verb(config, EXPORT)
     if config.format == "onnx":
         require_extra("export", "onnx", "onnxscript", "onnxruntime")
     from lithydra.export import export
@@ -267,7 +280,7 @@ def main_reproduce_run() -> NoReturn:
 
 
 def _reproduce_run(config: DictConfig) -> None:
-    _open_run(config)
+    check_verb(config, REPRODUCE_RUN)
     from lithydra.reproduce_run import reproduce_run
 
     set_up_logging()
@@ -280,10 +293,7 @@ def main_explain() -> NoReturn:
 
 
 def _explain(config: DictConfig) -> None:
-    _open_run(config)
-    positions = optional(ListOf(Number(least=0, whole=True), min_length=1))
-    _check_own(config, images=positions, num_images=COUNT)
-    _check_own(config, only=Choice(("all", "mistakes", "right")), target=Choice(("predicted", "true")))
+    check_verb(config, EXPLAIN)
     require_extra("explain", "captum")
     from lithydra.explain import explain
 
@@ -297,26 +307,9 @@ def main_serve() -> NoReturn:
 
 
 def _serve(config: DictConfig) -> None:
-    _open_run(config)
-    _check_own(config, host=Text(), port=Number(least=1, most=65535, whole=True))
+    check_verb(config, SERVE)
     require_extra("serve", "gradio")
     from lithydra.serve import serve
 
     set_up_logging()
     serve(config)
-
-
-def _check_own(config: DictConfig, **rules: Any) -> None:
-    """Refuse a setting of the command itself that breaks its rule."""
-    for key, rule in rules.items():
-        value = OmegaConf.to_object(config[key]) if OmegaConf.is_config(config[key]) else config[key]
-        if value not in rule:
-            raise ConfigError(f"{key}={value}: must be {rule}.{nearest(str(value), getattr(rule, 'options', ()))}")
-
-
-def _open_run(config: DictConfig) -> None:
-    """Refuse a missing or wrong run directory before torch is imported."""
-    for key in ("run", "input"):
-        if OmegaConf.is_missing(config, key):
-            raise ConfigError(f"{key}: must be given, as {key}={'outputs/runs/NAME' if key == 'run' else 'IMAGE'}")
-    RunDir.open(Path(config.run)).checkpoint()

@@ -1,6 +1,7 @@
 """Stopping a training that diverges, before it touches the weights."""
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,8 @@ class Snapshot:
     Taken once a chunk into buffers that are kept, since in small nets allocating them costs more than copying.
     """
 
-    def __init__(self, module: "GradientClassifier", optimizer: Optimizer, scheduler: Any) -> None:
-        self.module, self.optimizer, self.scheduler = module, optimizer, scheduler
+    def __init__(self, module: "GradientClassifier", optimizer: Optimizer, scheduler: Any, scaler: Any) -> None:
+        self.module, self.optimizer, self.scheduler, self.scaler = module, optimizer, scheduler, scaler
         self.global_step = 0
         self._tensors: list[Tensor] = []
         self._copies: list[Tensor] = []
@@ -45,12 +46,13 @@ class Snapshot:
             torch._foreach_copy_(self._copies, tensors)  # pyright: ignore[reportPrivateImportUsage]
         self._tensors = tensors
         self._fresh_optimizer = not self.optimizer.state
-        self._plain_states = [{k: v for k, v in s.items() if not isinstance(v, Tensor)} for s in states]
+        self._plain_states = [{k: _unshared(v) for k, v in s.items() if not isinstance(v, Tensor)} for s in states]
         self._lrs = [dict(group, params=None) for group in self.optimizer.param_groups]
         self._gradients = [None if p.grad is None else p.grad.clone() for p in module.trained]
         self._scheduler_state = dict(self.scheduler.state_dict()) if self.scheduler else None
         self._sums = copy.copy(module.train_sums)
         self._random_state = random_state()
+        self._scaler_state = self.scaler.state_dict() if self.scaler else None
         self.global_step = module.global_step
 
     @torch.no_grad()
@@ -59,15 +61,22 @@ class Snapshot:
         if self._fresh_optimizer:
             self.optimizer.state.clear()
         for state, plain in zip(self.optimizer.state.values(), self._plain_states, strict=False):
-            state.update(plain)
+            state.update({key: _unshared(value) for key, value in plain.items()})
         for group, saved in zip(self.optimizer.param_groups, self._lrs, strict=True):
             group.update({key: value for key, value in saved.items() if key != "params"})
         for parameter, gradient in zip(self.module.trained, self._gradients, strict=True):
             parameter.grad = gradient
         if self.scheduler:
             self.scheduler.load_state_dict(self._scheduler_state)
+        if self.scaler:
+            self.scaler.load_state_dict(self._scaler_state)
         self.module.train_sums = self._sums
         set_random_state(self._random_state)
+
+
+def _unshared(value: Any) -> Any:
+    """LBFGS adds to and drops from lists of tensors; the tensors themselves stay as they are."""
+    return list(value) if isinstance(value, list) else value
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
@@ -79,10 +88,14 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
     return all(bool(t.isfinite().all()) for t in tensors)
 
 
-def refuse_divergence(loss: Tensor, module: "GradientClassifier", step: int, lr: float) -> None:
-    """Raise DivergedError, naming step, lr and parameter, if the loss or a gradient is not finite."""
+def refuse_divergence(loss: Tensor, module: "GradientClassifier", step: int, lr: float, *, scaled: bool) -> None:
+    """Raise DivergedError, naming step, lr and parameter, if the loss or a gradient is not finite.
+
+    Args:
+        scaled: A scaler multiplies the loss: it expects infinite gradients, and skips their step by itself.
+    """
     gradients = [p.grad for p in module.trained if p.grad is not None]
-    if bool(loss.isfinite()) and all_finite(gradients):
+    if bool(loss.isfinite()) and (scaled or all_finite(gradients)):
         return
     named = [(name, p.grad) for name, p in module.named_parameters() if p.grad is not None]
     broken = next((name for name, gradient in named if not bool(gradient.isfinite().all())), None)
@@ -94,8 +107,16 @@ def refuse_divergence(loss: Tensor, module: "GradientClassifier", step: int, lr:
 
 
 def refuse_broken_weights(module: "GradientClassifier", step: int, lr: float) -> None:
-    """Raise DivergedError if a finite gradient was enough to break a weight: a step too long for the number format."""
-    if all_finite(module.trained):
+    """Raise DivergedError if a finite gradient was enough to break a weight, or a statistic of BatchNorm."""
+    if all_finite(module.watched):
         return
-    broken = next(name for name, p in module.named_parameters() if not bool(p.isfinite().all()))
+    named = [*module.named_parameters(), *module.net.named_buffers("net")]
+    broken = next(name for name, value in named if not bool(value.isfinite().all()))
     raise DivergedError(f"Diverged at step {step}: it made {broken} infinite (lr {lr:g}). {ADVICE}")
+
+
+def refuse_broken_evaluation(values: dict[str, float], step: int) -> None:
+    """Raise DivergedError if a loss is not finite: its accuracy is then that of an argmax of NaN."""
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise DivergedError(f"Diverged by step {step}: {name} is {value}. {ADVICE}")

@@ -50,7 +50,23 @@ def dry_run(
                 f"model and data do not fit together: images {tuple(images.shape)}, {data.num_classes} classes: "
                 f"{str(error).splitlines()[0]}"
             ) from error
+        _try_last_batch(trial, data, images, labels)
     return shapes, seconds
+
+
+def _try_last_batch(trial: Classifier, data: ImageDataModule, images: Tensor, labels: Tensor) -> None:
+    """An epoch's last batch may be smaller; BatchNorm, for one, cannot train on a single image."""
+    assert data.train is not None
+    size = len(data.train) % data.batch_size
+    if size == 0:
+        return
+    try:
+        _step(trial, images[:size], labels[:size])
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"data.batch_size={data.batch_size}: the last batch of the {len(data.train):,} training images has {size}, "
+            f"which the model does not take ({str(error).splitlines()[0]}); choose another batch size"
+        ) from error
 
 
 def _timed(step: Callable[[], None]) -> float:

@@ -72,7 +72,7 @@ def effect(frame: Frame, axis: str, other: str | None, metric: str) -> Figure:
     panel.set_ylabel(words(metric))
     _keep_in_view(panel, done[metric])
     if other is not None:
-        panel.legend(title=other, alignment="left", loc="best")
+        panel.legend(title=other, alignment="left", loc="best", frameon=True, framealpha=0.85, edgecolor="none")
     return figure
 
 

@@ -29,7 +29,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         raise ConfigError("split=val: the run had no validation part (data.val_fraction=0)")
     module.test_metrics.split = config.split
     trainer = L.Trainer(
-        accelerator=config.trainer.accelerator,
+        accelerator=build.device(config).type,
         devices=1,
         logger=False,
         enable_progress_bar=False,

@@ -11,9 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lithydra.callbacks.checkpoint import RunCheckpoint
 from lithydra.errors import RunInterrupted
 from lithydra.run_dir import RunDir
-
-# Exit codes as of a process that the signal ended; SIGUSR1 is how schedulers announce a SIGTERM.
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+from lithydra.signals import EXIT_CODES
 
 
 class Interrupts:

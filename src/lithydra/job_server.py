@@ -29,6 +29,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+PRELOAD = "LITHYDRA_PRELOAD"  # names of modules, of whoever starts the server
 # What a run imports on its way, beside what `lithydra.train` does at once.
 IMPORTED_LATE = (
     "lithydra.callbacks.progress",
@@ -196,7 +197,7 @@ def main() -> None:
 
     from lithydra import provenance, shared, train
 
-    for name in IMPORTED_LATE:
+    for name in (*IMPORTED_LATE, *os.environ.get(PRELOAD, "").split()):
         with contextlib.suppress(ImportError):  # then the run that needs it says so
             importlib.import_module(name)
     torch.set_num_threads(1)  # threads would not survive a fork

@@ -1,5 +1,6 @@
 """A trained model from its checkpoint alone, without config files or data; and the data that it was trained on."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,14 @@ import torch
 from omegaconf import DictConfig
 
 from lithydra import build
+from lithydra.checkpoint_io import DamagedCheckpoint
 from lithydra.checkpoint_io import load as load_checkpoint
 from lithydra.classifier import Classifier
 from lithydra.data.base import ImageDataModule
 from lithydra.errors import ConfigError
 from lithydra.run_dir import RunDir
+
+log = logging.getLogger(__name__)
 
 
 def load(run_or_checkpoint: str | Path, checkpoint: str = "best", device: str | torch.device = "cpu") -> Classifier:
@@ -28,7 +32,12 @@ def load(run_or_checkpoint: str | Path, checkpoint: str = "best", device: str | 
         LithydraError: There is no such run or checkpoint, or it is damaged.
     """
     path = Path(run_or_checkpoint)
-    content = load_checkpoint(checkpoint_path(RunDir.open(path), checkpoint) if path.is_dir() else path)
+    file = RunDir.open(path).named_checkpoint(checkpoint) if path.is_dir() else path
+    try:
+        content = load_checkpoint(file)
+    except DamagedCheckpoint as error:
+        others = sorted(other.stem for other in file.parent.glob("*.ckpt") if other != file)
+        raise DamagedCheckpoint(f"{error}; beside it lie {', '.join(others) or 'no others'}") from error
     record: dict[str, Any] = content["lithydra"]
     data = record["data"]
     config = DictConfig(record["config"])
@@ -36,17 +45,6 @@ def load(run_or_checkpoint: str | Path, checkpoint: str = "best", device: str | 
     module.load_state_dict(content["state_dict"])
     module.record = record
     return module.to(device).eval()
-
-
-def checkpoint_path(run: RunDir, name: str) -> Path:
-    """The file of `checkpoint=best|last|previous`."""
-    if name == "best":
-        return run.checkpoint()
-    path = run.checkpoints / f"{name}.ckpt"
-    if name not in ("last", "previous") or not path.exists():
-        there = sorted(p.stem for p in run.checkpoints.glob("*.ckpt"))
-        raise ConfigError(f"checkpoint={name}: {run.path} has {', '.join(there) or 'no checkpoint yet'}")
-    return path
 
 
 def load_data(module: Classifier, data_dir: str, other: DictConfig | None = None) -> ImageDataModule:
@@ -65,9 +63,19 @@ def load_data(module: Classifier, data_dir: str, other: DictConfig | None = None
         config.data = other
     elif "dir" in config.data:
         config.data.dir = data_dir
+    config.data.batch_size = 1  # nothing is trained, so a small data set is no reason to refuse
     data = build.data(config)
-    trained, given = module.record["data"], data.facts()
+    _refuse_mismatch(module.record["data"], data.facts())
+    _warn_of_changes(module.record.get("checksums", {}), data.fingerprint())
+    return data
+
+
+def _refuse_mismatch(trained: dict[str, Any], given: dict[str, Any]) -> None:
     for key, what in (("name", "data set"), ("class_names", "classes"), ("image_shape", "image shape")):
         if trained[key] != given[key]:
             raise ConfigError(f"data: the checkpoint was trained on {what} {trained[key]}, and these are {given[key]}")
-    return data
+
+
+def _warn_of_changes(trained: dict[str, str], given: dict[str, str]) -> None:
+    if changed := sorted(key for key in trained if trained[key] != given.get(key)):
+        log.warning("The data are not those that the run was trained on: %s differ", ", ".join(changed))

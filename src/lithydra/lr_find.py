@@ -19,7 +19,6 @@ from lithydra.classifier import GradientClassifier
 from lithydra.data.base import ImageDataModule
 from lithydra.data.loaders import TrainingLoader, TrainingOrder
 from lithydra.errors import ConfigError, LithydraError
-from lithydra.predict import best_device
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,9 +60,7 @@ def lr_find(config: DictConfig, overrides: list[str]) -> float:
     if not isinstance(module, GradientClassifier):
         raise ConfigError("model: learns without a gradient, so it has no lr to find")
     settings = config.lr_find
-    test = range_test(
-        module, data, settings.min_lr, settings.max_lr, settings.num_steps, best_device(config.trainer.accelerator)
-    )
+    test = range_test(module, data, settings.min_lr, settings.max_lr, settings.num_steps, build.device(config))
     output = Path(config.paths.outputs) / "lr_find" / f"{data.name}_{type(module.net).__name__}.png"
     plots.save(picture(test), output)
     print(f"{len(test.lrs)} steps, lr {test.lrs[0]:.1e} to {test.lrs[-1]:.1e}, lowest loss {min(test.smoothed):.4f}")
@@ -82,7 +79,7 @@ def range_test(
     min_lr: float,
     max_lr: float,
     num_steps: int,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
 ) -> RangeTest:
     """Train a copy of `module`, lr growing exponentially. Neither net nor data nor torch's random state change."""
     with torch.random.fork_rng():

@@ -17,7 +17,7 @@ from lithydra.run_dir import RunDir
 from lithydra.train import train
 
 # Parts of provenance.json that say where and how, not what.
-IGNORED = ("command", "overrides", "choices.callbacks", "choices.logger", "choices.paths", "choices.hydra")
+IGNORED = ("command", "overrides", "choices.callbacks", "choices.logger", "choices.paths", "choices.hydra", "resumed")
 
 
 def reproduce_run(config: DictConfig) -> RunDir:

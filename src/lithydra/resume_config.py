@@ -1,5 +1,6 @@
 """The config that a run goes on with: its own, and of the command line only what may change."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +25,9 @@ MAY_CHANGE = (
     "callbacks.activation_histograms",
     "callbacks.gradient_histograms",
     "checkpoint",
+    "data.dir",
+    "data.num_workers",
+    "data.eval_batch_size",
     "trainer.max_epochs",
     "trainer.max_steps",
     "trainer.steps_per_execution",
@@ -32,6 +36,27 @@ MAY_CHANGE = (
     "trainer.devices",
     "accelerator",
 )
+
+# What not even `resume_anyway` changes: a checkpoint's weights and its place in the data mean nothing elsewhere.
+NEVER_CHANGE = ("seed", "data", "normalization", "model", "init", "optimizer._target_")
+
+# Groups whose files write outside their own node, and where; and those that may write anywhere.
+WRITES_TO = {
+    "accelerator": ("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.precision"),
+    "optimizer": ("lr",),
+}
+# Settings that have their value from another one, while they have it.
+FOLLOWS = {
+    "lr": ("optimizer.lr", "scheduler.max_lr"),
+    "seed": ("data.seed",),
+    "monitor.metric": ("callbacks.early_stopping.monitor",),
+    "monitor.mode": ("callbacks.early_stopping.mode", "scheduler.mode"),
+    "paths.data": ("data.dir",),
+}
+RECIPES = ("experiment", "debug", "study")
+
+UNLIMITED = -1  # of trainer.max_steps
+ABSENT = "nothing"  # how a setting is shown that one of two configs does not have
 
 RUN_MARK = "<the run's directory>"
 
@@ -47,20 +72,15 @@ def resumed(run: RunDir, composed: DictConfig, overrides: list[str]) -> DictConf
         ConfigError: The command line changes what would make it another run, and `resume_anyway` is not set.
     """
     stored = run.read_config()
-    config = DictConfig(stored)
-    plain: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # pyright: ignore[reportAssignmentType]
-    keys = [override.lstrip("+~").split("=")[0] for override in overrides]
-    named = dict(item for key in keys for item in flatten(OmegaConf.select(DictConfig(plain), key), key))
-    before = dict(flatten(stored))
-    changes = {key: value for key, value in named.items() if before.get(key) != value}
-    forbidden = {key: value for key, value in changes.items() if not _may_change(key)}
-    if forbidden and not composed.resume_anyway:
-        differences = "; ".join(f"{key} was {before.get(key)}, given {value}" for key, value in forbidden.items())
-        raise ConfigError(f"resume={run.path}: another run: {differences}. resume_anyway=true takes the change")
-    for key, value in changes.items():
-        OmegaConf.update(config, key, value, force_add=True)
-    _refuse_new_horizon(before, changes)
-    _refuse_finished(run, config)
+    given = frozen(composed)
+    keys = _named(run, stored, overrides)
+    refuse_changes(run, stored, given, keys, anyway=composed.resume_anyway)
+    config = DictConfig({**given, **stored})  # a setting that is newer than the run has its default
+    for key in keys:
+        OmegaConf.update(config, key, _select(given, key), merge=False, force_add=True)
+    config.resume, config.resume_anyway = composed.resume, composed.resume_anyway
+    _refuse_new_length(stored, config)
+    _refuse_finished(run, stored, config)
     return config
 
 
@@ -71,7 +91,7 @@ def frozen(config: DictConfig) -> dict[str, Any]:
     OmegaConf.set_readonly(copy, False)
     copy.run = RUN_MARK
     plain: dict[str, Any] = OmegaConf.to_container(copy, resolve=True)  # pyright: ignore[reportAssignmentType]
-    return _with_run_named(plain) | {"run": None, "resume": None}
+    return _with_run_named(plain) | {"run": None, "resume": None, "resume_anyway": False}
 
 
 def _with_run_named(node: Any) -> Any:
@@ -82,30 +102,76 @@ def _with_run_named(node: Any) -> Any:
     return node.replace(RUN_MARK, "${run}") if isinstance(node, str) else node
 
 
-def _may_change(key: str) -> bool:
-    return any(key == allowed or key.startswith(f"{allowed}.") for allowed in MAY_CHANGE)
+def _named(run: RunDir, stored: dict[str, Any], overrides: list[str]) -> list[str]:
+    """The keys that a command line sets, by themselves or through another."""
+    keys: list[str] = []
+    for override in overrides:
+        key = override.lstrip("+~").split("=")[0].split("@")[0]
+        if key in RECIPES:
+            raise ConfigError(
+                f"resume={run.path}: goes on with its own config; give the settings that {key}= stands for"
+            )
+        if override.startswith("~") and "." in key:
+            key = key.rpartition(".")[0]  # what is gone shows in what is left
+        if key.split(".")[0] == "hydra":
+            continue
+        followers = [place for place in FOLLOWS.get(key, ()) if _select(stored, place) == _select(stored, key)]
+        keys += [key, *WRITES_TO.get(key, ()), *followers]
+    return keys
 
 
-def _refuse_new_horizon(before: dict[str, Any], changes: dict[str, Any]) -> None:
-    """A schedule that was laid out over the run's length cannot grow with it."""
-    planned = next((key for key, value in before.items() if key.startswith("scheduler.") and value == "total"), None)
+def _select(config: dict[str, Any], key: str) -> Any:
+    return OmegaConf.select(DictConfig(config), key, default=None)
+
+
+def refuse_changes(
+    run: RunDir, before: dict[str, Any], after: dict[str, Any], keys: Iterable[str], *, anyway: bool
+) -> None:
+    """Raise ConfigError with every setting below `keys` in which two configs differ and may not."""
+    old, new = dict(flatten(before)), dict(flatten(after))
+    leaves = sorted(leaf for leaf in {**old, **new} if any(_below(leaf, key) for key in keys))
+    changed = [leaf for leaf in leaves if old.get(leaf, ABSENT) != new.get(leaf, ABSENT)]
+    forbidden = [leaf for leaf in changed if not any(_below(leaf, key) for key in MAY_CHANGE)]
+    never = [leaf for leaf in forbidden if any(_below(leaf, key) for key in NEVER_CHANGE)]
+    refused = never if anyway else forbidden
+    if refused:
+        told = "; ".join(f"{leaf} was {old.get(leaf, ABSENT)}, given {new.get(leaf, ABSENT)}" for leaf in refused)
+        advice = "train anew to change this" if never else "resume_anyway=true takes the change"
+        raise ConfigError(f"resume={run.path}: another run: {told}. {advice[0].upper()}{advice[1:]}")
+
+
+def _below(leaf: str, key: str) -> bool:
+    return leaf == key or leaf.startswith(f"{key}.")
+
+
+def _refuse_new_length(stored: dict[str, Any], config: DictConfig) -> None:
+    """A run may grow but not shrink, and a schedule that was laid out over its length cannot grow with it."""
+    scheduler = flatten(stored["scheduler"], "scheduler")
+    planned = next((key for key, value in scheduler if value == "total"), None)
     for key in ("trainer.max_epochs", "trainer.max_steps"):
-        if planned and key in changes:
-            raise ConfigError(f"{key}={changes[key]}: {planned} was laid out for {before[key]}; train anew instead")
+        before, now = _select(stored, key), OmegaConf.select(config, key)
+        if before == now or not isinstance(now, int):
+            continue
+        if planned:
+            raise ConfigError(f"{key}={now}: {planned} was laid out for {before}; train anew instead")
+        if now != UNLIMITED and (before == UNLIMITED or now < before):
+            raise ConfigError(f"{key}={now}: was {before} when the run began, and may only grow")
 
 
-def _refuse_finished(run: RunDir, config: DictConfig) -> None:
-    status = run.read_status()
-    epochs = status.get("epoch", 0)
-    if status.get("state") == "finished" and epochs >= config.trainer.max_epochs:
+def _refuse_finished(run: RunDir, stored: dict[str, Any], config: DictConfig) -> None:
+    status, trainer = run.read_status(), config.trainer
+    epochs, steps = status.get("epoch", 0), status.get("step", 0)
+    steps_left = trainer.max_steps == UNLIMITED or steps < trainer.max_steps
+    grew = any(stored["trainer"][key] != trainer[key] for key in ("max_epochs", "max_steps"))
+    if status.get("state") == "finished" and not (grew and steps_left and epochs < trainer.max_epochs):
         raise ConfigError(
-            f"resume={run.path}: finished after {epochs} epochs; trainer.max_epochs={2 * epochs} would go on"
+            f"resume={run.path}: finished after {epochs} epochs; trainer.max_epochs={2 * max(1, epochs)} would go on"
         )
 
 
 def flatten(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys and values of a nested config; lists are values."""
-    if isinstance(node, (dict, DictConfig)):
+    """Dotted keys and values of a nested config; lists are values, and so are empty nodes."""
+    if isinstance(node, (dict, DictConfig)) and len(node):
         dot = f"{prefix}." if prefix else ""
         return [item for key, value in node.items() for item in flatten(value, f"{dot}{key}")]
     return [(prefix, OmegaConf.to_container(node) if OmegaConf.is_config(node) else node)]

@@ -1,13 +1,14 @@
 """What a run writes and how it is read back. Torch is not imported here, so that reading a run is instant."""
 
 import csv
+import io
 import json
 import logging
 import os
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COLUMNS: tuple[str, ...] = ("epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc", "seconds")
+ASIDE = ".tmp"  # how the names of files end that are being written
 
 
 class Histogram(NamedTuple):
@@ -73,13 +75,16 @@ class RunDir:
     def make(cls, path: Path) -> "RunDir":
         """Make the directory `path`, which must not hold a run yet."""
         run = cls(path)
-        if run.status.exists():
-            raise ConfigError(f"run={path}: holds a run already; resume={path} goes on with it")
+        run.refuse_second_run()
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"run={path}: cannot be written: {error.strerror}") from error
         return run
+
+    def refuse_second_run(self) -> None:
+        if self.status.exists():
+            raise ConfigError(f"run={self.path}: holds a run already; resume={self.path} goes on with it")
 
     @classmethod
     def open(cls, path: Path, key: str = "run") -> "RunDir":
@@ -107,19 +112,36 @@ class RunDir:
         return lock
 
     def read_config(self) -> dict[str, Any]:
-        return yaml.safe_load(self.config.read_text())
+        """Raises ConfigError where config.yaml is not one that a run wrote."""
+        try:
+            config = yaml.safe_load(self.config.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"{self.config}: cannot be read: {' '.join(str(error).split())}") from error
+        if not isinstance(config, dict) or "trainer" not in config:
+            raise ConfigError(f"{self.config}: not the config of a run")
+        return config
 
     def update_status(self, **changes: Any) -> None:
         """Merge `changes` into status.json; a reader never sees half a file."""
         write_json(self.status, {**self.read_status(), **changes})
 
     def read_status(self) -> dict[str, Any]:
-        return json.loads(self.status.read_text()) if self.status.exists() else {}
+        try:
+            return json.loads(self.status.read_text()) if self.status.exists() else {}
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ConfigError(f"{self.status}: damaged ({error})") from error
+
+    def add_provenance(self, origin: dict[str, Any]) -> None:
+        """Write provenance.json; of a run that goes on, what it began with stays, and `resumed` lists the rest."""
+        if self.provenance.exists():
+            first = json.loads(self.provenance.read_text())
+            origin = {**first, "resumed": [*first.get("resumed", []), origin]}
+        write_json(self.provenance, origin)
 
     def add_metrics(self, row: dict[str, Any]) -> None:
         """Append an epoch to metrics.csv; metrics that the run does not have stay empty."""
         new = not self.metrics.exists()
-        with self.metrics.open("a", newline="") as file:
+        with _said_where(self.metrics), self.metrics.open("a", newline="") as file:
             _write_rows(file, [row], header=new)
 
     def read_metrics(self) -> list[dict[str, str]]:
@@ -134,12 +156,12 @@ class RunDir:
         return sum(float(row["seconds"]) for row in rows) if rows else None
 
     def keep_metrics(self, num_epochs: int) -> None:
-        """Drop the rows after `num_epochs`: a resumed run writes them again."""
-        rows = [row for row in self.read_metrics() if int(row["epoch"]) <= num_epochs]
-        temporary = self.metrics.with_name(".metrics.csv")
-        with temporary.open("w", newline="") as file:
-            _write_rows(file, rows, header=True)
-        os.replace(temporary, self.metrics)
+        """Drop the rows after `num_epochs`, and one that a full disk cut off: a resumed run writes them again."""
+        whole = [row for row in self.read_metrics() if None not in row.values()]
+        rows = [row for row in whole if int(row["epoch"]) <= num_epochs]
+        text = io.StringIO(newline="")
+        _write_rows(text, rows, header=True)
+        write_text(self.metrics, text.getvalue())
 
     def add_histograms(self, epoch: int, histograms: dict[str, Histogram]) -> None:
         """Add those of an epoch, 0 for before training, to histograms.npz; what it held of later epochs is dropped.
@@ -159,9 +181,9 @@ class RunDir:
             for key, value in row.items():
                 before = arrays[f"{name}/{key}"][kept] if kept is not None else value[None][:0]
                 arrays[f"{name}/{key}"] = np.concatenate([before, value[None]])
-        temporary = self.histograms.with_name(".histograms.npz")
-        np.savez_compressed(temporary, allow_pickle=False, **arrays)
-        os.replace(temporary, self.histograms)
+        content = io.BytesIO()
+        np.savez_compressed(content, allow_pickle=False, **arrays)
+        write_bytes(self.histograms, content.getvalue())
 
     def read_histograms(self, name: str) -> dict[int, Histogram]:
         """By epoch; empty where the run has none of this name."""
@@ -182,28 +204,51 @@ class RunDir:
             raise ConfigError(f"run={self.path}: has no checkpoint yet")
         return path
 
+    def named_checkpoint(self, name: str) -> Path:
+        """The file of `checkpoint=best|last|previous`."""
+        if name == "best":
+            return self.checkpoint()
+        path = self.checkpoints / f"{name}.ckpt"
+        if name not in ("last", "previous") or not path.exists():
+            there = sorted(p.stem for p in self.checkpoints.glob("*.ckpt"))
+            raise ConfigError(f"checkpoint={name}: {self.path} has {', '.join(there) or 'no checkpoint yet'}")
+        return path
+
     @contextmanager
     def recorded(self, config: dict[str, Any]) -> Iterator[None]:
-        """Own the directory while a run trains in it; status.json says how it ended, train.log what was said."""
+        """While a run trains here; status.json says how it ended. Own the directory first."""
+        self._sweep()
+        write_text(self.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        with self.command.open("a") as file:  # a line for each time that the run was gone on with
+            file.write(shlex.join(["python", *sys.argv]) + "\n")
+        self.update_status(state="running", started=_now(), finished=None, error=None)
+        try:
+            yield
+        except BaseException as error:
+            log.error("%s", error, exc_info=not isinstance(error, LithydraError))
+            state = error.state if isinstance(error, LithydraError) else "failed"
+            message = str(error) or type(error).__name__
+            with suppress(LithydraError):  # on a full disk, the first error is the one to tell
+                self.update_status(state=state, finished=_now(), error=message)
+            raise
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """What is said goes to train.log too."""
         # A sweep's job has its whole output there already.
         handler = logging.NullHandler() if _is_stdout(self.log) else logging.FileHandler(self.log)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        with self.own():
-            self.config.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-            self.command.write_text(shlex.join(["python", *sys.argv]) + "\n")
-            self.update_status(state="running", started=_now(), finished=None, error=None)
-            logging.getLogger().addHandler(handler)
-            try:
-                yield
-            except BaseException as error:
-                log.error("%s", error, exc_info=not isinstance(error, LithydraError))
-                state = error.state if isinstance(error, LithydraError) else "failed"
-                message = str(error) or type(error).__name__
-                self.update_status(state=state, finished=_now(), error=message)
-                raise
-            finally:
-                logging.getLogger().removeHandler(handler)
-                handler.close()
+        logging.getLogger().addHandler(handler)
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+    def _sweep(self) -> None:
+        """Remove what a killed process was writing; nobody else writes here, since the directory is owned."""
+        for stale in (*self.path.glob(f".*{ASIDE}"), *self.checkpoints.glob(f".*{ASIDE}")):
+            stale.unlink(missing_ok=True)
 
     def finish(self, metrics: dict[str, float], state: str = "finished") -> dict[str, float]:
         """Write the run's final metrics: those of the best epoch where there is one, and `metrics` beside them.
@@ -231,8 +276,32 @@ def _write_rows(file: IO[str], rows: list[dict[str, Any]], *, header: bool) -> N
     writer.writerows(rows)
 
 
+@contextmanager
+def _said_where(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LithydraError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write aside, then replace."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of a text, whose line ends stay as they are."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write aside, then replace. Raises LithydraError, and leaves an old file as it was, where that cannot be done."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}{ASIDE}")
+    with _said_where(path):
+        try:
+            with aside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)

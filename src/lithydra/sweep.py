@@ -19,7 +19,18 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.resume_config import flatten
 from lithydra.study_rules import check_rules
-from lithydra.sweep_dir import DONE, ENDED, FAILED, NEUTRAL, NOT_STARTED, Job, Plan, SweepDir, readable_name, wait_until_free
+from lithydra.sweep_dir import (
+    DONE,
+    ENDED,
+    FAILED,
+    NEUTRAL,
+    NOT_STARTED,
+    Job,
+    Plan,
+    SweepDir,
+    readable_name,
+    wait_until_free,
+)
 from lithydra.sweep_plan import Prepared, Request, prepare
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,8 @@
 import logging
 import os
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ from omegaconf import DictConfig
 from lithydra import build, summary
 from lithydra.callbacks.look_inside import look_inside
 from lithydra.callbacks.record import RunRecord
-from lithydra.checkpoint_io import DamagedCheckpoint, load
+from lithydra.checkpoint_io import load
 from lithydra.classifier import Classifier
+from lithydra.continuation import continue_from
 from lithydra.data.base import ImageDataModule
 from lithydra.errors import ConfigError
 from lithydra.interrupts import interruptible
 from lithydra.provenance import provenance
 from lithydra.resume_config import frozen
-from lithydra.run_dir import RunDir, write_json
+from lithydra.run_dir import RunDir
 
 log = logging.getLogger(__name__)
 
@@ -46,19 +48,20 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
     build.try_out(config, data, module)
 
     run = open_run(config, choices)
-    plain = frozen(config)
-    module.record = {"config": plain, "data": data.facts()}
-    for logger in plain["logger"].values():
-        if logger.get("save_dir", "") == config.run:
-            logger["save_dir"] = None  # in the run, wherever it lies
+    module.record = {"config": frozen(config), "data": data.facts(), "checksums": data.fingerprint()}
     config.run = str(run.path)
-    with run.recorded(plain) if is_main_process() else nullcontext(), interruptible(run) as interrupts:
+    with ExitStack() as stack:
+        main = is_main_process()
+        start = stack.enter_context(owned(run, config, module.record, writes=main))
+        if main:
+            stack.enter_context(run.recorded(module.record["config"]))
+        interrupts = stack.enter_context(interruptible(run))
         trainer = build.trainer(config, run.path, data, module, interrupts)
         if trainer.is_global_zero:
             facts = {**data.facts(), **data.fingerprint()}
             origin = provenance(config.seed, choices, overrides, facts, how_it_trains(config, trainer, data))
-            write_json(run.provenance, origin)
-        trainer.fit(module, datamodule=data, ckpt_path=start(run) if config.resume else None, weights_only=True)
+            run.add_provenance(origin)
+        trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
         trainer.strategy.barrier()  # until the main process has named the best checkpoint
         metrics = dict(module.epoch_metrics)
         pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
@@ -67,9 +70,22 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
         if trainer.is_global_zero:
             metrics = run.finish(metrics, "pruned" if pruned else "finished")
             summary.write_hparams(trainer, config, choices, overrides, metrics)
-            look_inside(trainer, module, data)
+            if not pruned:
+                look_inside(trainer, module, data)
             summary.print_results(run, time.perf_counter() - started, images_per_second(trainer))
     return metrics.get(config.monitor.metric)
+
+
+@contextmanager
+def owned(run: RunDir, config: DictConfig, record: dict[str, Any], *, writes: bool) -> Iterator[Path | None]:
+    """Own the run directory; gives the checkpoint to start from. What is refused here has changed nothing."""
+    with run.own() if writes else nullcontext(), run.logged() if writes else nullcontext():
+        if config.resume:
+            yield continue_from(run, config, record, writes=writes)
+        else:
+            if writes:
+                run.refuse_second_run()  # one that has come and gone since the directory was opened
+            yield None
 
 
 def how_it_trains(config: DictConfig, trainer: L.Trainer, data: ImageDataModule) -> dict[str, Any]:
@@ -106,32 +122,6 @@ def open_run(config: DictConfig, choices: dict[str, str]) -> RunDir:
         run = RunDir.create(Path(config.paths.runs), f"{choices['data']}_{choices['model']}")
     os.environ[SHARED_RUN] = str(run.path.absolute())  # Lightning starts the other processes with this environment
     return run
-
-
-def start(run: RunDir) -> Path | None:
-    """The newest good checkpoint to go on from; what the run wrote after it is dropped.
-
-    Raises:
-        DamagedCheckpoint: There are checkpoints, and none is whole.
-    """
-    damage: DamagedCheckpoint | None = None
-    for path in (run.last, run.previous, run.best):
-        if not path.exists():
-            continue
-        try:
-            progress = load(path)["lithydra"]["progress"]
-        except DamagedCheckpoint as error:
-            log.warning("%s; trying the one before it", error)
-            damage = error
-            continue
-        log.info("Going on after epoch %d, step %d (%s)", progress["epochs"], progress["steps"], path.name)
-        run.keep_metrics(progress["epochs"])
-        return path
-    if damage:
-        raise damage
-    log.info("There is no checkpoint yet: starting at the beginning")
-    run.keep_metrics(0)
-    return None
 
 
 def test(trainer: L.Trainer, module: Classifier, data: ImageDataModule, run: RunDir) -> dict[str, float]:

@@ -67,9 +67,7 @@ class RunCheckpoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         run = run_dir(trainer)
-        if trainer.is_global_zero and run.last.exists():
-            link(run.last, run.previous)
-        trainer.save_checkpoint(run.last)
+        trainer.save_checkpoint(run.last, storage_options={"previous": run.previous})
         self._last_save = time.monotonic()
 
     def _publish_best(self, trainer: L.Trainer) -> None:

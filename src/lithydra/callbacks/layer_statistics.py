@@ -1,8 +1,9 @@
 """How large activations and gradients are, layer by layer: where a deep net squashes them, or lets them vanish."""
 
 import csv
-import os
-from typing import Any
+import io
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
 
 import lightning as L
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from lithydra.callbacks.checkpoint import run_dir
 from lithydra.classifier import GradientClassifier
 from lithydra.models.layers import ACTIVATIONS
-from lithydra.run_dir import RunDir
+from lithydra.run_dir import RunDir, write_text
 
 FILE = "layers.csv"
 COLUMNS = ("epoch", "layer", "quantity", "value")
@@ -122,21 +123,21 @@ def _append(run: RunDir, rows: list[dict[str, Any]]) -> None:
     path = run.path / FILE
     new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+        _write(file, rows, header=new)
 
 
 def _keep_until(run: RunDir, epoch: int) -> None:
     """Drop what a run wrote after the checkpoint that it goes on from."""
-    rows = [row for row in read_layers(run) if int(row["epoch"]) <= epoch]
     path = run.path / FILE
     if not path.exists():
         return
-    temporary = path.with_name(f".{FILE}")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+    text = io.StringIO(newline="")
+    _write(text, [row for row in read_layers(run) if int(row["epoch"]) <= epoch], header=True)
+    write_text(path, text.getvalue())
+
+
+def _write(file: IO[str], rows: Sequence[Mapping[str, Any]], *, header: bool) -> None:
+    writer = csv.DictWriter(file, COLUMNS)
+    if header:
         writer.writeheader()
-        writer.writerows(rows)
-    os.replace(temporary, path)
+    writer.writerows(rows)

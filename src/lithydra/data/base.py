@@ -105,10 +105,16 @@ class ImageDataModule(L.LightningDataModule):
             "name": self.name,
             "class_names": list(self.names),
             "image_shape": list(self.image_shape),
+            "mean_pixel": self._mean_pixel(),
             "num_train": len(self.train),
             "num_val": len(self.val) if self.val is not None else 0,
             "num_test": len(self.test),
         }
+
+    def _mean_pixel(self) -> float:
+        """Mean brightness of about 1,000 training images, in [0, 1]."""
+        images = self.pixels()
+        return float(images[:: max(1, len(images) // 1000)].float().mean()) / 255
 
     @property
     def num_training_batches(self) -> int:

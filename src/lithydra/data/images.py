@@ -22,11 +22,11 @@ class ImageError(ConfigError):
         super().__init__(message.rpartition("ImageError: ")[2].strip())
 
 
-def decode(path: Path, *, channels: int, image_size: int | None) -> np.ndarray:
+def decode(path: Path, *, channels: int, image_size: int | tuple[int, int] | None) -> np.ndarray:
     """The image as uint8: (H, W) for one channel, (H, W, 3) for three.
 
-    Upright by its EXIF orientation; of an animation the first frame. Where `image_size` (pixels) is given, the shorter
-    side is scaled to it and the middle square is kept.
+    Upright by its EXIF orientation; of an animation the first frame. Where `image_size` (pixels: a side, or height and
+    width) is given, the image is scaled to cover it and its middle is kept.
 
     Raises:
         ImageError: no image, a damaged one, or one of a pixel type whose range is not known.
@@ -35,7 +35,8 @@ def decode(path: Path, *, channels: int, image_size: int | None) -> np.ndarray:
         with Image.open(path) as file:
             image = _eight_bit(ImageOps.exif_transpose(file)).convert("L" if channels == 1 else "RGB")
             if image_size is not None:
-                image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+                height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+                image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
             return np.array(image)
     except Exception as error:  # Pillow's readers raise nearly anything on broken files
         raise ImageError(f"{path}: {_reason(error)}") from error

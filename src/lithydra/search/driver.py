@@ -1,6 +1,7 @@
 """A search: ask Optuna for trials, have the launcher run them as jobs of a sweep, tell Optuna what came out."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from lithydra.errors import ConfigError, LithydraError
+from lithydra.job_server import PRELOAD
 from lithydra.local_jobs import make_slots
 from lithydra.search import optuna_side
 from lithydra.search.best import write_best
@@ -68,10 +70,12 @@ class Search:
             LithydraError: Not one trial finished.
         """
         optuna = optuna_side.import_optuna()
+        optuna_side.sampler(self.settings, 0)  # both refuse options that Optuna does not know
+        optuna_side.pruner(self.settings.pruner, 1, self.settings.pruner_options)
+        if self.settings.pruner != "none":  # each job will open the study
+            os.environ[PRELOAD] = "optuna sqlalchemy.dialects.sqlite alembic.command"
         self.sweep.warm_up()
         self.sweep.prepare([self._texts(point) for point in corners(self.space)])
-        optuna_side.sampler(self.settings, 0)
-        optuna_side.pruner(self.settings.pruner, 1, self.settings.pruner_options)
         with self.sweep.opened():
             if self.config.sweep.fresh:
                 optuna_side.forget(self.sweep.directory.path)

@@ -1,0 +1,22 @@
+"""The signals that end a run, and what they do before there is one. Torch is not imported here."""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+# Exit codes as of a process that the signal ended; SIGUSR1 is how schedulers announce a SIGTERM.
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+
+
+def end_at_once_on_signal() -> None:
+    """Until a run takes the signals over, they end the process at once: there is nothing to save."""
+    for number in EXIT_CODES:
+        signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    # Not an exception: one that is raised while a library is imported may be swallowed there.
+    name = signal.Signals(number).name
+    print(f"error: Stopped by {name} before the run began. The same command starts it.", file=sys.stderr, flush=True)
+    os._exit(EXIT_CODES[signal.Signals(number)])

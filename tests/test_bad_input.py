@@ -1,0 +1,350 @@
+"""Promise 10 on the real command line: bad input costs one line and exit code 2, leaves no trace, and is cheap.
+
+The tables hold every item of "inputs that pass silently in a stock Lightning + Hydra app", by the words of that list,
+and more. Each test id is the item.
+"""
+
+import os
+import re
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
+
+from conftest import ROOT, write_npz
+from killing import in_child
+from lithydra import cli
+from test_resume import COMMON, Killing
+
+PROMISE = "10. Bad input is refused before training"
+
+SECONDS, SECONDS_WITH_TORCH = 2.0, 5.0  # of one core
+
+# Item: command line of train.py, what the one line on stderr holds. `T/` is the folder of `things`. No torch is needed.
+EARLY = {
+    "val_fraction 1.5": ("data.val_fraction=1.5", "data.val_fraction=1.5: must be a number at least 0 and below 1"),
+    "val_fraction 1.0": ("data.val_fraction=1.0", "data.val_fraction=1.0: must be"),
+    "val_fraction -0.1": ("data.val_fraction=-0.1", "data.val_fraction=-0.1: must be"),
+    "lr 0": ("lr=0", "lr=0: must be a number above 0"),
+    "lr -1": ("lr=-1", "lr=-1: must be"),
+    "lr inf": ("lr=inf", "lr=inf: must be"),
+    "lr nan": ("lr=nan", "lr=nan: must be"),
+    "lr '0.001' as a string": ("lr=\"'0.001'\"", "lr='0.001' (text): must be a number"),
+    "negative l1 weight": ("regularizer=l1 regularizer.l1.weight=-1", "regularizer.l1.weight=-1: must be"),
+    "negative l2 weight": ("regularizer=l2 regularizer.l2.weight=-0.1", "regularizer.l2.weight=-0.1: must be"),
+    "StepLR gamma -1": ("scheduler=step scheduler.gamma=-1", "scheduler.gamma=-1: must be"),
+    "cosine T_max -3": ("scheduler=cosine scheduler.T_max=-3", "scheduler.T_max=-3: must be"),
+    "cosine T_max 0": ("scheduler=cosine scheduler.T_max=0", "scheduler.T_max=0: must be"),
+    "momentum 1.5": ("optimizer=sgd optimizer.momentum=1.5", "optimizer.momentum=1.5: must be"),
+    "LBFGS with bf16": ("optimizer=lbfgs trainer.precision=bf16-mixed", "optimizer=lbfgs: needs full precision"),
+    "LBFGS with clipping": ("optimizer=lbfgs trainer.gradient_clip_val=1", "trainer.gradient_clip_val=null"),
+    "LBFGS with accumulation": ("optimizer=lbfgs trainer.accumulate_grad_batches=2", "accumulate_grad_batches=1"),
+    "gradient_clip_val -1": ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1: must be"),
+    "patience -1 of early stopping": (
+        "callbacks=early_stopping callbacks.early_stopping.patience=-1",
+        "callbacks.early_stopping.patience=-1: must be",
+    ),
+    "patience -1 of the plateau": ("scheduler=plateau scheduler.patience=-1", "scheduler.patience=-1: must be"),
+    "log_every_n_steps -1": ("trainer.log_every_n_steps=-1", "trainer.log_every_n_steps=-1: must be"),
+    "seed 1.5": ("seed=1.5", "seed=1.5: must be a whole number"),
+    "seed null": ("seed=null", "seed=null: must be a whole number"),
+    "seed -1": ("seed=-1", "seed=-1: must be"),
+    "num_classes too many": ("+model.num_classes=12", "model.num_classes=12: the data decide it"),
+    "num_classes too few": ("+model.num_classes=3", "model.num_classes=3: the data decide it"),
+    "in_shape given": ("+model.in_shape=[1,9,9]", "model.in_shape=[1, 9, 9]: the data decide it"),
+    "hidden=[0]": ("model.hidden=[0]", "model.hidden=[0]: must be a list"),
+    "mode=min on an accuracy": ("monitor.mode=min", "monitor.mode=min: val/acc is better the higher; use max"),
+    "mode=max on a loss": ("monitor.metric=val/loss", "monitor.mode=max: val/loss is better the lower; use min"),
+    "a key at the top with +": ("+momentum=0.9 optimizer=sgd", "momentum=0.9: nothing reads a setting of this name"),
+    "a key in monitor with +": ("+monitor.mod=min", "monitor.mod=min: nothing reads it"),
+    "a key in checkpoint with +": ("+checkpoint.every_n_step=5", "Did you mean every_n_steps?"),
+    "a key in accelerator with +": ("+accelerator.precision=16", "accelerator.precision=16: nothing reads it"),
+    "a key in paths with +": ("+paths.datas=x", "paths.datas=x: nothing reads it"),
+    "a key of a scheduler that is not there": ("+scheduler.gamma=0.5", "there is no scheduler to set"),
+    "a key of an augmentation that is not there": ("+augmentation.padding=1", "there is no augmentation to set"),
+    "a weight of a regularizer that is not there": ("+regularizer.l1.weight=1", "regularizer.l1: has no _target_"),
+    "a callback without a class": ("+callbacks.patience=1", "callbacks.patience: has no _target_"),
+    "a logger without a class": ("+logger.name=x", "logger.name: has no _target_"),
+    "callbacks in trainer with +": ("+trainer.callbacks=[]", "trainer.callbacks=[]: not taken, the group callbacks"),
+    "val_check_interval": ("+trainer.val_check_interval=0.5", "validation follows each epoch"),
+    "overfit_batches": ("+trainer.overfit_batches=2", "debug=overfit does this"),
+    "precision=16 on CPU": ("trainer.accelerator=cpu trainer.precision=16", "trainer.precision=16: needs a GPU"),
+    "resume=last with nothing there": ("resume=last", "resume=last: no such directory"),
+    "resume of a folder that is no run": ("resume=T/empty", "not a run directory"),
+    "resume of a run without a config": ("resume=T/torn", "config.yaml: not the config of a run"),
+    "run and resume": ("resume=T/run run=a", "names the run directory already"),
+    "resume with another lr": ("resume=T/run lr=0.5", "another run: lr was 0.001, given 0.5"),
+    "resume with another batch size": ("resume=T/run data.batch_size=8", "data.batch_size was 16, given 8"),
+    "resume with another data set": ("resume=T/run data=mnist", "data.name was digits, given mnist"),
+    "resume with another seed": ("resume=T/run seed=1", "seed was 0, given 1"),
+    "resume with another scheduler": ("resume=T/run scheduler=step", "scheduler._target_ was None, given"),
+    "resume with another optimizer": ("resume=T/run optimizer=sgd", "optimizer._target_ was torch.optim.Adam"),
+    "resume with another net": ("resume=T/run model=cnn", "model._target_ was lithydra.models.mlp.MLP"),
+    "resume deleting what the command line does not have": ("resume=T/run '~regularizer.l2'", "does not exist"),
+    "resume with an experiment": ("resume=T/run experiment=cifar10_cnn", "goes on with its own config"),
+    "resume with max_epochs already done": ("resume=T/run", "finished after 1 epochs; trainer.max_epochs=2"),
+    "resume with fewer max_epochs": ("resume=T/run trainer.max_epochs=0", "trainer.max_epochs=0: must be"),
+    "max_epochs=0": ("trainer.max_epochs=0", "trainer.max_epochs=0: must be a whole number at least 1"),
+    "max_epochs=abc": ("trainer.max_epochs=abc", "trainer.max_epochs='abc' (text): must be"),
+    "limit_train_batches=0": ("+trainer.limit_train_batches=0", "trainer.limit_train_batches=0: must be"),
+    "accumulate 0": ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0: must be"),
+    "two runs in one directory": ("run=T/run", "holds a run already; resume="),
+    "optimized metric that is never logged": ("monitor.metric=val/f1", "monitor.metric=val/f1: must be one of val/acc"),
+    "plateau without validation": ("scheduler=plateau data.val_fraction=0", "leaves no validation images"),
+    "early stopping without validation": ("callbacks=early_stopping data.val_fraction=0", "no validation images"),
+    "nesterov without momentum": ("optimizer=sgd optimizer.nesterov=true", "needs optimizer.momentum above 0"),
+    "a fold that is not there": ("data.num_folds=5 data.fold=5", "data.fold=5: data.num_folds=5 has folds 0 to 4"),
+    "a fold without folds": ("data.fold=1", "data.fold=1: needs data.num_folds"),
+    "a class twice": ("data.classes=[2,2]", "data.classes=[2, 2]: names a class twice"),
+    "batch_size 0": ("data.batch_size=0", "data.batch_size=0: must be"),
+    "dropout 1": ("model.dropout=1", "model.dropout=1: must be"),
+    "unknown option": ("model=rsnet18", "Did you mean resnet18?"),
+    "unknown key": ("optimizer.lrr=1", "optimizer.lrr: no such setting. Did you mean optimizer.lr?"),
+    "key of another group": ("max_epochs=3", "Did you mean trainer.max_epochs?"),
+    "no value": ("lr", "lr: not of the form key=value"),
+    "half a list": ("lr=[", "lr=["),
+    "dashes before a setting": ("--lr=0.1", "--lr=0.1: settings have no dashes: lr=0.1"),
+    "interpolation of nothing": ("lr='${nothing}'", "Interpolation key 'nothing' not found"),
+    "outputs below a file": ("paths.outputs=T/text.png", "is a file, not a directory"),
+    "data folder below a file": ("paths.data=T/text.png/data", "is a file, not a directory"),
+    "npz without a path": ("data=npz", "data.path=null: data=npz needs data.path=FILE.npz"),
+    "npz that is not there": ("data=npz data.path=nowhere.npz", "data.path=nowhere.npz: no such file"),
+    "folder that is not there": ("data=image_folder data.path=nowhere", "data.path=nowhere: no such folder"),
+    "GPU where there is none": ("accelerator=gpu", "accelerator=gpu: this machine has no GPU"),
+}
+# What only torch, or the data, can tell.
+LATE = {
+    "batch size above the data": ("data.batch_size=2000", "data.batch_size=2000: larger than"),
+    "a class that is not there": ("data.classes=[3,12]", "data.classes=[3, 12]: digits has classes 0 to 9"),
+    "limit above the data": ("data.limit=2000", "data.limit=2000: digits has"),
+    "single-class data": ("data=npz data.path=T/single.npz", "all training images are of class 0"),
+    "NaN in data": ("data=npz data.path=T/nan.npz", "has NaN among its pixels"),
+    "labels 77 of 10": ("data=npz data.path=T/label77.npz", "y_train goes to 77"),
+    "100 labels for 20,000 images": ("data=npz data.path=T/labels.npz", "y_train has 100 labels for 20,000 images"),
+    "zeroed images": ("data=npz data.path=T/zeroed.npz", "holds no picture: every pixel is 0"),
+    "damaged npz": ("data=npz data.path=T/damaged.npz", "is damaged"),
+    "damaged prepared data": ("paths.data=T/damaged_digits", "digits.npz is damaged"),
+    "AlexNet on images too small for its pooling": ("model=alexnet_imagenet", "data.image_size=64"),
+    "CNN with more poolings than pixels": ("model=cnn model.channels=[8,8,8,8,8]", "model.channels"),
+    "empty folder": ("data=image_folder data.path=T/empty", "0 class folders"),
+    "empty class folder": ("data=image_folder data.path=T/hollow", "no images in this folder"),
+    "text file named .png": ("data=image_folder data.path=T/textual", "text.png: not an image"),
+    "unwritable output folder": ("paths.outputs=/proc/nowhere", "cannot be written"),
+    "two-class loss for ten classes": ("loss=binary_cross_entropy", "for two classes, not 10"),
+    "a key of the model that it has not": ("+model.width=3", "model: "),
+    "a key of the optimizer that it has not": ("+optimizer.lrr=1", "optimizer: "),
+    "a key of the trainer that it has not": ("+trainer.epochs=3", "trainer: "),
+    "a class that is no class": ("model._target_=lithydra.models.mlp.MPL", "lithydra.models.mlp.MPL"),
+    "an activation that is none": ("model.activation=rleu", "model.activation=rleu"),
+    "a horizon shorter than the run": ("scheduler=onecycle scheduler.total_steps=10", "shorter than the run"),
+    "a mean for three channels of one": ("normalization=z_score normalization.mean=[1,1,1]", "normalization.mean="),
+    "limit_train_batches of less than a batch": ("+trainer.limit_train_batches=0.001", "limit_train_batches"),
+}
+EVALUATE_EARLY = {
+    "evaluate nothing": ("", "run: must be given"),
+    "evaluate: no such run": ("run=nowhere", "run=nowhere: no such directory"),
+    "testing untrained weights": ("run=T/untrained", "has no checkpoint yet"),
+    "evaluate: no such checkpoint": ("run=T/run checkpoint=first", "checkpoint=first: must be one of best, last"),
+    "evaluate: no such split": ("run=T/run split=tset", "split=tset: must be one of test, val, train. Did you mean"),
+    "evaluate: unknown key": ("run=T/run +batch=3", "batch: no such setting"),
+    "evaluate: batch size 0": ("run=T/run data=digits data.eval_batch_size=0", "data.eval_batch_size=0: must be"),
+    "evaluate: GPU where there is none": ("run=T/run accelerator=gpu", "this machine has no GPU"),
+}
+EVALUATE_LATE = {
+    "evaluating a Fashion-MNIST checkpoint on MNIST": (
+        "run=T/fashion data=mnist paths.data=T/both",
+        "trained on data set fashion_mnist, and these are mnist",
+    ),
+    "evaluate: other classes": ("run=T/run_npz data=npz data.path=T/four.npz", "trained on classes ['0', '1', '2']"),
+    "evaluate: other size": ("run=T/run_npz data=npz data.path=T/larger.npz", "trained on image shape [1, 8, 8]"),
+    "evaluate: other channels": ("run=T/run_npz data=npz data.path=T/color.npz", "trained on image shape [1, 8, 8]"),
+    "evaluate: no validation part": ("run=T/run_npz split=val", "the run had no validation part"),
+}
+PREDICT_EARLY = {
+    "predict: no input": ("run=T/run", "input: must be given"),
+    "predict: no such input": ("run=T/run input=nowhere.png", "input=nowhere.png: no such file or folder"),
+    "predict: top_k 0": ("run=T/run input=T/grey.png top_k=0", "top_k=0: must be"),
+    "predict: batch size 0": ("run=T/run input=T/grey.png batch_size=0", "batch_size=0: must be"),
+    "predict: untrained": ("run=T/untrained input=T/grey.png", "has no checkpoint yet"),
+    "predict: output in no folder": ("run=T/run input=T/grey.png output=no/where.csv", "its folder does not exist"),
+}
+PREDICT_LATE = {
+    "predict: more classes than there are": ("run=T/run input=T/grey.png top_k=11", "the run has 10 classes"),
+    "predict: folder without images": ("run=T/run input=T/empty", "no images in this folder"),
+    "predict: glob of nothing": ("run=T/run input='T/*.jpg'", "as a glob it matches no file"),
+}
+VERBS = {
+    "train": (EARLY, LATE),
+    "evaluate": (EVALUATE_EARLY, EVALUATE_LATE),
+    "predict": (PREDICT_EARLY, PREDICT_LATE),
+}
+CASES = [
+    pytest.param(verb, line, message, early, id=item)
+    for verb, tables in VERBS.items()
+    for table, early in zip(tables, (True, False), strict=True)
+    for item, (line, message) in table.items()
+]
+FAST = [case for number, case in enumerate(CASES) if case.values[0] != "train" or number % 4 == 0]
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
+    """A folder of runs, data sets and images to name in command lines."""
+    folder = tmp_path_factory.mktemp("things")
+    killing = Killing(data_dir, folder)
+    small = {"num_classes": 3, "shape": (8, 8), "num_train": 60, "num_test": 30}
+    for name, changes in {
+        "three": {},
+        "four": {"num_classes": 4},
+        "larger": {"shape": (9, 9)},
+        "color": {"shape": (8, 8, 3)},
+    }.items():
+        write_npz(folder / f"{name}.npz", **{**small, **changes})
+    for name in ("mnist", "fashion_mnist"):
+        (folder / "both").mkdir(exist_ok=True)
+        write_npz(folder / "both" / f"{name}.npz", num_classes=10, shape=(28, 28), num_train=200, num_test=50)
+    _bad_arrays(folder)
+    _bad_images(folder, data_dir)
+    one_epoch = (*COMMON, "trainer.max_epochs=1")
+    assert killing.child(*one_epoch, "regularizer=l2", f"run={folder / 'run'}") == 0
+    npz = ("data=npz", f"data.path={folder / 'three.npz'}", "data.val_fraction=0", "data.limit=null")
+    assert killing.child(*one_epoch, *npz, f"run={folder / 'run_npz'}") == 0
+    fashion = ("data=fashion_mnist", f"paths.data={folder / 'both'}", "data.limit=null")
+    assert killing.child(*one_epoch, *fashion, f"run={folder / 'fashion'}") == 0
+    shutil.copytree(folder / "run", folder / "untrained", ignore=shutil.ignore_patterns("checkpoints"))
+    (folder / "torn").mkdir()
+    (folder / "torn" / "config.yaml").write_text("lr: 0.1\n")
+    return folder
+
+
+def _bad_arrays(folder: Path) -> None:
+    with np.load(folder / "three.npz") as file:
+        good = dict(file)
+    label77 = good["y_train"].copy()
+    label77[3] = 77
+    nan = good["x_train"] / 255
+    nan[3, 1, 1] = np.nan
+    changes = {
+        "single": {"y_train": good["y_train"] * 0, "y_test": good["y_test"] * 0},
+        "nan": {"x_train": nan},
+        "label77": {"y_train": label77},
+        "labels": {"x_train": np.resize(good["x_train"], (20_000, 8, 8)), "y_train": np.arange(100) % 3},
+        "zeroed": {"x_train": good["x_train"] * 0},
+    }
+    for name, changed in changes.items():
+        np.savez(folder / f"{name}.npz", **{**good, **changed})
+    data = bytearray((folder / "three.npz").read_bytes())
+    data[data.find(good["x_train"].tobytes()) + 9] ^= 4
+    (folder / "damaged.npz").write_bytes(data)
+
+
+def _bad_images(folder: Path, data_dir: Path) -> None:
+    (folder / "empty").mkdir()
+    (folder / "damaged_digits").mkdir()
+    data = bytearray((data_dir / "digits.npz").read_bytes())
+    data[5000] ^= 4
+    (folder / "damaged_digits" / "digits.npz").write_bytes(data)
+    Image.new("L", (8, 8), 70).save(folder / "grey.png")
+    (folder / "text.png").write_text("text")
+    for name in ("hollow", "textual"):
+        for label in ("a", "b"):
+            (folder / name / label).mkdir(parents=True)
+            for number in range(4):
+                if (name, label) != ("hollow", "b"):
+                    Image.new("L", (8, 8), 30 * number).save(folder / name / label / f"{number}.png")
+    (folder / "textual" / "a" / "text.png").write_text("text")
+
+
+def contents(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def arguments(line: str, things: Path, data_dir: Path) -> list[str]:
+    given = shlex.split(line.replace("T/", f"{things}/"))
+    return given if "paths.data=" in line else [*given, f"paths.data={data_dir}"]
+
+
+def assert_one_line(said: str, message: str) -> None:
+    (line,) = [line for line in said.splitlines() if line.strip()]
+    assert line.startswith("error: ") and message in line, line
+
+
+@pytest.mark.counted("bad inputs refused: one line, exit 2, no trace")
+@pytest.mark.parametrize(("verb", "line", "message", "early"), FAST)
+def test_bad_input_is_refused(
+    things: Path, data_dir: Path, tmp_path: Path, verb: str, line: str, message: str, early: bool
+) -> None:
+    """Through the command line's own entry point, in a forked process that has torch already."""
+    if "accelerator=gpu" in line and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    before, folder = contents(things), tmp_path / "work"
+    folder.mkdir()
+
+    def task() -> None:
+        os.chdir(folder)
+        GlobalHydra.instance().clear()
+        sys.argv = [f"{verb}.py", *arguments(line, things, data_dir)]
+        getattr(cli, f"main_{verb}")()
+
+    assert in_child(task, tmp_path / "log") == 2, (tmp_path / "log").read_text()
+    assert_one_line((tmp_path / "log").read_text(), message)
+    assert not list(folder.iterdir()) and contents(things) == before
+
+
+@pytest.mark.slow
+@pytest.mark.counted("bad inputs refused by real processes, in time")
+@pytest.mark.parametrize(("verb", "line", "message", "early"), CASES)
+def test_bad_input_is_refused_in_time(
+    things: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    import_seconds: float,
+    verb: str,
+    line: str,
+    message: str,
+    early: bool,
+) -> None:
+    if "accelerator=gpu" in line and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    before = contents(things)
+    script = ROOT / ("train.py" if verb == "train" else f"scripts/{verb}.py")
+    watched = ("-X", "importtime") if early else ()
+    command = [sys.executable, *watched, str(script), *arguments(line, things, data_dir)]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("LITHYDRA", "HYDRA"))}
+    used = _child_seconds()
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    seconds = _child_seconds() - used
+    imports = set(re.findall(r"import time:.*\| +(\S+)", done.stderr))
+    said = [row for row in done.stderr.splitlines() if not row.startswith("import time:")]
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert_one_line("\n".join(said), message)
+    assert done.stdout == ""
+    assert not list(tmp_path.iterdir()) and contents(things) == before
+    assert not (early and imports & {"torch", "lightning", "numpy"})
+    assert seconds < (SECONDS if early else max(SECONDS_WITH_TORCH, import_seconds + 2))
+
+
+@pytest.fixture(scope="module")
+def import_seconds() -> float:
+    """What the libraries take by themselves: on a slow or busy machine, more than the limit."""
+    used = _child_seconds()
+    subprocess.run([sys.executable, "-c", "import torch, lightning, torchvision, hydra"], check=True)
+    return _child_seconds() - used
+
+
+def _child_seconds() -> float:
+    """Processor time of all ended child processes: what a line costs on a machine that has nothing else to do."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(CASES) >= 80
