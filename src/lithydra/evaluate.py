@@ -7,6 +7,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from lithydra import build
 from lithydra.data.loaders import EvaluationLoader
 from lithydra.errors import ConfigError, nearest
 from lithydra.loading import load, load_data

@@ -63,21 +63,21 @@ def page(module: Classifier, name: str) -> "gradio.Blocks":
 
 def predictors(module: Classifier) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Functions of a file with a flag to invert it, and of a drawing: the image as the net sees it, probabilities."""
-    channels, size, _ = module.record["data"]["image_shape"]
+    channels, height, width = module.record["data"]["image_shape"]
     names = module.record["data"]["class_names"]
 
     def answer(image: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
         pixels = torch.from_numpy(image if image.ndim == 3 else image[..., None]).permute(2, 0, 1)[None]
         with torch.inference_mode():
             probabilities = module.probabilities(module(pixels))[0].tolist()
-        zoom = max(1, 180 // size)
+        zoom = max(1, 180 // height)
         return image.repeat(zoom, 0).repeat(zoom, 1), dict(zip(names, probabilities, strict=True))
 
     def from_file(path: str | None, invert: bool) -> Any:
         if path is None:
             return None, None
         try:
-            image = decode(Path(path), channels=channels, image_size=size)
+            image = decode(Path(path), channels=channels, image_size=(height, width))
         except ImageError as error:
             import gradio  # pyright: ignore[reportMissingImports]
 
@@ -88,7 +88,12 @@ def predictors(module: Classifier) -> tuple[Callable[..., Any], Callable[..., An
         if not drawing or drawing["composite"] is None:
             return None, None
         strokes = 255 - decode(Path(drawing["composite"]), channels=1, image_size=None)
-        return answer(centered(strokes, size)) if strokes.any() else (None, None)
+        if not strokes.any():
+            return None, None
+        size = min(height, width)
+        top, left = (height - size) // 2, (width - size) // 2
+        margins = ((top, height - size - top), (left, width - size - left))
+        return answer(np.pad(centered(strokes, size), margins))
 
     return from_file, from_drawing
 
