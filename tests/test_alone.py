@@ -50,7 +50,8 @@ def settings_for(choice: str, compose: Compose, tiny_npz: Path, folder: Path) ->
             given += ["init.from=null", "init.freeze=none", "init.head=auto"]
         data = str(config.data.name)
         stand_ins = stand_in(data, compose, tiny_npz, folder) if data != "digits" else ["data.limit=300"]
-        return [*given, *stand_ins, *QUICK, "data.batch_size=16", "data.val_fraction=0"]
+        sizes = image_size(compose(*given, *stand_ins))
+        return [*given, *stand_ins, *sizes, *QUICK, "data.batch_size=16", "data.val_fraction=0"]
     if group == "model":
         return [*given, *FEW_STEPS, *image_size(compose(*FEW_STEPS, *given))]
     if group == "debug":

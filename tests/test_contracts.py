@@ -123,6 +123,10 @@ def test_choice_is_accepted_where_it_can_run(choice: str, compose: Compose) -> N
         source.checkpoints.mkdir(parents=True)
         source.config.touch()
         source.last.touch()
+    if config.data.get("path", "") is None:
+        with pytest.raises(ConfigError, match=r"data\.path=null: data=image_folder needs data\.path=FOLDER"):
+            check(config)
+        config.data.path = str(CONF)
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="accelerator=gpu: this machine has no GPU"):
             check(config)

@@ -1,7 +1,6 @@
 """Every study composes, its first point passes the checks, and its verdicts speak of axes that it has."""
 
 from pathlib import Path
-from typing import Any
 
 import hydra
 import pytest
@@ -12,6 +11,7 @@ from omegaconf import OmegaConf, open_dict
 from conftest import CONF
 from lithydra.checks import check
 from lithydra.study_rules import check_rules
+from lithydra.sweep_plan import Request
 
 STUDIES = sorted(str(path.relative_to(CONF / "study").with_suffix("")) for path in CONF.glob("study/*/*.yaml"))
 EXPECTED = {
@@ -29,14 +29,6 @@ def test_the_studies_are_all_there() -> None:
     assert set(STUDIES) >= EXPECTED and len(EXPECTED) == 14
 
 
-def values(written: Any) -> list[str]:
-    """An axis of a study file as the sweep has it: text for each value."""
-    if isinstance(written, str):
-        return written.split(",")
-    plain: Any = OmegaConf.to_container(written)
-    return [str(value).lower().replace(" ", "") if isinstance(value, (bool, list)) else str(value) for value in plain]
-
-
 @pytest.mark.parametrize("name", STUDIES)
 def test_study_can_start_and_its_rules_name_its_axes(name: str, tmp_path: Path) -> None:
     GlobalHydra.instance().clear()
@@ -44,7 +36,8 @@ def test_study_can_start_and_its_rules_name_its_axes(name: str, tmp_path: Path) 
         config = hydra.compose("train", [f"study={name}", f"paths.outputs={tmp_path}"], return_hydra_config=True)
         params = config.hydra.sweeper.params
         search = config.hydra.runtime.choices["hydra/sweeper"] == "optuna"
-        axes = {str(key): [] if search else values(params[key]) for key in params}
+        loader = GlobalHydra.instance().config_loader()
+        axes = {str(key): [] for key in params} if search else Request.parse(loader, params, [f"study={name}"]).axes
         first = [] if search else [f"{axis}={values[0]}" for axis, values in axes.items()]
         point = hydra.compose("train", [f"study={name}", f"paths.outputs={tmp_path}", *first], return_hydra_config=True)
     study = OmegaConf.to_container(point.study, resolve=True)

@@ -109,7 +109,7 @@ def _studies(studies: Sequence[Study]) -> list[str]:
     for study in studies:
         verdict, runs, seconds, machine = DASH, DASH, DASH, DASH
         if study.sweep.exists():
-            frame = results(study.sweep.path)
+            frame: Any = results(study.sweep.path)
             done = int((frame["state"] == "finished").sum())
             verdict = overall(_outcomes(study))
             runs = f"{done} of {len(frame)}"

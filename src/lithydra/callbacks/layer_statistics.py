@@ -137,7 +137,7 @@ def _keep_until(run: RunDir, epoch: int) -> None:
 
 
 def _write(file: IO[str], rows: Sequence[Mapping[str, Any]], *, header: bool) -> None:
-    writer = csv.DictWriter(file, COLUMNS)
+    writer: csv.DictWriter[str] = csv.DictWriter(file, COLUMNS)
     if header:
         writer.writeheader()
     writer.writerows(rows)
