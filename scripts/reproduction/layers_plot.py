@@ -1,6 +1,7 @@
 """Gradients and activations by layer, one line a setting: what a deep net does to them before it has learned."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ def plot_layers(sweep: SweepDir, path: Path) -> bool:
             parts.append(rows[rows["epoch"] == 0].assign(setting=setting))
     if not parts:
         return False
-    rows = pd.concat(parts)
+    rows: Any = pd.concat(parts)
     figure = Figure(figsize=(10.4, 4.2), layout="constrained")
     for panel, (quantity, title) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
         groups = rows[rows["quantity"] == quantity].groupby("setting", sort=False)
