@@ -18,6 +18,7 @@ from lithydra.errors import ConfigError, LithydraError
 from lithydra.evaluate import evaluate
 from lithydra.predict import predict
 from lithydra.run_dir import RunDir
+from lithydra.verb_checks import check_predict
 
 PROMISE = "12. Evaluate and predict are safe"
 
@@ -153,8 +154,35 @@ def test_npz_of_other_images_is_refused(run: RunDir, data_dir: Path, tmp_path: P
         np.savez(tmp_path / "bad.npz", allow_pickle=False, **arrays)
         with pytest.raises(ConfigError, match=message):
             predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'bad.npz'}"))
+    np.savez(tmp_path / "bad.npz", x=np.zeros((0, 8, 8), np.uint8))
+    with pytest.raises(ConfigError, match="x holds no images"):
+        predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'bad.npz'}"))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 cut off", b"not an archive"])
+def test_what_is_no_npz_is_refused(run: RunDir, data_dir: Path, tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "bad.npz").write_bytes(content)
     with pytest.raises(ConfigError, match="not an npz file that can be read"):
-        predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'none.npz'}"))
+        predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'bad.npz'}"))
+
+
+def test_images_of_an_npz_are_inverted_as_files_are(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "plain.npz", x=(images := np.load(data_dir / "digits.npz")["x_test"][:9]))
+    np.savez(tmp_path / "inverted.npz", x=255 - images)
+    found = []
+    for name, invert in (("plain", "false"), ("inverted", "true"), ("inverted", "false")):
+        given = (f"input={tmp_path / name}.npz", f"invert={invert}", "contact_sheet=0")
+        output = predict(settings("predict", data_dir, f"run={run.path}", *given))
+        found.append([line.split(",")[1:] for line in output.read_text().splitlines()])
+    assert found[0] == found[1] != found[2]
+
+
+def test_predictions_do_not_go_where_the_contact_sheet_goes(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
+    given = (f"run={run.path}", f"input={data_dir / 'digits.npz'}", f"output={tmp_path / 'found.png'}")
+    with pytest.raises(ConfigError, match=r"found\.png: the contact sheet goes there"):
+        check_predict(settings("predict", data_dir, *given))
+    check_predict(settings("predict", data_dir, *given, "contact_sheet=0"))
 
 
 def test_more_classes_than_there_are_is_refused(run: RunDir, data_dir: Path) -> None:

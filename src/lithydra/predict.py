@@ -92,7 +92,7 @@ def read_npz(pattern: str, module: Classifier) -> list[tuple[str, np.ndarray]]:
     """
     path = Path(pattern).expanduser()
     try:
-        with np.load(path) as file:
+        with path.open("rb") as opened, np.load(opened) as file:  # np.load leaves a damaged file open
             key = next((key for key in NPZ_KEYS if key in file), file.files[0] if len(file.files) == 1 else None)
             if key is None:
                 raise ConfigError(f"input={path}: has {', '.join(file.files)}, and none of {', '.join(NPZ_KEYS)}")
