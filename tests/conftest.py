@@ -41,8 +41,8 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def own_settings_stay_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A person's environment must not move the tests' data and outputs."""
-    for name in ("LITHYDRA_DATA", "LITHYDRA_OUTPUTS"):
+    """A person's environment must not move the tests' data and outputs; the command line leaves the last one behind."""
+    for name in ("LITHYDRA_DATA", "LITHYDRA_OUTPUTS", "HYDRA_FULL_ERROR"):
         monkeypatch.delenv(name, raising=False)
 
 

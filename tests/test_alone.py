@@ -45,15 +45,20 @@ def settings_for(choice: str, compose: Compose, tiny_npz: Path, folder: Path) ->
     if group == "data":
         return [*given, *stand_in(name, compose, tiny_npz, folder), *QUICK, "data.batch_size=16"]
     if group == "experiment":
-        data = str(compose(*given).data.name)
+        config = compose(*given)
+        if config.init["from"]:  # a run that another experiment makes
+            given += ["init.from=null", "init.freeze=none", "init.head=auto"]
+        data = str(config.data.name)
         stand_ins = stand_in(data, compose, tiny_npz, folder) if data != "digits" else ["data.limit=300"]
-        return [*given, *stand_ins, *QUICK, "data.batch_size=16", "data.val_fraction=0"]
+        sizes = image_size(compose(*given, *stand_ins))
+        return [*given, *stand_ins, *sizes, *QUICK, "data.batch_size=16", "data.val_fraction=0"]
     if group == "model":
         return [*given, *FEW_STEPS, *image_size(compose(*FEW_STEPS, *given))]
     if group == "debug":
         return [*given, "data.limit=64", "data.val_fraction=0.25", "trainer.max_epochs=1", "callbacks=none"]
     needed = given if group not in ("callbacks", "logger", "trainer") else [*given, "data.limit=300"]
-    extra = [key for key in QUICK if not key.startswith((f"{group}=", "trainer.max_epochs"))]
+    chosen = "callbacks" if choice == "variant/early_stopping" else group
+    extra = [key for key in QUICK if not key.startswith((f"{chosen}=", "trainer.max_epochs"))]
     limit = [] if any(key.startswith("data.limit") for key in needed) else ["data.limit=300"]
     return [*needed, *limit, *extra]
 

@@ -196,6 +196,20 @@ paths.data=null
 paths.outputs=null
 resume=b run=a
 sweep.name=''
+init.from=''
+init.from=outputs/runs/nowhere
+init.from=torchvision init.freeze=head
+init.from=torchvision init.freeze=[]
+init.from=torchvision init.freeze=features
+init.freeze=backbone
+init.freeze=[features.*]
+init.head=new
+init.head=replace
+init.backbone_lr_factor=0
+init.backbone_lr_factor=-1
+init.from=torchvision init.freeze=backbone init.backbone_lr_factor=0.1
+init.from=torchvision optimizer=lbfgs init.backbone_lr_factor=0.1
+init.from=torchvision init.backbone_lr_factor=0.1 scheduler=cosine scheduler.eta_min=1e-5
 """
 
 
@@ -234,6 +248,9 @@ trainer.gradient_clip_val=1
 trainer.devices=auto
 +trainer.limit_train_batches=0.5
 +trainer.limit_train_batches=10
+init.from=torchvision init.freeze=[features.*,head] init.head=keep
+init.backbone_lr_factor=0.1
+model=resnet18 model.weights=DEFAULT init.freeze=backbone init.head=replace
 """
 
 
@@ -285,3 +302,23 @@ def test_output_path_below_a_file_is_refused(compose: Compose, tmp_path: Path) -
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"paths\.runs=.*/file/runs: .*/file is a file, not a directory"):
         check(compose(f"paths.runs={tmp_path / 'file' / 'runs'}"))
+
+
+def test_where_trained_weights_come_from_is_looked_at_before_torch_is_imported(
+    compose: Compose, tmp_path: Path
+) -> None:
+    def refusal(path: Path) -> str:
+        with pytest.raises(ConfigError) as caught:
+            check(compose(f"init.from={path}"))
+        return str(caught.value)
+
+    run = tmp_path / "source"
+    (run / "checkpoints").mkdir(parents=True)
+    assert refusal(run) == f"init.from={run}: not a run directory (it has no config.yaml)"
+    (run / "config.yaml").touch()
+    assert refusal(run) == f"init.from={run}: has no checkpoint yet"
+    (run / "checkpoints" / "last.ckpt").touch()
+    check(compose(f"init.from={run}"))
+    check(compose(f"init.from={run / 'checkpoints' / 'last.ckpt'}"))
+    assert refusal(tmp_path / "sourse").endswith("and not torchvision. Did you mean source?")
+    check(compose("init.from=gone", f"resume={run}"))  # a resumed run does not need it

@@ -113,9 +113,20 @@ def assert_loss_falls(run: RunDir) -> None:
     assert losses[-1] < losses[0], losses
 
 
-@pytest.mark.parametrize("choice", choices("accelerator", "experiment"))
+@pytest.mark.parametrize("choice", choices("accelerator", "experiment", "variant"))
 def test_choice_is_accepted_where_it_can_run(choice: str, compose: Compose) -> None:
     config = compose(*overrides(choice))
+    if config.init["from"]:  # a run that another experiment makes
+        source = RunDir(Path(config.init["from"]))
+        with pytest.raises(ConfigError, match=r"init\.from=.*: no such run directory or checkpoint"):
+            check(config)
+        source.checkpoints.mkdir(parents=True)
+        source.config.touch()
+        source.last.touch()
+    if config.data.get("path", "") is None:
+        with pytest.raises(ConfigError, match=r"data\.path=null: data=image_folder needs data\.path=FOLDER"):
+            check(config)
+        config.data.path = str(CONF)
     if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="accelerator=gpu: this machine has no GPU"):
             check(config)
@@ -125,7 +136,18 @@ def test_choice_is_accepted_where_it_can_run(choice: str, compose: Compose) -> N
 
 def test_every_group_is_trained() -> None:
     """A group that is added must be trained below."""
-    others = {"model", "data", "callbacks", "logger", "accelerator", "debug", "trainer", "paths", "experiment"}
+    others = {
+        "model",
+        "data",
+        "callbacks",
+        "logger",
+        "accelerator",
+        "debug",
+        "trainer",
+        "paths",
+        "experiment",
+        "variant",
+    }
     assert {choice.partition("/")[0] for choice in ALL} <= {*FALLING, *others}
 
 

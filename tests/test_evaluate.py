@@ -1,6 +1,7 @@
 """Evaluate, predict and load: a run directory is all that they need."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lithydra.errors import ConfigError, LithydraError
 from lithydra.evaluate import evaluate
 from lithydra.predict import predict
 from lithydra.run_dir import RunDir
+from lithydra.verb_checks import check_predict
 
 PROMISE = "12. Evaluate and predict are safe"
 
@@ -118,6 +120,69 @@ def test_a_bad_image_is_named_and_the_good_ones_are_predicted(run: RunDir, data_
         predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'images'}"))
     rows = list(csv.DictReader((run.path / "predictions.csv").read_text().splitlines()))
     assert [Path(row["path"]).name for row in rows] == ["0.png", "1.png", "2.png"]
+
+
+def test_npz_gives_json_and_a_contact_sheet(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
+    file, output = data_dir / "digits.npz", tmp_path / "found.json"
+    predict(settings("predict", data_dir, f"run={run.path}", f"input={file}", "format=json", f"output={output}"))
+    rows = json.loads(output.read_text())
+    images = torch.from_numpy(np.load(file)["x_test"])[:, None]
+    module = lithydra.load(run.path)
+    with torch.no_grad():
+        probabilities = module.probabilities(module(images))
+    assert [row["path"] for row in rows[:2]] == [f"{file}[0]", f"{file}[1]"] and len(rows) == len(images)
+    for row, expected in zip(rows, probabilities, strict=True):
+        assert len(row["predictions"]) == 3
+        for guess in row["predictions"]:
+            assert guess["probability"] == pytest.approx(float(expected[int(guess["class"])]), abs=1e-6)
+    with Image.open(output.with_suffix(".png")) as sheet:
+        assert np.asarray(sheet).std() > 20
+
+
+def test_no_contact_sheet_when_none_is_asked_for(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
+    digit_files(data_dir, tmp_path / "images", 1)
+    predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'images'}", "contact_sheet=0"))
+    assert not (run.path / "predictions.png").exists()
+
+
+def test_npz_of_other_images_is_refused(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
+    for arrays, message in (
+        ({"x": np.zeros((2, 9, 8), np.uint8)}, "x holds images 9x8x1 uint8, and the run takes 8x8x1 uint8"),
+        ({"x": np.zeros((2, 8, 8))}, "x holds images 8x8x1 float64"),
+        ({"a": np.zeros(1), "b": np.zeros(1)}, "has a, b, and none of x_test, images, x"),
+    ):
+        np.savez(tmp_path / "bad.npz", allow_pickle=False, **arrays)
+        with pytest.raises(ConfigError, match=message):
+            predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'bad.npz'}"))
+    np.savez(tmp_path / "bad.npz", x=np.zeros((0, 8, 8), np.uint8))
+    with pytest.raises(ConfigError, match="x holds no images"):
+        predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'bad.npz'}"))
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 cut off", b"not an archive"])
+def test_what_is_no_npz_is_refused(run: RunDir, data_dir: Path, tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "bad.npz").write_bytes(content)
+    with pytest.raises(ConfigError, match="not an npz file that can be read"):
+        predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'bad.npz'}"))
+
+
+def test_images_of_an_npz_are_inverted_as_files_are(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "plain.npz", x=(images := np.load(data_dir / "digits.npz")["x_test"][:9]))
+    np.savez(tmp_path / "inverted.npz", x=255 - images)
+    found = []
+    for name, invert in (("plain", "false"), ("inverted", "true"), ("inverted", "false")):
+        given = (f"input={tmp_path / name}.npz", f"invert={invert}", "contact_sheet=0")
+        output = predict(settings("predict", data_dir, f"run={run.path}", *given))
+        found.append([line.split(",")[1:] for line in output.read_text().splitlines()])
+    assert found[0] == found[1] != found[2]
+
+
+def test_predictions_do_not_go_where_the_contact_sheet_goes(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
+    given = (f"run={run.path}", f"input={data_dir / 'digits.npz'}", f"output={tmp_path / 'found.png'}")
+    with pytest.raises(ConfigError, match=r"found\.png: the contact sheet goes there"):
+        check_predict(settings("predict", data_dir, *given))
+    check_predict(settings("predict", data_dir, *given, "contact_sheet=0"))
 
 
 def test_more_classes_than_there_are_is_refused(run: RunDir, data_dir: Path) -> None:

@@ -1,13 +1,11 @@
 from collections.abc import Callable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal
-from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torchvision import models
 
 from lithydra.errors import ConfigError
@@ -184,31 +182,6 @@ def test_torchvision_networks_get_a_head_for_the_classes_and_take_grey_images(na
     net = torchvision_net(in_shape=(1, 32, 32), num_classes=5, name=name)
     assert net.training
     assert net(torch.randn(2, 1, 32, 32)).shape == (2, 5)
-
-
-def test_torchvision_weights_in_the_cache_are_used_for_all_but_the_head(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    pretrained = models.shufflenet_v2_x0_5()
-    (tmp_path / "hub/checkpoints").mkdir(parents=True)
-    url = models.ShuffleNet_V2_X0_5_Weights.DEFAULT.url
-    torch.save(pretrained.state_dict(), tmp_path / "hub/checkpoints" / Path(url).name)
-
-    net = torchvision_net(in_shape=CIFAR, num_classes=5, name="shufflenet_v2_x0_5", weights="DEFAULT").net
-    reference: dict[str, Tensor] = pretrained.state_dict()
-    other = {key for key, value in net.state_dict().items() if not torch.equal(value, reference[key])}
-    assert other == {"fc.weight", "fc.bias"}
-
-
-def test_torchvision_weights_that_cannot_be_had_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*args: object, **kwargs: object) -> None:
-        raise URLError("no network")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(ConfigError, match=r"model\.weights=DEFAULT: neither .*resnet18-\w+\.pth.*no network.*=null"):
-        torchvision_net(in_shape=CIFAR, num_classes=5, name="resnet18", weights="DEFAULT")
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ import lithydra
 from conftest import ROOT, RunTrain
 from lithydra.axis_values import typed
 from lithydra.errors import ConfigError
-from lithydra.histograms import read_histograms, standard_deviation, write_histograms
+from lithydra.histograms import read_histograms, standard_deviation
 from lithydra.report import Sweep, commands, report_sweep
-from lithydra.run_dir import RunDir
+from lithydra.run_dir import Histogram, RunDir
 from lithydra.sweep_dir import SweepDir
 from lithydra.sweep_results import Spread, ranked_settings
 from sweeps import write_sweep
@@ -163,7 +163,7 @@ def test_histograms_are_written_read_and_shown(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "s", {"lr": ["0.1", "0.2"]}, lambda _: 0.5)
     for width, job in enumerate(sweep.read().jobs, start=1):
         values = np.random.default_rng(0).normal(0, width, 10_000)
-        write_histograms(sweep.run(job), {"layers.1.weight": np.histogram(values, 40)})
+        sweep.run(job).add_histograms(1, {"parameter/layers.1.weight": Histogram(*np.histogram(values, 40))})
     histogram = read_histograms(RunDir(sweep.path / "lr=0.2"))["layers.1.weight"]
     assert histogram[0].sum() == 10_000 and len(histogram[1]) == 41
     assert standard_deviation(histogram) == pytest.approx(2, rel=0.05)

@@ -58,6 +58,8 @@ def run(killing: Killing) -> RunDir:
         ("callbacks=early_stopping", "callbacks.early_stopping.patience was nothing, given 5"),
         ("experiment=cifar10_cnn", "goes on with its own config; give the settings that experiment= stands for"),
         ("debug=limit", "goes on with its own config"),
+        ("init.backbone_lr_factor=0.1", "init.backbone_lr_factor was 1.0, given 0.1"),
+        ("init.backbone_lr_factor=0.1 resume_anyway=true", "given 0.1. Train anew to change this"),
         ("lr=0.5 seed=1", "lr was 0.001, given 0.5; optimizer.lr was 0.001, given 0.5; seed was 0, given 1"),
         ("seed=1 resume_anyway=true", "seed was 0, given 1. Train anew to change this"),
         ("data.batch_size=8 resume_anyway=true", "data.batch_size was 16, given 8. Train anew to change this"),

@@ -40,7 +40,7 @@ REFUSED = {
 def test_a_bad_point_is_refused_before_anything_is_written(line: str, data_dir: Path, tmp_path: Path) -> None:
     done = sweep(*line.split(), folder=tmp_path, data_dir=data_dir)
     assert done.code == 2, done.output
-    assert all(row.startswith("error: ") for row in done.output.splitlines())
+    assert all(row.startswith("error: ") for row in done.output.splitlines()), done.output
     for text in REFUSED[line]:
         assert text in done.output
     assert not (tmp_path / "outputs").exists()

@@ -69,8 +69,8 @@ def test_run_directory_holds_what_the_design_lists(run_train: RunTrain, data_dir
     assert float(values[best - 1][5]) == metrics["val/loss"] and all(float(row[-1]) > 0 for row in values)
 
     names = {path.name for path in run.path.iterdir() if not path.name.startswith(".")}
-    files = {"config.yaml", "command.txt", "provenance.json", "status.json", "metrics.csv", "train.log"}
-    assert names == files | {"checkpoints", "tensorboard"}
+    files = {"config.yaml", "command.txt", "provenance.json", "status.json", "metrics.csv", "train.log", "run.html"}
+    assert names == files | {"checkpoints", "plots", "tensorboard"}
     assert {path.name for path in run.checkpoints.iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     assert list((run.path / "tensorboard").glob("events.out.tfevents.*"))
 

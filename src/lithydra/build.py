@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
 
+from lithydra import transfer
 from lithydra.callbacks.checkpoint import RunCheckpoint
 from lithydra.callbacks.record import RunRecord
 from lithydra.checkpoint_io import AtomicCheckpointIO
@@ -35,6 +36,11 @@ OWN_TRAINER_KEYS = (
     "log_every_n_steps",
     "steps_per_execution",
 )
+
+# Settings of a scheduler that are learning rates, and that torch takes one of for each group of parameters.
+ABSOLUTE_LRS = ("max_lr", "min_lr")
+
+NO_INIT: dict[str, Any] = {"from": None, "freeze": "none", "head": "auto", "backbone_lr_factor": 1.0}
 
 
 def data(config: DictConfig) -> ImageDataModule:
@@ -71,7 +77,7 @@ def _classifier(
             f"loss={type(loss).__name__}: for two classes, not {num_classes}; data.classes=[2,6] keeps two"
         )
     num_outputs = 1 if single_logit else num_classes
-    net: nn.Module = make(config, "model", in_shape=image_shape, num_classes=num_outputs)
+    net = _net(config, image_shape, num_outputs, data)
     if config.accelerator.channels_last and getattr(net, "channels_last", False):
         net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if hasattr(net, "fit_batch"):
@@ -90,15 +96,49 @@ def _classifier(
         monitor=config.monitor.metric,
         penalties=list(make(config, "regularizer").values()),
         augmentation=_augmentation(config, image_shape, num_classes),
+        backbone_lr_factor=_init(config)["backbone_lr_factor"],
         **{key: trainer[key] for key in OWN_TRAINER_KEYS if key != "steps_per_execution"},
     )
 
 
-def _optimizer(config: DictConfig) -> Callable[[list[torch.Tensor]], Optimizer]:
-    def build(parameters: list[torch.Tensor]) -> Optimizer:
+def _net(
+    config: DictConfig, image_shape: tuple[int, int, int], num_outputs: int, data: ImageDataModule | None
+) -> nn.Module:
+    """The net; where it is to be trained from its beginning, with the weights that it starts from."""
+    init, weights = _init(config), config.model.get("weights")
+    pretrained = init["from"] == transfer.TORCHVISION and "weights" in config.model and weights is None
+    options = {"weights": "DEFAULT"} if pretrained else {}
+    net: nn.Module = make(config, "model", in_shape=image_shape, num_classes=num_outputs, **options)
+    if data is None:
+        return net
+    if hasattr(net, "fit_batch") and init != NO_INIT:
+        raise ConfigError("init: this model learns from the data's statistics, it takes no weights and freezes none")
+    if not config.resume:  # the checkpoint has them, and the source may be gone
+        source: transfer.Source | None = None
+        if init["from"] == transfer.TORCHVISION or (init["from"] is None and weights):
+            setting = f"model.weights={weights}" if init["from"] is None else "init.from=torchvision"
+            source = transfer.from_torchvision(net, setting)
+        elif init["from"] is not None:
+            source = transfer.from_run(Path(init["from"]))
+        if source is not None:
+            transfer.take(net, source, init["head"], data.names)
+    transfer.freeze(net, init["freeze"])
+    return net
+
+
+def _init(config: DictConfig) -> dict[str, Any]:
+    """The settings of `init`; those of a config from before there were any say nothing."""
+    return {**NO_INIT, **OmegaConf.to_container(config.get("init") or OmegaConf.create(), resolve=True)}  # pyright: ignore
+
+
+def _optimizer(config: DictConfig) -> Callable[[list[dict[str, Any]]], Optimizer]:
+    def build(groups: list[dict[str, Any]]) -> Optimizer:
         make_optimizer = make(config, "optimizer")
         can_fuse = "fused" in inspect.signature(make_optimizer.func).parameters
-        fused = can_fuse and "fused" not in config.optimizer and parameters[0].device.type in ("cpu", "cuda")
+        fused = can_fuse and "fused" not in config.optimizer and groups[0]["params"][0].device.type in ("cpu", "cuda")
+        parameters = groups[0]["params"]
+        if len(groups) > 1 or groups[0]["lr_factor"] != 1:
+            parameters = [{**group, "lr": config.optimizer.lr * group["lr_factor"]} for group in groups]
         return _explained("optimizer", lambda: make_optimizer(parameters, **({"fused": True} if fused else {})))
 
     return build
@@ -116,6 +156,9 @@ def _scheduler(config: DictConfig) -> Callable[[Optimizer, int], Any] | None:
             steps = min(steps, trainer.max_steps)
         total = steps if config.scheduler.interval == "step" else -(-steps // steps_per_epoch)
         node = {k: total if v == "total" else v for k, v in config.scheduler.items() if k != "interval"}
+        factors = [group.get("lr_factor", 1.0) for group in optimizer.param_groups]
+        if factors != [1.0]:
+            node |= {key: [node[key] * factor for factor in factors] for key in ABSOLUTE_LRS if key in node}
         settled = OmegaConf.create({"scheduler": node})
         scheduler = _explained("scheduler", lambda: make(settled, "scheduler")(optimizer))
         length = getattr(scheduler, "total_steps", total)
@@ -179,6 +222,9 @@ def trainer(
         keeper,
         StopOnSignal(interrupts, keeper),
     ]
+    for logger in config.logger.values():
+        if "save_dir" in logger and logger.save_dir is None:
+            logger.save_dir = str(directory)
     loggers = list(make(config, "logger").values())
     if config.compile:
         module.net.compile()  # in place: the checkpoint's keys stay as they are

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lithydra.errors import ConfigError, nearest
+from lithydra.init_checks import INIT_COMBINATIONS
 from lithydra.rules import (
     COUNT,
     FLAG,
@@ -117,6 +118,8 @@ RULES: dict[str, Any] = {
     "callbacks.early_stopping.patience": Number(least=0, whole=True),
     "callbacks.early_stopping.min_delta": NOT_NEGATIVE,
     "callbacks.progress_bar.refresh_seconds": POSITIVE,
+    "callbacks.*_histograms.bins": COUNT,
+    "callbacks.*_histograms.num_images": COUNT,
     "accelerator.channels_last": FLAG,
     "accelerator.matmul_precision": Choice(("highest", "high", "medium")),
     "trainer.max_epochs": COUNT,
@@ -142,6 +145,13 @@ RULES: dict[str, Any] = {
     "sweep.on_error": Choice(("continue", "stop")),
     "sweep.retry": FLAG,
     "sweep.fresh": FLAG,
+    "init.from": optional(Text()),
+    "init.freeze": AnyOf((Choice(("none", "backbone")), ListOf(Text(), min_length=1))),
+    "init.head": Choice(("auto", "keep", "replace")),
+    "init.backbone_lr_factor": POSITIVE,
+    "lr_find.num_steps": Number(least=20, whole=True),
+    "lr_find.min_lr": POSITIVE,
+    "lr_find.max_lr": POSITIVE,
 }
 
 ROOT_KEYS = (
@@ -168,6 +178,7 @@ ROOT_KEYS = (
     "resume_anyway",
     "test",
     "sweep",
+    "lr_find",
     "init",
     "study",
     "experiment",
@@ -340,6 +351,12 @@ def _own_data(config: dict[str, Any]) -> Iterator[str]:
         yield f"data.path={path}: no such folder"
 
 
+def _lr_range(config: dict[str, Any]) -> Iterator[str]:
+    bounds = config.get("lr_find")
+    if bounds and bounds["max_lr"] <= bounds["min_lr"]:
+        yield f"lr_find.max_lr={bounds['max_lr']}: must be above lr_find.min_lr={bounds['min_lr']}"
+
+
 COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
     unread,
     _monitor,
@@ -351,4 +368,6 @@ COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
     _device,
     _directories,
     _own_data,
+    *INIT_COMBINATIONS,
+    _lr_range,
 )

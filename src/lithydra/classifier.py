@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lithydra import resume
+from lithydra import resume, transfer
 from lithydra.data.loaders import Batch, Chunk, TrainingBatch
 from lithydra.divergence import (
     NotFiniteError,
@@ -75,16 +75,18 @@ class Classifier(L.LightningModule):
         self.train_sums = TrainingSums()
         self.epoch_metrics = {}
 
-    def _evaluate(self, metrics: SplitMetrics, batch: Batch) -> None:
+    def _evaluate(self, metrics: SplitMetrics, batch: Batch) -> Tensor:
         images, labels = batch[0].to(self.device), batch[1].to(self.device)
         logits = self(images)
         metrics.update(self.loss(logits, labels), predicted_classes(logits), labels)
+        return logits
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(self.val_metrics, batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(self.test_metrics, batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The batch's logits, for callbacks."""
+        return self._evaluate(self.test_metrics, batch)
 
     def on_validation_epoch_end(self) -> None:
         self._report(self.val_metrics)
@@ -130,7 +132,7 @@ class GradientClassifier(Classifier):
     `on_optimizer_step(trainer, module)` is called after each of them.
 
     Args:
-        optimizer: Called with the trainable parameters.
+        optimizer: Called with groups of trainable parameters, as dicts with `params` and `lr_factor`.
         scheduler: Called with the optimizer and the number of optimizer steps an epoch; None keeps lr constant.
         scheduler_interval: When the scheduler steps.
         monitor: The metric that a plateau scheduler watches.
@@ -138,6 +140,7 @@ class GradientClassifier(Classifier):
             loss that is reported.
         augmentation: Called in training with images (B, C, H, W) float in [0, 1] and labels; returns both.
         gradient_clip_val: Largest norm, or largest absolute value, of the gradient; None clips nothing.
+        backbone_lr_factor: Times lr, for all of the net but its head.
     """
 
     def __init__(
@@ -157,6 +160,7 @@ class GradientClassifier(Classifier):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: Literal["norm", "value"] = "norm",
         log_every_n_steps: int = 50,
+        backbone_lr_factor: float = 1.0,
     ) -> None:
         super().__init__(net, normalization, loss, num_classes)
         self._make_optimizer, self._make_scheduler = optimizer, scheduler
@@ -165,11 +169,20 @@ class GradientClassifier(Classifier):
         self.accumulate_grad_batches = accumulate_grad_batches
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         self.log_every_n_steps = log_every_n_steps
+        self.backbone_lr_factor = backbone_lr_factor
         self.trained = [p for p in self.parameters() if p.requires_grad]
+        self.frozen_norms = transfer.frozen_norms(net)
         self.watched: list[Tensor] = []  # what must stay finite
         # Of the batches since the epoch's sums were last brought up to date: losses, logits, labels.
         self._pending: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
-        self._to_log: list[tuple[int, Tensor, float]] = []  # step, loss, lr, for the loggers
+        self._gradient_norm = torch.zeros(())  # of the step that was last logged, before clipping
+        self._to_log: list[tuple[int, dict[str, Tensor | float]]] = []  # steps and their values, for the loggers
+
+    def train(self, mode: bool = True) -> "GradientClassifier":
+        super().train(mode)
+        for norm in self.frozen_norms:
+            norm.eval()
+        return self
 
     def configure_optimizers(self) -> Any:
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
@@ -177,7 +190,8 @@ class GradientClassifier(Classifier):
         return ([optimizer], [scheduler]) if scheduler is not None else optimizer
 
     def make_optimizer_and_scheduler(self, batches_per_epoch: int) -> tuple[Optimizer, LRScheduler | None]:
-        optimizer = self._make_optimizer(self.trained)
+        groups = transfer.parameter_groups(self, self.net, self.backbone_lr_factor)
+        optimizer = self._make_optimizer(groups)
         if self._make_scheduler is None:
             return optimizer, None
         return optimizer, self._make_scheduler(optimizer, math.ceil(batches_per_epoch / self.accumulate_grad_batches))
@@ -194,6 +208,10 @@ class GradientClassifier(Classifier):
         # Without these two, Lightning's hooks around backward() have nothing to do, at 5 % of a small net's step.
         direct = isinstance(self.trainer.strategy, SingleDeviceStrategy) and self._scaler is None
         self._backward = torch.Tensor.backward if direct else self.manual_backward
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.train()  # Lightning leaves modes as they are, and would warn of frozen norms that it finds in eval mode
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
         """Train on each batch of the chunk; the device is not waited for until its end.
@@ -225,7 +243,8 @@ class GradientClassifier(Classifier):
                 if careful:
                     refuse_broken_weights(self, step, lr)
                 if step % self.log_every_n_steps == 0:
-                    self._to_log.append((step, loss, lr))
+                    values = {"train/loss_step": loss, "lr": lr, "gradient_norm": self._gradient_norm}
+                    self._to_log.append((step, values))
                 for observer in self._observers:
                     observer.on_optimizer_step(self.trainer, self)
                 if step == max_steps:
@@ -236,8 +255,8 @@ class GradientClassifier(Classifier):
 
     def _write_steps(self) -> None:
         """Give the loggers what they have not had of this chunk."""
-        for step, loss, lr in self._to_log:
-            self.write({"train/loss_step": loss.item(), "lr": lr}, step)
+        for step, values in self._to_log:
+            self.write({name: float(value) for name, value in values.items()}, step)
         self._to_log = []
 
     def _train(self, batch: TrainingBatch, updates: bool, careful: bool) -> Tensor:
@@ -273,8 +292,11 @@ class GradientClassifier(Classifier):
     def _update(self, closure: Callable[[], Tensor] | None = None) -> None:
         """One optimizer step: clip, step, count it, step the scheduler."""
         optimizer, scaler = self._optimizer, self._scaler
-        if scaler is not None and self.gradient_clip_val is not None:
+        is_logged = (self.global_step + 1) % self.log_every_n_steps == 0
+        if scaler is not None and (is_logged or self.gradient_clip_val is not None):
             scaler.unscale_(optimizer)
+        if is_logged and closure is None:
+            self._gradient_norm = total_norm(self.trained)
         if self.gradient_clip_val is not None:
             if self.gradient_clip_algorithm == "norm":
                 nn.utils.clip_grad_norm_(self.trained, self.gradient_clip_val)
@@ -285,6 +307,8 @@ class GradientClassifier(Classifier):
             scaler.update()
         else:
             optimizer.step(closure)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        if is_logged and closure is not None:  # of the closure's last evaluation
+            self._gradient_norm = total_norm(self.trained)
         # Autocast keeps the weights that it has cast until its context ends, and that is the whole chunk.
         torch.clear_autocast_cache()
         self._progress.increment_ready()
@@ -336,3 +360,8 @@ class GradientClassifier(Classifier):
             self._scheduler.step(self.epoch_metrics[self.monitor])
         else:
             self._scheduler.step()
+
+
+def total_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """(): Euclidean norm of the gradient of all parameters together."""
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

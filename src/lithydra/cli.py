@@ -23,10 +23,11 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from lithydra.checks import check
 from lithydra.errors import ConfigError, LithydraError, nearest
+from lithydra.extras import require_extra
 from lithydra.resume_config import resumed
 from lithydra.run_dir import RunDir
 from lithydra.signals import end_at_once_on_signal
-from lithydra.verb_checks import check_evaluate, check_predict
+from lithydra.verb_checks import EVALUATE, EXPLAIN, EXPORT, REPRODUCE_RUN, SERVE, check_predict, check_verb
 
 HYDRA_OPTIONS = (
     "--config-path",
@@ -172,13 +173,41 @@ def _train(config: DictConfig) -> float | None:
     return train(config, dict(job.runtime.choices), list(job.overrides.task))
 
 
+def main_inspect_data() -> NoReturn:
+    """`python scripts/inspect_data.py`."""
+    run(_inspect_data, "train")
+
+
+def _inspect_data(config: DictConfig) -> None:
+    check(config)
+    from lithydra.inspect_data import inspect_data
+
+    set_up_logging()
+    OmegaConf.set_struct(config, False)
+    inspect_data(config, dict(HydraConfig.get().runtime.choices))
+
+
+def main_lr_find() -> NoReturn:
+    """`python scripts/lr_find.py`."""
+    run(_lr_find, "lr_find")
+
+
+def _lr_find(config: DictConfig) -> None:
+    check(config)
+    from lithydra.lr_find import lr_find
+
+    set_up_logging()
+    OmegaConf.set_struct(config, False)
+    lr_find(config, list(HydraConfig.get().overrides.task))
+
+
 def main_evaluate() -> NoReturn:
     """`python scripts/evaluate.py`."""
     run(_evaluate, "evaluate")
 
 
 def _evaluate(config: DictConfig) -> None:
-    check_evaluate(config)
+    check_verb(config, EVALUATE)
     from lithydra.evaluate import evaluate
 
     set_up_logging()
@@ -209,3 +238,78 @@ def _report(config: DictConfig) -> None:
     from lithydra.report import report_sweep
 
     report_sweep(Path(config.sweep))
+
+
+def main_export() -> NoReturn:
+    """`python scripts/export.py`."""
+    run(_export, "export")
+
+
+def _export(config: DictConfig) -> None:
+    check_verb(config, EXPORT)
+    if config.format == "onnx":
+        require_extra("export", "onnx", "onnxscript", "onnxruntime")
+    from lithydra.export import export
+
+    set_up_logging()
+    export(config)
+
+
+def main_compare() -> NoReturn:
+    """`python scripts/compare.py RUN RUN …`."""
+    # A directory may have = in its name, as those of a sweep do.
+    runs = [a for a in sys.argv[1:] if not a.startswith("-") and ("=" not in a or os.path.isdir(a))]
+    if runs:
+        quoted = ",".join("'" + path.replace("'", "\\'") + "'" for path in runs)
+        sys.argv[1:] = [*(a for a in sys.argv[1:] if a not in runs), f"runs=[{quoted}]"]
+    run(_compare, "compare")
+
+
+def _compare(config: DictConfig) -> None:
+    if OmegaConf.is_missing(config, "runs"):
+        raise ConfigError("runs: must be given, as python scripts/compare.py outputs/runs/ONE outputs/runs/OTHER")
+    from lithydra.compare import compare
+
+    set_up_logging()
+    compare(config)
+
+
+def main_reproduce_run() -> NoReturn:
+    """`python scripts/reproduce_run.py`."""
+    run(_reproduce_run, "reproduce_run")
+
+
+def _reproduce_run(config: DictConfig) -> None:
+    check_verb(config, REPRODUCE_RUN)
+    from lithydra.reproduce_run import reproduce_run
+
+    set_up_logging()
+    reproduce_run(config)
+
+
+def main_explain() -> NoReturn:
+    """`python scripts/explain.py`."""
+    run(_explain, "explain")
+
+
+def _explain(config: DictConfig) -> None:
+    check_verb(config, EXPLAIN)
+    require_extra("explain", "captum")
+    from lithydra.explain import explain
+
+    set_up_logging()
+    explain(config)
+
+
+def main_serve() -> NoReturn:
+    """`python scripts/serve.py`."""
+    run(_serve, "serve")
+
+
+def _serve(config: DictConfig) -> None:
+    check_verb(config, SERVE)
+    require_extra("serve", "gradio")
+    from lithydra.serve import serve
+
+    set_up_logging()
+    serve(config)

@@ -1,5 +1,6 @@
-"""A trained model from its checkpoint alone: no config files, no data."""
+"""A trained model from its checkpoint alone, without config files or data; and the data that it was trained on."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,11 @@ from lithydra import build
 from lithydra.checkpoint_io import DamagedCheckpoint
 from lithydra.checkpoint_io import load as load_checkpoint
 from lithydra.classifier import Classifier
+from lithydra.data.base import ImageDataModule
+from lithydra.errors import ConfigError
 from lithydra.run_dir import RunDir
+
+log = logging.getLogger(__name__)
 
 
 def load(run_or_checkpoint: str | Path, checkpoint: str = "best", device: str | torch.device = "cpu") -> Classifier:
@@ -40,3 +45,37 @@ def load(run_or_checkpoint: str | Path, checkpoint: str = "best", device: str | 
     module.load_state_dict(content["state_dict"])
     module.record = record
     return module.to(device).eval()
+
+
+def load_data(module: Classifier, data_dir: str, other: DictConfig | None = None) -> ImageDataModule:
+    """The data set of the run that `module` was loaded from, read and divided as it was then.
+
+    Args:
+        module: With its record.
+        data_dir: Where prepared data sets are on this machine.
+        other: Config of another data set of the same form, to take its place.
+
+    Raises:
+        ConfigError: The data are not those of the checkpoint, by name, classes or image shape.
+    """
+    config = DictConfig(module.record["config"])
+    if other is not None:
+        config.data = other
+    elif "dir" in config.data:
+        config.data.dir = data_dir
+    config.data.batch_size = 1  # nothing is trained, so a small data set is no reason to refuse
+    data = build.data(config)
+    _refuse_mismatch(module.record["data"], data.facts())
+    _warn_of_changes(module.record.get("checksums", {}), data.fingerprint())
+    return data
+
+
+def _refuse_mismatch(trained: dict[str, Any], given: dict[str, Any]) -> None:
+    for key, what in (("name", "data set"), ("class_names", "classes"), ("image_shape", "image shape")):
+        if trained[key] != given[key]:
+            raise ConfigError(f"data: the checkpoint was trained on {what} {trained[key]}, and these are {given[key]}")
+
+
+def _warn_of_changes(trained: dict[str, str], given: dict[str, str]) -> None:
+    if changed := sorted(key for key in trained if trained[key] != given.get(key)):
+        log.warning("The data are not those that the run was trained on: %s differ", ", ".join(changed))

@@ -20,6 +20,10 @@ MAY_CHANGE = (
     "callbacks.progress_bar",
     "callbacks.model_summary",
     "callbacks.report_to_trial",
+    "callbacks.plots",
+    "callbacks.parameter_histograms",
+    "callbacks.activation_histograms",
+    "callbacks.gradient_histograms",
     "checkpoint",
     "data.dir",
     "data.num_workers",
@@ -34,7 +38,7 @@ MAY_CHANGE = (
 )
 
 # What not even `resume_anyway` changes: a checkpoint's weights and its place in the data mean nothing elsewhere.
-NEVER_CHANGE = ("seed", "data", "normalization", "model", "optimizer._target_")
+NEVER_CHANGE = ("seed", "data", "normalization", "model", "init", "optimizer._target_")
 
 # Groups whose files write outside their own node, and where; and those that may write anywhere.
 WRITES_TO = {

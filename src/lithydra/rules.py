@@ -57,7 +57,7 @@ class Choice:
 class ListOf:
     """A list, each item of which obeys `item`."""
 
-    item: Number
+    item: Any
     min_length: int = 0
     max_length: int | None = None
 

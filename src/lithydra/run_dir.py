@@ -12,17 +12,27 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 from filelock import FileLock, Timeout
 
 from lithydra.errors import ConfigError, LithydraError
 
+if TYPE_CHECKING:
+    import numpy as np
+
 log = logging.getLogger(__name__)
 
 COLUMNS: tuple[str, ...] = ("epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc", "seconds")
 ASIDE = ".tmp"  # how the names of files end that are being written
+
+
+class Histogram(NamedTuple):
+    """`counts` (bins,) int64 between `edges` (bins + 1,) float32."""
+
+    counts: "np.ndarray"
+    edges: "np.ndarray"
 
 
 class RunDir:
@@ -40,8 +50,9 @@ class RunDir:
         self.best = self.checkpoints / "best.ckpt"
         self.last = self.checkpoints / "last.ckpt"
         self.previous = self.checkpoints / "previous.ckpt"
+        self.histograms = path / "histograms.npz"
         self.plots = path / "plots"
-        self.histograms = path / "histograms.npz"  # see histograms.py
+        self.page = path / "run.html"
 
     @classmethod
     def create(cls, parent: Path, name: str) -> "RunDir":
@@ -152,6 +163,40 @@ class RunDir:
         _write_rows(text, rows, header=True)
         write_text(self.metrics, text.getvalue())
 
+    def add_histograms(self, epoch: int, histograms: dict[str, Histogram]) -> None:
+        """Add those of an epoch, 0 for before training, to histograms.npz; what it held of later epochs is dropped.
+
+        For each name, `parameter/head.weight` for instance, the file has three arrays: NAME/epochs (E,) int64,
+        NAME/counts (E, bins) int64 and NAME/edges (E, bins + 1) float32, a row for each epoch.
+        """
+        import numpy as np
+
+        arrays: dict[str, np.ndarray] = {}
+        if self.histograms.exists():
+            with np.load(self.histograms) as file:
+                arrays = dict(file)
+        for name, histogram in histograms.items():
+            row = {"epochs": np.array(epoch), "counts": histogram.counts, "edges": histogram.edges}
+            kept = arrays[f"{name}/epochs"] < epoch if f"{name}/epochs" in arrays else None
+            for key, value in row.items():
+                before = arrays[f"{name}/{key}"][kept] if kept is not None else value[None][:0]
+                arrays[f"{name}/{key}"] = np.concatenate([before, value[None]])
+        content = io.BytesIO()
+        np.savez_compressed(content, allow_pickle=False, **arrays)
+        write_bytes(self.histograms, content.getvalue())
+
+    def read_histograms(self, name: str) -> dict[int, Histogram]:
+        """By epoch; empty where the run has none of this name."""
+        import numpy as np
+
+        if not self.histograms.exists():
+            return {}
+        with np.load(self.histograms) as file:
+            if f"{name}/epochs" not in file:
+                return {}
+            epochs, counts, edges = (file[f"{name}/{key}"] for key in ("epochs", "counts", "edges"))
+        return {int(e): Histogram(c, x) for e, c, x in zip(epochs, counts, edges, strict=True)}
+
     def checkpoint(self) -> Path:
         """The checkpoint that stands for the run: the best by validation, or the last where nothing was validated."""
         path = self.best if self.best.exists() else self.last
@@ -244,12 +289,17 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """`write_bytes` of a text, whose line ends stay as they are."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write aside, then replace. Raises LithydraError, and leaves an old file as it was, where that cannot be done."""
     aside = path.with_name(f".{path.name}.{os.getpid()}{ASIDE}")
     with _said_where(path):
         try:
-            with aside.open("w", newline="") as file:
-                file.write(text)
+            with aside.open("wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(aside, path)

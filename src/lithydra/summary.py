@@ -37,6 +37,8 @@ def print_results(run: RunDir, seconds: float, images_per_second: float | None) 
     speed = f", {images_per_second:,.0f} images/s in training" if images_per_second else ""
     console.print(f"{which}, {seconds:.1f} s in all{speed}")
     console.print(f"run directory  {run.path}")
+    if run.page.exists():
+        console.print(f"pictures       {run.page}")
     console.print(f"evaluate       python scripts/evaluate.py run={run.path}")
     console.print(f"predict        python scripts/predict.py run={run.path} input=IMAGE")
     console.print(f"more epochs    python train.py resume={run.path} trainer.max_epochs={2 * max(1, status['epoch'])}")

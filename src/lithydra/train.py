@@ -12,6 +12,7 @@ import lightning as L
 from omegaconf import DictConfig
 
 from lithydra import build, summary
+from lithydra.callbacks.look_inside import look_inside
 from lithydra.callbacks.record import RunRecord
 from lithydra.checkpoint_io import load
 from lithydra.classifier import Classifier
@@ -71,6 +72,8 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
         if trainer.is_global_zero:
             metrics = run.finish(metrics, "pruned" if pruned else "finished")
             summary.write_hparams(trainer, config, choices, overrides, metrics)
+            if not pruned:
+                look_inside(trainer, module, data)
             summary.print_results(run, time.perf_counter() - started, images_per_second(trainer))
     return metrics.get(config.monitor.metric)
 

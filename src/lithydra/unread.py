@@ -11,6 +11,8 @@ CLOSED = {
     "checkpoint": ("every_n_steps", "every_seconds"),
     "accelerator": ("channels_last", "matmul_precision"),
     "paths": ("data", "outputs", "runs", "sweeps"),
+    "init": ("from", "freeze", "head", "backbone_lr_factor"),
+    "lr_find": ("num_steps", "min_lr", "max_lr"),
 }
 # What the data decide.
 DECIDED = {"model": ("in_shape", "num_classes"), "augmentation": ("image_shape", "num_classes")}
@@ -35,7 +37,7 @@ TRAINER = {
 def unread(config: dict[str, Any]) -> Iterator[str]:
     """What is wrong with the places of a config's settings."""
     for group, known in CLOSED.items():
-        for key in config[group].keys() - set(known):
+        for key in config.get(group, {}).keys() - set(known):
             there = f"{group} has {', '.join(known)}"
             yield f"{group}.{key}={config[group][key]}: nothing reads it; {there}.{nearest(key, known)}"
     for group, keys in DECIDED.items():

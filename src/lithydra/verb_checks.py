@@ -1,4 +1,4 @@
-"""What `evaluate` and `predict` can refuse before torch is imported."""
+"""What the scripts that work on a run can refuse before torch is imported."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lithydra.checks import RULES, broken_rules, gpu_device_exists, resolved
 from lithydra.errors import ConfigError, nearest
-from lithydra.rules import COUNT, FLAG, SEED, Choice, Text, optional
+from lithydra.rules import COUNT, FLAG, SEED, Choice, ListOf, Number, Text, optional
 from lithydra.run_dir import RunDir
 
 CHECKPOINTS = ("best", "last", "previous")
@@ -28,16 +28,34 @@ PREDICT = {
     "input": Text(),
     "top_k": COUNT,
     "batch_size": COUNT,
+    "format": Choice(("csv", "json")),
     "output": optional(Text()),
+    "contact_sheet": Number(least=0, whole=True),
     "invert": FLAG,
 }
+EXPORT = {
+    **COMMON,
+    "format": Choice(("onnx", "torch_export", "state_dict")),
+    "preprocessing": FLAG,
+    "output": optional(Text()),
+    "num_images": COUNT,
+}
+EXPLAIN = {
+    **COMMON,
+    "images": optional(ListOf(Number(least=0, whole=True), min_length=1)),
+    "num_images": COUNT,
+    "only": Choice(("all", "mistakes", "right")),
+    "target": Choice(("predicted", "true")),
+    "output": optional(Text()),
+}
+SERVE = {**COMMON, "host": Text(), "port": Number(least=1, most=65535, whole=True)}
+REPRODUCE_RUN = {"run": Text(), "output": optional(Text()), "paths.*": Text()}
 OTHER_KEYS = ("data", "trainer", "accelerator", "paths", "sweep")
 
 
-def check_evaluate(config: DictConfig) -> None:
+def check_verb(config: DictConfig, rules: dict[str, Any]) -> None:
     """Raise ConfigError for a setting, a run or a checkpoint that is not there."""
-    plain = _check(config, EVALUATE)
-    _open(plain)
+    _open(_check(config, rules))
 
 
 def check_predict(config: DictConfig) -> None:
@@ -47,9 +65,11 @@ def check_predict(config: DictConfig) -> None:
     source = Path(plain["input"]).expanduser()
     if not source.exists() and not any(sign in plain["input"] for sign in "*?["):
         raise ConfigError(f"input={plain['input']}: no such file or folder")
-    output = Path(plain["output"]) if plain["output"] else run.path / "predictions.csv"
+    output = Path(plain["output"]) if plain["output"] else run.path / f"predictions.{plain['format']}"
     if output.is_dir() or not output.parent.is_dir():
         raise ConfigError(f"output={output}: {'a folder' if output.is_dir() else 'its folder does not exist'}")
+    if plain["contact_sheet"] and output.suffix == ".png":
+        raise ConfigError(f"output={output}: the contact sheet goes there; give another name, or contact_sheet=0")
 
 
 def _check(config: DictConfig, rules: dict[str, Any]) -> dict[str, Any]:
@@ -66,12 +86,12 @@ def _check(config: DictConfig, rules: dict[str, Any]) -> dict[str, Any]:
 
 
 def _no_gpu(plain: dict[str, Any]) -> list[str]:
-    if plain["trainer"]["accelerator"] in ("gpu", "cuda") and not gpu_device_exists():
+    if plain.get("trainer", {}).get("accelerator") in ("gpu", "cuda") and not gpu_device_exists():
         return ["accelerator=gpu: this machine has no GPU; accelerator=cpu or accelerator=auto works without one"]
     return []
 
 
 def _open(plain: dict[str, Any]) -> RunDir:
     run = RunDir.open(Path(plain["run"]))
-    run.named_checkpoint(plain["checkpoint"])
+    run.named_checkpoint(plain.get("checkpoint", "best"))
     return run

@@ -35,6 +35,7 @@ class RunRecord(Checkpoint):  # a Checkpoint, so that it runs when the epoch's m
         seconds = time.perf_counter() - self._epoch_start
         num_images = pl_module.train_sums.num_images * trainer.world_size
         self.images_per_second = num_images / (self._training_seconds or seconds)
+        pl_module.write({"images_per_second": self.images_per_second}, trainer.global_step)
         if not trainer.is_global_zero:
             return
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **pl_module.epoch_metrics}

@@ -27,7 +27,9 @@ def summary_table(net: nn.Module, shapes: dict[str, tuple[int, ...]]) -> Table:
     table.columns[3].justify = "right"
     for name, layer in net.named_modules():
         if name and not list(layer.children()):
-            count = sum(p.numel() for p in layer.parameters())
-            shape = " x ".join(map(str, shapes.get(name, ())))
-            table.add_row(name, type(layer).__name__, shape, f"{count:,}" if count else "")
+            parameters = list(layer.parameters())
+            count = f"{sum(p.numel() for p in parameters):,}" if parameters else ""
+            if parameters and not any(p.requires_grad for p in parameters):
+                count = f"frozen {count}"
+            table.add_row(name, type(layer).__name__, " x ".join(map(str, shapes.get(name, ()))), count)
     return table

@@ -113,6 +113,12 @@ class AlexNetImageNet(nn.Module):
             nn.Linear(4096, num_classes),
         )
 
+    def torchvision_weights(self, setting: str) -> dict[str, Tensor]:
+        """torchvision's weights, which fit its kernels alone; `setting` is what a refusal names."""
+        from lithydra.models.torchvision_net import read_weights  # torchvision takes long to import
+
+        return read_weights("alexnet", "DEFAULT", setting)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) float to logits (B, num_classes)."""
         return self.classifier(self.avgpool(self.features(x)).flatten(1))

@@ -10,7 +10,6 @@ from torchvision import models
 from lithydra.errors import ConfigError, nearest
 from lithydra.models import layers
 
-NUM_IMAGENET_CLASSES = 1000
 SIDES = (8, 16, 32, 64, 96, 128, 224, 384, 512, 518)  # pixels; tried when a network refuses the data's images
 
 
@@ -19,9 +18,15 @@ class TorchvisionNet(nn.Module):
 
     channels_last = True
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, name: str, weights: str | None) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.name, self.weights = net, name, weights
+
+    def torchvision_weights(self, setting: str) -> dict[str, Tensor]:
+        """Pretrained weights by name, those of auxiliary heads left out; `setting` is what a refusal names."""
+        pretrained = read_weights(self.name, self.weights or "DEFAULT", setting)
+        own = self.net.state_dict()
+        return {f"net.{key}": value for key, value in pretrained.items() if key in own}
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 1 or 3, H, W) float to logits (B, num_classes)."""
@@ -31,17 +36,17 @@ class TorchvisionNet(nn.Module):
 def torchvision_net(
     *, in_shape: tuple[int, int, int], num_classes: int, name: str, weights: str | None = None
 ) -> TorchvisionNet:
-    """Builds one of torchvision's networks, with torchvision's own initialization.
+    """Builds one of torchvision's networks, with torchvision's own random initialization.
 
     Args:
         in_shape: (C, H, W) of one image; C is 1 or 3.
         num_classes: number of logits.
         name: one of `torchvision.models.list_models(module=torchvision.models)`.
-        weights: DEFAULT or another name of torchvision's weights for this network; None for random ones. The head
-            is random also then, unless the data have ImageNet's 1,000 classes.
+        weights: DEFAULT or another name of torchvision's weights for this network, which are to be loaded into it
+            afterwards (`torchvision_weights`); None for random ones.
 
     Raises:
-        ConfigError: unknown name, images that the network cannot take, or weights that cannot be had.
+        ConfigError: unknown name, or images that the network cannot take.
     """
     names = models.list_models(module=models)
     if name not in names:
@@ -53,9 +58,7 @@ def torchvision_net(
     chosen = None if weights is None else find_weights(name, weights)
     net = models.get_model(name, num_classes=num_classes, **options(name, chosen))
     check_image_size(net, name, *in_shape[1:])
-    if weights is not None:
-        load_backbone(net, name, weights)
-    return TorchvisionNet(net)
+    return TorchvisionNet(net, name, weights)
 
 
 def find_weights(name: str, weights: str) -> models.WeightsEnum:
@@ -96,22 +99,16 @@ def takes(net: nn.Module, height: int, width: int) -> bool:
     return True
 
 
-def load_backbone(net: nn.Module, name: str, weights: str) -> None:
-    """Copies pretrained weights, all but those of auxiliary heads and of a head with another number of classes."""
+def read_weights(name: str, weights: str, setting: str) -> dict[str, Tensor]:
+    """torchvision's pretrained weights, from its cache or downloaded."""
     try:
         # torchvision's builder, not the bare file: it renames the keys of old files.
-        pretrained = models.get_model(name, weights=weights).state_dict()
+        return models.get_model(name, weights=weights).state_dict()
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         url = find_weights(name, weights).url
         path = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
         reason = str(error).partition("\n")[0]
         raise ConfigError(
-            f"model.weights={weights}: neither read from {path} nor downloaded from {url} ({reason}); "
-            "put the file there, or use model.weights=null."
+            f"{setting}: neither read from {path} nor downloaded from {url} ({reason}); "
+            f"put the file there, or use {setting.partition('=')[0]}=null."
         ) from error
-    own = net.state_dict()
-    for key, value in pretrained.items():
-        is_other_head = key in own and value.shape != own[key].shape and len(value) == NUM_IMAGENET_CLASSES
-        if key in own and not is_other_head:
-            own[key] = value
-    net.load_state_dict(own)

@@ -1,0 +1,6 @@
+"""Try a run in the browser: python scripts/serve.py run=DIR  (settings: conf/serve.yaml)."""
+
+from lithydra.cli import main_serve
+
+if __name__ == "__main__":
+    main_serve()

@@ -1,0 +1,143 @@
+"""How large activations and gradients are, layer by layer: where a deep net squashes them, or lets them vanish."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from lithydra.callbacks.checkpoint import run_dir
+from lithydra.classifier import GradientClassifier
+from lithydra.models.layers import ACTIVATIONS
+from lithydra.run_dir import RunDir, write_text
+
+FILE = "layers.csv"
+COLUMNS = ("epoch", "layer", "quantity", "value")
+
+
+class LayerStatistics(L.Callback):
+    """Measures on the first training images, before training (epoch 0) and after each epoch, into layers.csv.
+
+    Quantities: `gradient`, the root mean square of the loss's gradient by a layer's weight; `mean` and `std` of an
+    activation function's output, the std over images and averaged over units; `weight_std` of a layer's weight. As
+    metrics: `layers/gradient_ratio`, the first layer's gradient as a part of the last one's; `layers/activation_std` of
+    the last hidden layer; `layers/weight_std`, the mean over layers; all also as `start_…` before training.
+
+    Args:
+        num_images: how many of the training images to measure on.
+    """
+
+    def __init__(self, num_images: int = 512) -> None:
+        self.num_images = num_images
+        self.start: dict[str, float] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, GradientClassifier)
+        if trainer.is_global_zero:
+            _keep_until(run_dir(trainer), trainer.current_epoch if self.start else -1)
+        if not self.start:
+            self.start = {f"layers/start_{name}": value for name, value in self._measure(trainer, pl_module, 0).items()}
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, GradientClassifier)
+        metrics = self._measure(trainer, pl_module, trainer.current_epoch + 1)
+        pl_module.report({**self.start, **{f"layers/{name}": value for name, value in metrics.items()}})
+
+    def _measure(self, trainer: L.Trainer, module: GradientClassifier, epoch: int) -> dict[str, float]:
+        images, labels = _probe(trainer, self.num_images, module.device)
+        rows = measure(module, images, labels)
+        if trainer.is_global_zero:
+            _append(run_dir(trainer), [{"epoch": epoch, **row} for row in rows])
+        gradients = [row["value"] for row in rows if row["quantity"] == "gradient"]
+        spreads = [row["value"] for row in rows if row["quantity"] == "std"]
+        widths = [row["value"] for row in rows if row["quantity"] == "weight_std"]
+        metrics = {"gradient_ratio": gradients[0] / gradients[-1] if gradients[-1] else 0.0}
+        metrics["weight_std"] = sum(widths) / len(widths)
+        return metrics | ({"activation_std": spreads[-1]} if spreads else {})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"start": self.start}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.start = state_dict["start"]
+
+
+def measure(module: GradientClassifier, images: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+    """The quantities of each layer, from input to output. Changes nothing in `module`; dropout is off."""
+    outputs: dict[str, Tensor] = {}
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output, name=name: outputs.__setitem__(name, output.detach()))
+        for name, layer in module.net.named_modules()
+        if type(layer) in ACTIVATIONS.values()
+    ]
+    weights = {
+        name: layer.weight
+        for name, layer in module.net.named_modules()
+        if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)) and layer.weight.requires_grad  # pyright: ignore
+    }
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.enable_grad():
+            loss = module.loss(module(images), labels)
+            gradients = torch.autograd.grad(loss, list(weights.values()))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for part, mode in modes.items():
+            part.training = mode
+    rows = [
+        _row(name, "gradient", g.float().square().mean().sqrt()) for name, g in zip(weights, gradients, strict=True)
+    ]
+    rows += [_row(name, "weight_std", weight.detach().float().std()) for name, weight in weights.items()]
+    for name, output in outputs.items():
+        values = output.float().transpose(0, 1).flatten(1)  # units x images
+        rows += [_row(name, "mean", values.mean()), _row(name, "std", values.std(dim=1).mean())]
+    return rows
+
+
+def _row(layer: str, quantity: str, value: Tensor) -> dict[str, Any]:
+    return {"layer": layer, "quantity": quantity, "value": value.item()}
+
+
+def _probe(trainer: L.Trainer, num_images: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    split = trainer.datamodule.train  # pyright: ignore[reportAttributeAccessIssue]
+    rows = torch.arange(min(num_images, len(split)))
+    images, labels = next(iter(split.batches([rows])))
+    return images.to(device), labels.to(device)
+
+
+def read_layers(run: RunDir) -> list[dict[str, str]]:
+    """The rows of layers.csv; none where the callback was not there."""
+    path = run.path / FILE
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _append(run: RunDir, rows: list[dict[str, Any]]) -> None:
+    path = run.path / FILE
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        _write(file, rows, header=new)
+
+
+def _keep_until(run: RunDir, epoch: int) -> None:
+    """Drop what a run wrote after the checkpoint that it goes on from."""
+    path = run.path / FILE
+    if not path.exists():
+        return
+    text = io.StringIO(newline="")
+    _write(text, [row for row in read_layers(run) if int(row["epoch"]) <= epoch], header=True)
+    write_text(path, text.getvalue())
+
+
+def _write(file: IO[str], rows: Sequence[Mapping[str, Any]], *, header: bool) -> None:
+    writer: csv.DictWriter[str] = csv.DictWriter(file, COLUMNS)
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)

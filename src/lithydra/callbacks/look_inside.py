@@ -1,0 +1,209 @@
+"""What a run leaves for the eye: pictures in plots/, the page run.html, and the same in TensorBoard.
+
+What costs time is done once, when the run has its results; nothing here runs in a training step.
+"""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+
+from lithydra.callbacks.checkpoint import run_dir
+from lithydra.classifier import Classifier
+from lithydra.data.base import ImageDataModule
+from lithydra.data.loaders import Batch, Split
+from lithydra.run_dir import RunDir
+
+log = logging.getLogger(__name__)
+
+NUM_MISTAKES = 24
+SAMPLES_PER_CLASS = 10
+MAX_CLASSES = 20  # of the sample grid
+MAX_FILTERS = 64
+LAYOUT = {  # charts by title, with patterns of tags
+    "train and validation": {
+        "loss": ["Multiline", ["^train/loss$", "^val/loss$"]],
+        "accuracy": ["Multiline", ["^train/acc$", "^val/acc$"]],
+    },
+    "optimization": {
+        "learning rate": ["Multiline", ["^lr$"]],
+        "gradient norm": ["Multiline", ["^gradient_norm$"]],
+        "images per second": ["Multiline", ["^images_per_second$"]],
+    },
+}
+
+
+@dataclass
+class TestResults:
+    """What the pictures need of the test pass.
+
+    Attributes:
+        counts: (true class, predicted class) int64.
+        mistakes: Images (C, H, W), predicted class, its probability and the true class; the surest first.
+    """
+
+    __test__ = False  # not a test class
+
+    counts: Tensor
+    mistakes: list[tuple[Tensor, int, float, int]] = field(default_factory=list)
+
+    def add(self, images: Tensor, probabilities: Tensor, labels: Tensor) -> None:
+        """One batch: (B, C, H, W), (B, classes), (B,)."""
+        surest, predicted = probabilities.max(dim=1)
+        num_classes = len(self.counts)
+        pairs = labels * num_classes + predicted
+        self.counts += torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+        order = torch.where(predicted == labels, -1.0, surest).topk(min(NUM_MISTAKES, len(labels)))
+        for sure, i in zip(order.values.tolist(), order.indices.tolist(), strict=True):
+            if sure >= 0:
+                self.mistakes.append((images[i].cpu(), int(predicted[i]), sure, int(labels[i])))
+        self.mistakes = sorted(self.mistakes, key=lambda mistake: -mistake[2])[:NUM_MISTAKES]
+
+
+class LookInside(L.Callback):
+    """Texts in TensorBoard when training starts, pictures and run.html when `finish` is called."""
+
+    def __init__(self) -> None:
+        self.results: TestResults | None = None
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        run = run_dir(trainer)
+        for writer in writers(trainer):
+            writer.add_custom_scalars(LAYOUT)
+            writer.add_text("command", f"```\n{run.command.read_text()}```")
+            writer.add_text("config", f"```yaml\n{run.config.read_text()}```")
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        num_classes = pl_module.num_classes
+        self.results = TestResults(torch.zeros(num_classes, num_classes, dtype=torch.int64, device=pl_module.device))
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        assert isinstance(pl_module, Classifier) and self.results is not None
+        images, labels = batch
+        self.results.add(images, pl_module.probabilities(outputs), labels.to(outputs.device))
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert self.results is not None  # each process has counted its own share
+        self.results.counts = trainer.strategy.reduce(self.results.counts, reduce_op="sum")  # pyright: ignore[reportAttributeAccessIssue]
+
+    def finish(self, trainer: L.Trainer, module: Classifier, data: ImageDataModule) -> None:
+        """Draw everything. A picture that fails costs the run nothing but the picture."""
+        from lithydra import plots, run_page
+
+        run, open_writers = run_dir(trainer), list(writers(trainer))
+        try:
+            for name, drawn in self._pictures(run, module, data):
+                image = plots.save(drawn, run.plots / f"{name}.png")
+                for writer in open_writers:
+                    writer.add_image(name, image, trainer.global_step, dataformats="HWC")
+            for writer in open_writers:
+                add_graph(writer, module, data.image_shape)
+                writer.flush()
+            run_page.write(run)
+        except Exception as error:
+            log.warning("Looking inside failed: %s: %s", type(error).__name__, error, exc_info=True)
+
+    def _pictures(self, run: RunDir, module: Classifier, data: ImageDataModule) -> Iterator[tuple[str, Any]]:
+        from lithydra import plots
+
+        names = data.names
+        if rows := run.read_metrics():
+            yield "curves", plots.curves({run.path.name: rows}, run.read_status().get("best_epoch"))
+        if self.results is not None:
+            counts = self.results.counts.cpu().numpy()
+            accuracy = counts.trace() / max(1, counts.sum())
+            yield "confusion", plots.confusion(counts, names, f"Test images: {accuracy:.2%} of {counts.sum():,} right")
+            items = [plots.Guess(as_image(x), names[p], sure, names[t]) for x, p, sure, t in self.results.mistakes]
+            if items:
+                yield "mistakes", plots.guesses(items, "Test images: the surest mistakes")
+        assert data.train is not None
+        yield "samples", plots.class_samples(sample_blocks(data.train, module), names[:MAX_CLASSES])
+        if (weights := first_layer(module.net, data.image_shape)) is not None:
+            shown = f"{len(weights)}" if len(weights) <= MAX_FILTERS else f"{MAX_FILTERS} of {len(weights)}"
+            title = f"{shown} filters of the first layer"
+            yield "filters", plots.filters(weights[:MAX_FILTERS].numpy(), title)
+
+
+def look_inside(trainer: L.Trainer, module: Classifier, data: ImageDataModule) -> None:
+    """What the callback `plots` makes of a finished run, if the run has it."""
+    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(callback, LookInside) and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            callback.finish(trainer, module, data)
+
+
+def writers(trainer: L.Trainer) -> Iterator[SummaryWriter]:
+    if trainer.is_global_zero:
+        yield from (logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger))
+
+
+def as_image(pixels: Tensor) -> np.ndarray:
+    """(C, H, W), uint8 or float in [0, 1], to (H, W, C) uint8."""
+    if pixels.is_floating_point():
+        pixels = (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+    return pixels.permute(1, 2, 0).cpu().numpy()
+
+
+def sample_blocks(split: Split, module: Classifier) -> dict[str, np.ndarray]:
+    """The first images of each class, (classes, images, H, W, C) uint8, as they are and as training sees them."""
+    positions = first_of_each_class(split, min(module.num_classes, MAX_CLASSES), SAMPLES_PER_CLASS)
+    images, labels = next(split.batches([positions]))
+    shape = (-1, SAMPLES_PER_CLASS)
+    blocks = {"training images": images}
+    augmentation: nn.Module | None = getattr(module, "augmentation", None)
+    if augmentation is not None:
+        with torch.random.fork_rng():
+            blocks["augmented"] = augmentation(images.float() / 255, labels)[0]
+    return {
+        title: np.stack([as_image(image) for image in batch]).reshape(*shape, *as_image(batch[0]).shape)
+        for title, batch in blocks.items()
+    }
+
+
+def first_of_each_class(split: Split, num_classes: int, count: int) -> Tensor:
+    """Positions in the split of the first `count` images of each class; a class with fewer repeats them."""
+    labels = split.labels[split.indices]
+    rows = [(labels == label).nonzero().squeeze(1)[:count] for label in range(num_classes)]
+    return torch.cat([row.repeat(-(-count // max(1, len(row))))[:count] for row in rows])
+
+
+def first_layer(net: nn.Module, image_shape: tuple[int, int, int]) -> Tensor | None:
+    """The weights of the first layer as images (N, H, W, C) float; None where they are none."""
+    channels, height, width = image_shape
+    for layer in net.modules():
+        if isinstance(layer, nn.Conv2d):
+            weight = layer.weight.detach().float().cpu()
+            weight = weight if weight.shape[1] in (1, 3) else weight[:, :1]
+            return weight.permute(0, 2, 3, 1)
+        if isinstance(layer, nn.Linear):
+            fits = layer.in_features == channels * height * width
+            weight = layer.weight.detach().float().cpu()
+            return weight.view(-1, channels, height, width).permute(0, 2, 3, 1) if fits else None
+    return None
+
+
+def add_graph(writer: SummaryWriter, module: Classifier, image_shape: tuple[int, int, int]) -> None:
+    """The net as TensorBoard's graph."""
+    if module.net._compiled_call_impl is not None:
+        return  # a compiled net cannot be traced
+    module.net.eval()
+    example = torch.zeros(1, *image_shape, device=module.device, dtype=next(module.parameters(), torch.zeros(())).dtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing: a shape in Python becomes a constant, as it should
+        writer.add_graph(module.net, example)

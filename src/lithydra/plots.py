@@ -1,0 +1,195 @@
+"""Figures of a run: numbers and uint8 images in, a matplotlib Figure out. matplotlib is imported when one is drawn.
+
+Images are (H, W, C) with one or three channels. No figure goes through pyplot, so nothing is shown and nothing is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLORS = {"train": "#3b6fb6", "val": "#e07b39", "test": "#4a9a5c"}
+MAX_NAMED_CLASSES = 20  # beyond, names and counts would be too small to read
+LABELS = {"loss": "loss", "acc": "accuracy"}
+
+
+class Guess(NamedTuple):
+    """An image with what a net makes of it."""
+
+    image: np.ndarray  # (H, W, C) uint8
+    predicted: str
+    probability: float
+    truth: str
+
+
+def figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, at 100 pixels an inch."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=100, layout="constrained")
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """Draw the figure: (H, W, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def save(figure: Figure, path: Path) -> np.ndarray:
+    """Draw the figure into a PNG; returns its pixels. `savefig` would lay it out and draw it twice."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = pixels(figure)
+    Image.fromarray(image).save(path)
+    return image
+
+
+def curves(runs: dict[str, list[dict[str, str]]], best_epoch: int | None = None) -> Figure:
+    """Loss and accuracy by epoch, and the learning rate where it changes.
+
+    Args:
+        runs: Rows of metrics.csv, by the run's name. Of several runs each has a color, and validation is dashed.
+        best_epoch: Marked where there is one.
+    """
+    changes = len({row["lr"] for rows in runs.values() for row in rows}) > 1
+    panels = ["loss", "acc", "lr"] if changes else ["loss", "acc"]
+    drawn = figure(4.6 * len(panels), 3.6)
+    for axes, panel in zip(drawn.subplots(1, len(panels)), panels, strict=True):
+        for number, (name, rows) in enumerate(runs.items()):
+            color = None if len(runs) == 1 else f"C{number % 10}"
+            _draw_lines(axes, panel, rows, name if len(runs) > 1 else "", color)
+        axes.set(xlabel="epoch", title=LABELS.get(panel, "learning rate"))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        if best_epoch is not None and panel != "lr":
+            axes.axvline(best_epoch, color="0.5", linestyle=":", linewidth=1.2, label="best epoch")
+        if panel == "loss":
+            axes.legend(frameon=False, fontsize=9)
+    return drawn
+
+
+def _draw_lines(axes: Axes, panel: str, rows: list[dict[str, str]], name: str, color: str | None) -> None:
+    epochs = [int(row["epoch"]) for row in rows]
+    marker = "o" if len(epochs) < 15 else ""
+    if panel == "lr":
+        values = [float(row["lr"] or "nan") for row in rows]
+        axes.plot(epochs, values, color=color or "0.3", marker=marker, markersize=4)
+        return
+    for split in ("train", "val"):
+        values = [float(row[f"{split}/{panel}"] or "nan") for row in rows]
+        if np.isfinite(values).any():
+            style = "--" if split == "val" and color else "-"
+            label = f"{name} {split}".strip()
+            axes.plot(epochs, values, style, color=color or COLORS[split], label=label, marker=marker, markersize=4)
+
+
+def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
+    """Counts (true class, predicted class), colored by the share of the true class."""
+    num = len(names)
+    side = min(12.0, 2.4 + 0.45 * min(num, MAX_NAMED_CLASSES))
+    drawn = figure(side + 0.8, side)
+    axes = drawn.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    drawn.colorbar(shown, ax=axes, label="share of the true class", shrink=0.8)
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    if num <= MAX_NAMED_CLASSES:
+        axes.set_xticks(range(num), names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(num), names)
+        for row, column in np.argwhere(counts > 0):
+            color = "white" if shares[row, column] > 0.5 else "0.2"
+            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=color, fontsize=8)
+    return drawn
+
+
+def class_samples(blocks: dict[str, np.ndarray], names: Sequence[str]) -> Figure:
+    """A row of images for each class, in one block or in several side by side.
+
+    Args:
+        blocks: (classes, images, H, W, C) uint8, by title.
+        names: Of the classes.
+    """
+    rows, columns = next(iter(blocks.values())).shape[:2]
+    height = min(14.0, 0.6 * rows)
+    drawn = figure((0.6 * columns + 0.3) * len(blocks) + 0.1 * max(map(len, names)), height + 0.5)
+    for axes, (title, images) in zip(drawn.subplots(1, len(blocks), squeeze=False)[0], blocks.items(), strict=True):
+        cell = images.shape[2] + 1
+        _show(axes, mosaic(images))
+        axes.set_title(title, fontsize=11)
+        labels = names if axes is drawn.axes[0] else [""] * rows
+        axes.set_yticks([cell * (row + 0.5) for row in range(rows)], labels)
+        axes.tick_params(length=0)
+    return drawn
+
+
+def guesses(items: Sequence[Guess], title: str = "", columns: int = 8) -> Figure:
+    """Images with the predicted class, its probability, and the true class where it is known."""
+    rows = -(-len(items) // columns)
+    drawn = figure(1.35 * columns, 1.75 * rows + (0.4 if title else 0.0))
+    axes = drawn.subplots()
+    for number, item in enumerate(items):
+        row, column = divmod(number, columns)
+        left, top = 1.35 * column, 1.75 * row
+        _show(axes, item.image, (left + 0.1, left + 1.25, top + 1.7, top + 0.55))
+        right = not item.truth or item.predicted == item.truth
+        middle = left + 0.675
+        text = f"{_short(item.predicted)} ({item.probability:.0%})"
+        baseline = top + (0.27 if item.truth else 0.48)
+        axes.text(middle, baseline, text, ha="center", va="bottom", fontsize=9, color="0.1" if right else "#b3261e")
+        if item.truth:
+            axes.text(middle, top + 0.3, f"true: {_short(item.truth)}", ha="center", va="top", fontsize=8, color="0.4")
+    axes.set(xlim=(0, 1.35 * columns), ylim=(1.75 * rows, 0), title=title)
+    axes.set_axis_off()
+    return drawn
+
+
+def filters(images: np.ndarray, title: str) -> Figure:
+    """The weights of a first layer as images: (N, H, W, C) float, each scaled by its largest absolute value."""
+    count = len(images)
+    columns = min(16, count)
+    scale = np.abs(images).max(axis=(1, 2, 3), keepdims=True)
+    values = np.clip(images / np.where(scale == 0, 1, scale), -1, 1)
+    if values.shape[-1] == 3:
+        shown = (127.5 * (values + 1)).astype(np.uint8)
+    else:
+        from matplotlib import colormaps
+
+        shown = (255 * colormaps["RdBu_r"]((values[..., 0] + 1) / 2)[..., :3]).astype(np.uint8)
+    blank = np.full((-count % columns, *shown.shape[1:]), 255, np.uint8)
+    grid = np.concatenate([shown, blank]).reshape(-1, columns, *shown.shape[1:])
+    drawn = figure(max(4.0, 0.6 * columns), 0.6 * len(grid) + 0.6)
+    axes = drawn.subplots()
+    _show(axes, mosaic(grid))
+    axes.set_title(title, fontsize=10)
+    axes.set_axis_off()
+    return drawn
+
+
+def mosaic(images: np.ndarray) -> np.ndarray:
+    """(rows, columns, H, W, C) to one image, with a white line of one pixel around each."""
+    rows, columns, height, width, channels = images.shape
+    framed = np.full((rows, columns, height + 1, width + 1, channels), 255, np.uint8)
+    framed[:, :, :height, :width] = images
+    return framed.swapaxes(1, 2).reshape(rows * (height + 1), columns * (width + 1), channels)
+
+
+def _show(axes: Axes, image: np.ndarray, extent: Any = None) -> None:
+    gray = {"cmap": "gray", "vmin": 0, "vmax": 255} if image.shape[-1] == 1 else {}
+    shown = image[..., 0] if image.shape[-1] == 1 else image
+    axes.imshow(shown, extent=extent, interpolation="nearest", aspect="equal", **gray)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _short(name: str, length: int = 12) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"

@@ -1,0 +1,114 @@
+"""scripts/reproduce.py: runs what is missing, goes on where it stopped, and takes each number from a run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from conftest import CONF, ROOT
+from lithydra.errors import ConfigError
+from lithydra.run_dir import RunDir, write_json
+from reproduction import page, running
+from reproduction.plan import Recipe, Study, items
+
+
+def recipe(folder: Path, name: str, **entry: Any) -> Recipe:
+    return Recipe(name, folder, False, {"reports": "0.9", **entry})
+
+
+def finish(run: RunDir, accuracy: float) -> None:
+    run.path.mkdir(parents=True)
+    run.config.touch()
+    run.update_status(state="finished", metrics={"train/acc": 1.0, "test/acc": accuracy})
+    run.add_metrics({"epoch": 1, "step": 10, "train/acc": 0.99, "seconds": 12.0})
+    write_json(run.provenance, {"hardware": {"cpu": "Abacus", "torch_threads": 1, "cores": 2, "gpus": []}})
+
+
+def test_every_recipe_and_study_is_in_the_plan(tmp_path: Path) -> None:
+    found = items(tmp_path, quick=False)
+    experiments = {item.experiment for item in found if isinstance(item, Recipe)}
+    assert experiments <= {path.stem for path in CONF.glob("experiment/*.yaml")} and len(experiments) >= 12
+    assert sum(isinstance(item, Study) for item in found) >= 14
+
+
+def test_unknown_name_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--only cifar10_cn: no such recipe or study\. Did you mean cifar10_cnn\?"):
+        items(tmp_path, quick=False, only=["cifar10_cn"])
+
+
+def test_only_what_has_not_ended_is_run_and_what_was_begun_goes_on(tmp_path: Path) -> None:
+    one = recipe(tmp_path, "some", overrides=["lr=0.1"], first="other")
+    finish(one.run(0), 0.9)
+    one.run(1).path.mkdir(parents=True)
+    one.run(1).config.touch()
+    (second, third) = running.missing([one], tmp_path)
+    assert second[:2] == ("some seed 1", [f"resume={one.run(1).path}"])
+    source = f"init.from={tmp_path}/recipes/other/seed_0"
+    assert third[1] == ["experiment=some", "lr=0.1", source, "seed=2", f"run={one.run(2).path}"]
+    assert running.missing([recipe(tmp_path, "never", not_run="too large")], tmp_path) == []
+
+
+def test_page_has_the_numbers_of_the_runs(tmp_path: Path) -> None:
+    good = recipe(tmp_path, "good", at_least=0.9, seeds=[0, 1])
+    bad, absent = recipe(tmp_path, "bad", at_least=0.9, seeds=[0]), recipe(tmp_path, "absent")
+    better = recipe(tmp_path, "better", above="bad", seeds=[0])
+    for one, scores in ((good, (0.91, 0.93)), (bad, (0.8,)), (better, (0.85,))):
+        for seed, score in enumerate(scores):
+            finish(one.run(seed), score)
+    page.write(tmp_path / "results.md", [good, bad, better, absent], quick=False, command="python it")
+    lines = {
+        line.split("`")[1].split("=")[1]: line
+        for line in (tmp_path / "results.md").read_text().splitlines()
+        if "experiment=" in line
+    }
+    assert "0.9200 ± 0.0141 (seeds 0, 1) | 12.0 s | Abacus, 1 of 2 cores | reached: at least 0.9" in lines["good"]
+    assert "0.8000 (seed 0)" in lines["bad"] and "NOT reached" in lines["bad"]
+    assert "| above bad (0.8000) |" in lines["better"]
+    assert "not run yet" in lines["absent"]
+    assert (tmp_path / "images/results/recipes.png").stat().st_size > 1000
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small data in the place and form of the real sets, large enough for a tenth of them to fill a batch."""
+    folder = tmp_path_factory.mktemp("stand_ins")
+    generator = np.random.default_rng(0)
+    for name, shape in (("mnist", (28, 28)), ("fashion_mnist", (28, 28)), ("cifar10", (32, 32, 3))):
+        patterns = generator.integers(60, 196, (10, *shape))
+        labels = np.arange(14_000) % 10
+        noise = generator.integers(-60, 60, (14_000, *shape), dtype=np.int16)
+        images = (patterns[labels] + noise).clip(0, 255).astype(np.uint8)
+        parts = {"x_train": images[:13_000], "y_train": labels[:13_000], "x_test": images[13_000:]}
+        np.savez(folder / f"{name}.npz", **parts, y_test=labels[13_000:])
+    return folder
+
+
+NAMES = [item.name for item in items(Path(), quick=True) if "not_run" not in getattr(item, "entry", {})]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_quick_pass_goes_to_the_end(name: str, stand_ins: Path, tmp_path: Path) -> None:
+    item = next(item for item in items(tmp_path, quick=True) if item.name == name)
+    first = item.entry.get("first") if isinstance(item, Recipe) else None
+    command = [sys.executable, ROOT / "scripts/reproduce.py", "--quick", "--folder", tmp_path, "--only"]
+    done = subprocess.run(
+        [*command, *([first] if first else []), name],
+        env={**os.environ, "LITHYDRA_DATA": str(stand_ins), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    if isinstance(item, Recipe):
+        assert item.finished(item.seeds[0])
+    else:
+        assert item.finished
+        states = {item.sweep.state(job) for job in item.sweep.read().jobs}
+        assert "finished" in states
+        rules = yaml.safe_load((CONF / "study" / f"{name}.yaml").read_text())["study"]["verdict"]
+        assert (tmp_path / "results.md").read_text().count("- **") >= len(rules)
