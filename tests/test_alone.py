@@ -49,9 +49,10 @@ def settings_for(choice: str, compose: Compose, tiny_npz: Path, folder: Path) ->
         if config.init["from"]:  # a run that another experiment makes
             given += ["init.from=null", "init.freeze=none", "init.head=auto"]
         data = str(config.data.name)
-        stand_ins = stand_in(data, compose, tiny_npz, folder) if data != "digits" else ["data.limit=300"]
-        sizes = image_size(compose(*given, *stand_ins))
-        return [*given, *stand_ins, *sizes, *QUICK, "data.batch_size=16", "data.val_fraction=0"]
+        stand_ins = [*stand_in(data, compose, tiny_npz, folder), *([] if data == "digits" else ["data.limit=null"])]
+        size = config.data.get("image_size")  # for which its net is made
+        sizes = [f"data.image_size={size}"] if size else []
+        return [*given, *stand_ins, *sizes, *QUICK, "data.batch_size=8", "data.val_fraction=0"]
     if group == "model":
         return [*given, *FEW_STEPS, *image_size(compose(*FEW_STEPS, *given))]
     if group == "debug":
