@@ -1,38 +1,36 @@
-import os
 import platform
-import resource
+import subprocess
+import sys
 
-import numpy as np
 import pytest
 
 from lithydra.memory import keep_freed_memory
 
-BYTES = 64 * 2**20  # more than what glibc keeps by itself
+# Allocates, fills and frees the same 64 MiB, more than what glibc keeps by itself, and prints the page faults.
+PROGRAM = """
+import resource, sys
+import numpy as np
+from lithydra.memory import keep_freed_memory
+assert sys.argv[1] == "plain" or keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(2**26, np.uint8)
+before = faults()
+for _ in range(10):
+    np.ones(2**26, np.uint8)
+print(faults() - before)
+"""
 
 
-def page_faults(keep: bool) -> int:
-    """Of a forked process that allocates, fills and frees the same block ten times."""
-    reading, writing = os.pipe()
-    process = os.fork()
-    if process == 0:
-        try:
-            assert not keep or keep_freed_memory()
-            np.ones(BYTES, np.uint8)
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            for _ in range(10):
-                np.ones(BYTES, np.uint8)
-            os.write(writing, str(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    os.waitpid(process, 0)
-    with os.fdopen(reading) as file:
-        return int(file.read())
+def page_faults(how: str) -> int:
+    """Of a new process: in this one, a run may have changed the setting."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True)
+    return int(done.stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_freed_memory_is_used_again_without_the_system() -> None:
-    assert page_faults(keep=True) * 10 < page_faults(keep=False)
+    assert page_faults("keep") * 10 < page_faults("plain")
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
