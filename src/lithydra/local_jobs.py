@@ -42,7 +42,7 @@ class LocalJobs:
         self._connection: socket.socket | None = None
         self._received = b""
         self._signal: signal.Signals | None = None
-        self._used = False
+        self._used = self._ready = False
         self._processes: dict[str, int] = {}  # job -> process id
 
     def start_server(self) -> None:
@@ -62,6 +62,7 @@ class LocalJobs:
             self._server.terminate()
         self._server.wait()
         self._server = self._connection = None
+        self._ready = False
 
     def run(self, sweep: SweepDir, jobs: Sequence[Job], config: DictConfig) -> None:
         """Run all of `jobs`; how each ended is in its run directory.
@@ -76,7 +77,8 @@ class LocalJobs:
         busy: dict[str, Slot] = {}
         by_name = {job.name: job for job in jobs}
         with self._signals(), make_view(sweep, jobs, len(slots)) as view:
-            while self._signal is None and not any("ready" in message for message in self._messages()):
+            while self._signal is None and not self._ready:  # said once, and a search runs several batches
+                self._ready = any("ready" in message for message in self._messages())
                 view.refresh()
             while busy or (waiting and self._signal is None):
                 while waiting and len(busy) < len(slots) and self._signal is None:
