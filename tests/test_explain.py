@@ -143,8 +143,7 @@ class Browser:
     """A tab of headless Chromium, spoken to in its debugging protocol."""
 
     def __init__(self, folder: Path, address: str) -> None:
-        from websockets.sync.client import connect
-
+        connect = pytest.importorskip("websockets.sync.client").connect  # comes with gradio
         assert CHROMIUM is not None
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--window-size=1300,900"]
         self.process = subprocess.Popen(
