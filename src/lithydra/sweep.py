@@ -2,7 +2,6 @@
 
 import importlib.util
 import logging
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -267,10 +266,6 @@ def report(directory: Path) -> None:
     """The sweep's tables and plots, where the module for them is there."""
     if importlib.util.find_spec("lithydra.report") is not None:
         importlib.import_module("lithydra.report").report_sweep(directory)
-
-
-def go_on(command: Sequence[str]) -> str:
-    return f"The same command goes on: {shlex.join(command)}"
 
 
 def _foreign(path: Path) -> bool:

@@ -5,7 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lithydra.checks import RULES, broken_rules, gpu_device_exists, resolved
+from lithydra.checks import RULES, broken_rules, resolved
+from lithydra.combinations import gpu_device_exists
 from lithydra.errors import ConfigError, nearest
 from lithydra.rules import COUNT, FLAG, SEED, Choice, ListOf, Number, Text, optional
 from lithydra.run_dir import RunDir

@@ -1,0 +1,141 @@
+"""Settings that are well formed one by one and cannot work together: each check yields what is wrong with a config."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lithydra.init_checks import INIT_COMBINATIONS
+from lithydra.unread import unread
+
+
+def _monitor(config: dict[str, Any]) -> Iterator[str]:
+    metric, mode = config["monitor"]["metric"], config["monitor"]["mode"]
+    right = "max" if metric.endswith("/acc") else "min"
+    if mode != right:
+        yield f"monitor.mode={mode}: {metric} is better the {'higher' if right == 'max' else 'lower'}; use {right}"
+    stopping = config["callbacks"].get("early_stopping")
+    if stopping and stopping["mode"] != ("max" if stopping["monitor"].endswith("/acc") else "min"):
+        yield f"callbacks.early_stopping.mode={stopping['mode']}: the wrong way round for {stopping['monitor']}"
+    plateau = "plateau" in str(config["scheduler"].get("_target_", "")).lower()
+    if plateau and config["scheduler"].get("mode") != right:
+        yield f"scheduler.mode={config['scheduler'].get('mode')}: the wrong way round for monitor.metric={metric}"
+    if plateau and config["scheduler"]["interval"] != "epoch":
+        yield "scheduler.interval=step: a plateau is looked for once an epoch"
+    if metric.startswith("val/") and not _validates(config):
+        if stopping:
+            yield f"callbacks=early_stopping: watches {metric}, and data.val_fraction=0 leaves no validation images"
+        if plateau:
+            yield f"scheduler=plateau: watches {metric}, and data.val_fraction=0 leaves no validation images"
+
+
+def _validates(config: dict[str, Any]) -> bool:
+    return config["data"].get("val_fraction", 0) > 0 or bool(config["data"].get("num_folds"))
+
+
+def _folds(config: dict[str, Any]) -> Iterator[str]:
+    folds, fold = config["data"].get("num_folds"), config["data"].get("fold", 0)
+    if folds and fold >= folds:
+        yield f"data.fold={fold}: data.num_folds={folds} has folds 0 to {folds - 1}"
+    if not folds and fold:
+        yield f"data.fold={fold}: needs data.num_folds"
+
+
+def _classes(config: dict[str, Any]) -> Iterator[str]:
+    classes = config["data"].get("classes")
+    if classes and len(set(classes)) < len(classes):
+        yield f"data.classes={classes}: names a class twice"
+
+
+def _lbfgs(config: dict[str, Any]) -> Iterator[str]:
+    if not str(config["optimizer"]["_target_"]).endswith("LBFGS"):
+        return
+    trainer = config["trainer"]
+    if trainer["precision"] not in ("32-true", "64-true", "32", "64", 32, 64):
+        yield f"optimizer=lbfgs: needs full precision, and trainer.precision={trainer['precision']}"
+    if trainer["gradient_clip_val"] is not None:
+        yield "optimizer=lbfgs: its line search sees no clipped gradient; leave trainer.gradient_clip_val=null"
+    if trainer["accumulate_grad_batches"] > 1:
+        yield "optimizer=lbfgs: evaluates each batch anew; leave trainer.accumulate_grad_batches=1"
+
+
+def _nesterov(config: dict[str, Any]) -> Iterator[str]:
+    if config["optimizer"].get("nesterov") and not config["optimizer"].get("momentum"):
+        yield "optimizer.nesterov=true: needs optimizer.momentum above 0"
+
+
+def _momentum_cycle(config: dict[str, Any]) -> Iterator[str]:
+    has_momentum = {"momentum", "betas"} & config["optimizer"].keys()
+    if config["scheduler"].get("cycle_momentum") and not has_momentum:
+        yield "scheduler.cycle_momentum=true: the optimizer has no momentum to cycle"
+
+
+def _device(config: dict[str, Any]) -> Iterator[str]:
+    trainer = config["trainer"]
+    if trainer["accelerator"] in ("gpu", "cuda") and not gpu_device_exists():
+        yield "accelerator=gpu: this machine has no GPU; accelerator=cpu or accelerator=auto trains without one"
+    if str(trainer["precision"]) in ("16", "16-mixed") and (
+        trainer["accelerator"] == "cpu" or (trainer["accelerator"] == "auto" and not gpu_device_exists())
+    ):
+        yield f"trainer.precision={trainer['precision']}: needs a GPU; on a CPU use bf16-mixed or 32-true"
+
+
+def gpu_device_exists() -> bool:
+    """Whether the kernel knows a GPU: Nvidia, AMD, or Windows' through WSL. Torch has the last word, later."""
+    return (
+        any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")) or not Path("/dev").exists()
+    )
+
+
+def _directories(config: dict[str, Any]) -> Iterator[str]:
+    if config["run"] and config["resume"]:
+        yield f"run={config['run']}: resume={config['resume']} names the run directory already"
+    first_process = os.environ.get("LOCAL_RANK", "0") == "0"  # it makes the directory that the others share
+    if config["run"] and first_process and (Path(config["run"]) / "status.json").exists():
+        yield f"run={config['run']}: holds a run already; resume={config['run']} goes on with it"
+    told: set[Path] = set()  # runs and sweeps lie below the same file more often than not
+    for key in ("runs", "sweeps", "data"):
+        path = Path(config["paths"][key])
+        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if existing in told:
+            continue
+        if not existing.is_dir():
+            told.add(existing)
+            yield f"paths.{key}={path}: {existing} is a file, not a directory"
+        elif key == "runs" and not config["run"] and not config["resume"] and not os.access(existing, os.W_OK):
+            yield f"paths.{key}={path}: cannot be written"
+
+
+def _own_data(config: dict[str, Any]) -> Iterator[str]:
+    """The files of data=npz and data=image_folder; what is in them is looked at later."""
+    target, path = str(config["data"].get("_target_", "")).rpartition(".")[2], config["data"].get("path")
+    if target == "Npz" and path is None:
+        yield "data.path=null: data=npz needs data.path=FILE.npz with x_train y_train x_test y_test"
+    elif target == "ImageFolder" and path is None:
+        yield "data.path=null: data=image_folder needs data.path=FOLDER with a folder for each class"
+    elif target == "Npz" and not Path(str(path)).expanduser().is_file():
+        yield f"data.path={path}: no such file; data=npz needs data.path=FILE.npz"
+    elif target == "ImageFolder" and not Path(str(path)).expanduser().is_dir():
+        yield f"data.path={path}: no such folder"
+
+
+def _lr_range(config: dict[str, Any]) -> Iterator[str]:
+    bounds = config.get("lr_find")
+    if bounds and bounds["max_lr"] <= bounds["min_lr"]:
+        yield f"lr_find.max_lr={bounds['max_lr']}: must be above lr_find.min_lr={bounds['min_lr']}"
+
+
+COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
+    unread,
+    _monitor,
+    _folds,
+    _classes,
+    _lbfgs,
+    _nesterov,
+    _momentum_cycle,
+    _device,
+    _directories,
+    _own_data,
+    *INIT_COMBINATIONS,
+    _lr_range,
+)
