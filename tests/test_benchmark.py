@@ -50,6 +50,29 @@ def test_ratio_is_of_medians_and_leaves_the_first_epoch_out(benchmarks: Load) ->
     assert found["images_per_second"]["bare"] == 25.0
 
 
+def test_fastest_epoch_of_all_processes_is_compared_too(benchmarks: Load) -> None:
+    runs = [
+        epochs("bare", 1.0, 4.0, 2.0),
+        epochs("bare", 1.0, 9.0),
+        epochs("lithydra", 1.0, 3.0),
+        epochs("bare", 1.0, 8),
+    ]
+    found = benchmarks("summary").summarize(runs)["workloads"]["mnist_mlp"]
+    assert found["fastest"] == {"bare": 2.0, "lithydra": 3.0}
+    assert found["fastest_ratio"] == 1.5
+
+
+def test_cost_of_looking_inside_is_by_epoch_and_once_a_run(benchmarks: Load) -> None:
+    runs = [
+        {**epochs("lithydra", 3.0, 2.0, 2.0, measurement="looking"), "point": "with", "seconds": 12.0},
+        {**epochs("lithydra", 3.0, 1.0, 1.0, measurement="looking"), "point": "without", "seconds": 9.0},
+    ]
+    found = benchmarks("summary").summarize(runs)["looking"]
+    assert found["epoch_ratio"] == 2.0
+    assert found["once_seconds"] == 1.0
+    assert found["ten_epochs_seconds"] == 10 * 2.0 * 50_000 / 100
+
+
 def test_memory_counts_bytes_beyond_the_imports(benchmarks: Load) -> None:
     runs = [
         {"measurement": "memory", "contender": "bare", "peak_bytes": 300, "import_bytes": 100},
@@ -98,7 +121,7 @@ def test_docs_page_holds_the_machine_and_what_was_measured(benchmarks: Load) -> 
     page = benchmarks("tables").markdown(record, "picture.png")
     assert "Abacus 3, 2 cores, 2 threads" in page
     assert "- **mnist_mlp**: `data=mnist`" in page
-    assert "| mnist_mlp | 1.50 |  |  | 33 |" in page
+    assert "| mnist_mlp | 1.50 |  |  | 1.50 | 33 |" in page
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from lithydra.memory import keep_freed_memory
 
-# Allocates, fills and frees the same 64 MiB, more than what glibc keeps by itself, and prints the page faults.
+# Allocates, fills and frees the same 48 MiB, more than what glibc keeps by itself, and prints the page faults.
 PROGRAM = """
 import resource, sys
 import numpy as np
@@ -14,10 +14,10 @@ from lithydra.memory import keep_freed_memory
 assert sys.argv[1] == "plain" or keep_freed_memory()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-np.ones(2**26, np.uint8)
+np.ones(3 * 2**24, np.uint8)
 before = faults()
 for _ in range(10):
-    np.ones(2**26, np.uint8)
+    np.ones(3 * 2**24, np.uint8)
 print(faults() - before)
 """
 

@@ -83,7 +83,7 @@ def _command(job: Job) -> list[str]:
         clock = f"+callbacks.clock._target_=benchmarks.clock.{CLOCKS.get(job.measurement, 'EpochClock')}"
         ending = ["trainer.max_steps=1", "test=false"] if job.measurement == "startup" else []
         settings = [f"accelerator={job.accelerator}", f"trainer.max_epochs={job.epochs}", "run=run", clock, *ending]
-        return [sys.executable, str(ROOT / "train.py"), *job.workload.overrides(), *settings]
+        return [sys.executable, str(ROOT / "train.py"), *job.workload.overrides(), *settings, *job.extra]
     task = {"workload": asdict(job.workload), "epochs": job.epochs, "accelerator": job.accelerator}
     return [sys.executable, "-m", f"benchmarks.{MODULES[job.contender]}", json.dumps(task)]
 

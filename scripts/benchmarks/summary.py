@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
-from .workloads import WORKLOADS
+from .workloads import CIFAR_IMAGES, WORKLOADS
 
 Run = dict[str, Any]
 
@@ -18,7 +18,7 @@ def summarize(runs: list[Run]) -> dict[str, Any]:
     for axis in ("data", "depth", "batch_size"):
         if chosen := _of(runs, f"scaling_{axis}"):
             summary["scaling"][axis] = _scaling(chosen)
-    for name, settle in (("startup", _startup), ("memory", _memory), ("bf16", _bf16)):
+    for name, settle in (("startup", _startup), ("memory", _memory), ("looking", _looking), ("bf16", _bf16)):
         if chosen := _of(runs, name):
             summary[name] = settle(chosen)
     return summary
@@ -49,12 +49,16 @@ def _workload(runs: list[Run]) -> dict[str, Any]:
     times = {who: [epoch_seconds(run) for run in group] for who, group in contenders.items()}
     medians = {who: median(values) for who, values in times.items()}
     ours = medians.get("lithydra")
+    # The fastest epoch tells the contenders apart where the machine's own speed changes from one epoch to the next.
+    fastest = {who: min(min(run["epoch_seconds"][1:]) for run in group) for who, group in contenders.items()}
     return {
         "num_train": runs[0]["num_train"],
         "repetitions": min(map(len, times.values())),
         "seconds": medians,
         "range": {who: [min(values), max(values)] for who, values in times.items()},
         "ratios": {f"lithydra/{who}": ours / medians[who] for who in medians if who != "lithydra"} if ours else {},
+        "fastest": fastest,
+        "fastest_ratio": fastest["lithydra"] / fastest["bare"] if {"lithydra", "bare"} <= fastest.keys() else None,
         "images_per_second": {who: runs[0]["num_train"] / value for who, value in medians.items()},
         "train_loss": {who: _median_of("train_loss", group) for who, group in contenders.items()},
     }
@@ -85,6 +89,22 @@ def _memory(runs: list[Run]) -> dict[str, float]:
         "bare_import_bytes": imports["bare"],
         "lithydra_import_bytes": imports["lithydra"],
         "ratio": beyond["lithydra"] / beyond["bare"],
+    }
+
+
+def _looking(runs: list[Run]) -> dict[str, float]:
+    """Seconds an epoch with and without, and what a run takes longer outside its epochs."""
+    points = _by("point", runs)
+    epochs = {point: median(map(epoch_seconds, some)) for point, some in points.items()}
+    outside = {
+        point: median(run["seconds"] - sum(run["epoch_seconds"]) for run in some) for point, some in points.items()
+    }
+    return {
+        "with_seconds": epochs["with"],
+        "without_seconds": epochs["without"],
+        "epoch_ratio": epochs["with"] / epochs["without"],
+        "once_seconds": outside["with"] - outside["without"],
+        "ten_epochs_seconds": 10 * epochs["with"] * CIFAR_IMAGES / runs[0]["num_train"],
     }
 
 

@@ -40,6 +40,8 @@ def tables(summary: dict[str, Any]) -> list[Table]:
         found.append(_startup(summary["startup"]))
     if "memory" in summary:
         found.append(_memory(summary["memory"]))
+    if "looking" in summary:
+        found.append(_looking(summary["looking"]))
     return found
 
 
@@ -93,9 +95,10 @@ def _ratios(workloads: dict[str, Any]) -> Table:
     for name, workload in workloads.items():
         ratios = [workload["ratios"].get(f"lithydra/{who}") for who in RIVALS]
         speed = workload["images_per_second"].get("lithydra")
-        cells = ["" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
+        cells = ["" if ratio is None else f"{ratio:.2f}" for ratio in (*ratios, workload.get("fastest_ratio"))]
         rows.append([name, *cells, "" if speed is None else f"{speed:,.0f}"])
-    return Table("lithydra's time over that of", ["workload", *RIVALS, "lithydra's images/s"], rows)
+    header = ["workload", *RIVALS, "bare, fastest epoch of all", "lithydra's images/s"]
+    return Table("lithydra's time over that of", header, rows)
 
 
 def _losses(workloads: dict[str, Any]) -> Table:
@@ -110,6 +113,9 @@ def _scaling(axis: str, times: dict[str, dict[str, float]]) -> Table:
     points = list(next(iter(times.values())))
     title = {"data": "training and validation images", "depth": "hidden layers", "batch_size": "batch size"}[axis]
     rows = [[who, *(f"{some[point]:.3g}" for point in points)] for who, some in times.items()]
+    if axis == "data":
+        growth = [f"{who} {some[points[-1]] / some[points[0]]:.2f}" for who, some in times.items()]
+        title += f": from {int(points[0]):,} to {int(points[-1]):,}, times {', '.join(growth)}"
     return Table(f"Seconds an epoch by {title}", ["contender", *(f"{int(point):,}" for point in points)], rows)
 
 
@@ -138,3 +144,15 @@ def _memory(values: dict[str, float]) -> Table:
     ]
     title = f"Peak memory on CIFAR-10 in MiB: lithydra/bare {values['ratio']:.2f}"
     return Table(title, ["contender", "beyond the imports", "imports"], rows)
+
+
+def _looking(values: dict[str, float]) -> Table:
+    once, whole = values["once_seconds"], values["ten_epochs_seconds"]
+    rows = [
+        ["seconds an epoch, with them", f"{values['with_seconds']:.3g}"],
+        ["without: `logger=none ~callbacks.plots`", f"{values['without_seconds']:.3g}"],
+        ["ratio", f"{values['epoch_ratio']:.3f}"],
+        ["seconds once a run, for the pictures and run.html", f"{once:.2f}"],
+        ["share of ten epochs of all 50,000 images", f"{once / whole:.1%}"],
+    ]
+    return Table("What TensorBoard, pictures and run.html cost, on cifar_cnn", ["what", "value"], rows)

@@ -52,8 +52,9 @@ WORKLOADS = {
 }
 # The slow contenders: their epochs are long enough to time one by one.
 MOST_EPOCHS = {"dataloader": 3, "lightning": 3}
-MEASUREMENTS = (*WORKLOADS, "startup", "memory", "scaling", "bf16")
-MNIST_IMAGES = 60_000
+MEASUREMENTS = (*WORKLOADS, "startup", "memory", "looking", "scaling", "bf16")
+MNIST_IMAGES, CIFAR_IMAGES = 60_000, 50_000
+LOOKING = {"with": (), "without": ("logger=none", "~callbacks.plots")}  # TensorBoard, pictures and run.html
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Job:
         contender: one of `CONTENDERS`, or "imports".
         accelerator: the choice in conf/accelerator/.
         point: what varies within the measurement: the number on the x axis, or the accelerator.
+        extra: of train.py's command line, besides what the workload is.
     """
 
     measurement: str
@@ -72,6 +74,7 @@ class Job:
     epochs: int
     accelerator: str
     point: int | str | None = None
+    extra: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return " ".join(str(part) for part in (self.measurement, self.contender, self.point) if part is not None)
@@ -99,6 +102,8 @@ def plan(
         jobs += [job("startup", who, limited("mnist_mlp"), epochs=1) for who in ("imports", "bare", "lithydra")]
     if "memory" in measurements:
         jobs += [job("memory", who, limited("cifar_cnn"), epochs=1) for who in ("bare", "lithydra")]
+    if "looking" in measurements:
+        jobs += [job("looking", "lithydra", limited("cifar_cnn"), point=p, extra=some) for p, some in LOOKING.items()]
     if "scaling" in measurements:
         for axis, points in scaling_points(limited("mnist_mlp")).items():
             for point, workload in points.items():

@@ -204,7 +204,8 @@ class GradientClassifier(Classifier):
         self._snapshot = Snapshot(self, self._optimizer, self._scheduler, self._scaler)
         self.watched = [*self.trained, *(b for b in self.net.buffers() if b.is_floating_point())]
         self._progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        self._observers: list[Any] = [c for c in self.trainer.callbacks if hasattr(c, "on_optimizer_step")]  # pyright: ignore[reportAttributeAccessIssue]
+        callbacks: list[Any] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        self._observers = [c.on_optimizer_step for c in callbacks if hasattr(c, "on_optimizer_step")]
         # Without these two, Lightning's hooks around backward() have nothing to do, at 5 % of a small net's step.
         direct = isinstance(self.trainer.strategy, SingleDeviceStrategy) and self._scaler is None
         self._backward = torch.Tensor.backward if direct else self.manual_backward
@@ -233,20 +234,21 @@ class GradientClassifier(Classifier):
     def _train_chunk(self, chunk: Chunk, careful: bool = False) -> None:
         self._pending = ([], [], [])
         self._to_log = []
-        max_steps = self.trainer.max_steps
+        max_steps, step = self.trainer.max_steps, self.global_step  # a look-up costs as much as a small layer
         for batch in chunk:
             lr = self._optimizer.param_groups[0]["lr"]
             updates = batch.is_last or batch.number % self.accumulate_grad_batches == 0
-            loss = self._train(batch, updates, careful)
+            is_logged = updates and (step + 1) % self.log_every_n_steps == 0
+            loss = self._train(batch, step + 1, updates, is_logged, careful)
             if updates:
-                step = self.global_step
+                step += 1
                 if careful:
                     refuse_broken_weights(self, step, lr)
-                if step % self.log_every_n_steps == 0:
+                if is_logged:
                     values = {"train/loss_step": loss, "lr": lr, "gradient_norm": self._gradient_norm}
                     self._to_log.append((step, values))
-                for observer in self._observers:
-                    observer.on_optimizer_step(self.trainer, self)
+                for observe in self._observers:
+                    observe(self.trainer, self)
                 if step == max_steps:
                     self.trainer.should_stop = True  # validate here, wherever in the epoch this is
                     break
@@ -259,7 +261,7 @@ class GradientClassifier(Classifier):
             self.write({name: float(value) for name, value in values.items()}, step)
         self._to_log = []
 
-    def _train(self, batch: TrainingBatch, updates: bool, careful: bool) -> Tensor:
+    def _train(self, batch: TrainingBatch, step: int, updates: bool, is_logged: bool, careful: bool) -> Tensor:
         """Forward and backward on one batch, then the optimizer's step if it is due. Returns the batch's mean loss."""
         images, labels = batch.images.to(self.device), batch.labels.to(self.device)
         if self.augmentation is not None:
@@ -273,26 +275,25 @@ class GradientClassifier(Classifier):
             self._backward(total / self.accumulate_grad_batches if self.accumulate_grad_batches > 1 else total)
             if careful:
                 lr = self._optimizer.param_groups[0]["lr"]
-                refuse_divergence(total, self, self.global_step + 1, lr, scaled=self._scaler is not None)
+                refuse_divergence(total, self, step, lr, scaled=self._scaler is not None)
             evaluations.append((loss.detach(), logits.detach()))
             return total
 
         if isinstance(self._optimizer, LBFGS):
-            self._update(lambda: (self._zero_grad(), evaluate())[1])
+            self._update(is_logged, lambda: (self._zero_grad(), evaluate())[1])
         else:
             evaluate()
             if updates:
-                self._update()
+                self._update(is_logged)
                 self._zero_grad()
         loss, logits = evaluations[0]
         for values, value in zip(self._pending, (loss, logits, labels), strict=True):
             values.append(value)
         return loss
 
-    def _update(self, closure: Callable[[], Tensor] | None = None) -> None:
+    def _update(self, is_logged: bool, closure: Callable[[], Tensor] | None = None) -> None:
         """One optimizer step: clip, step, count it, step the scheduler."""
         optimizer, scaler = self._optimizer, self._scaler
-        is_logged = (self.global_step + 1) % self.log_every_n_steps == 0
         if scaler is not None and (is_logged or self.gradient_clip_val is not None):
             scaler.unscale_(optimizer)
         if is_logged and closure is None:

@@ -57,8 +57,10 @@ class StopOnSignal(Checkpoint):  # a Checkpoint, so that it runs after the epoch
         self.interrupts.training = True
 
     def on_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.interrupts.received:
+            return
         order = trainer.train_dataloader.sampler  # pyright: ignore[reportOptionalMemberAccess]
-        if self.interrupts.received and order.position < order.num_batches:  # else the epoch's end saves and stops
+        if order.position < order.num_batches:  # else the epoch's end saves and stops
             self.keeper.save_within_epoch(trainer)
             self.interrupts.stop()
 

@@ -7,6 +7,9 @@ import platform
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 MOST = 2**31 - 1  # bytes, the largest that mallopt takes
+# Larger blocks are handed back: put among the others, a few small blocks between them make the process grow by
+# hundreds of MB. Activations of a training batch are smaller than that, those of a large evaluation batch may not be.
+LARGEST_KEPT = (2**26, 2**25)  # bytes; older versions of glibc refuse more than the second
 
 
 def keep_freed_memory() -> bool:
@@ -19,4 +22,5 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    return bool(libc.mallopt(M_MMAP_THRESHOLD, 2**30) and libc.mallopt(M_TRIM_THRESHOLD, MOST))
+    agreed = any(libc.mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST_KEPT)
+    return bool(agreed and libc.mallopt(M_TRIM_THRESHOLD, MOST))

@@ -54,9 +54,10 @@ class RunCheckpoint(Checkpoint):
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         if not due and self.every_seconds is not None:
             due = time.monotonic() - self._last_save >= self.every_seconds
-        order = trainer.train_dataloader.sampler  # pyright: ignore[reportOptionalMemberAccess]
-        if due and order.position < order.num_batches:  # the epoch's end is saved with its metrics
-            self.save_within_epoch(trainer)
+        if due:
+            order = trainer.train_dataloader.sampler  # pyright: ignore[reportOptionalMemberAccess]
+            if order.position < order.num_batches:  # the epoch's end is saved with its metrics
+                self.save_within_epoch(trainer)
 
     def save_within_epoch(self, trainer: L.Trainer) -> None:
         self._saved_epoch = None

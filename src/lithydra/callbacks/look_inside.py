@@ -64,7 +64,8 @@ class TestResults:
         order = torch.where(predicted == labels, -1.0, surest).topk(min(NUM_MISTAKES, len(labels)))
         for sure, i in zip(order.values.tolist(), order.indices.tolist(), strict=True):
             if sure >= 0:
-                self.mistakes.append((images[i].cpu(), int(predicted[i]), sure, int(labels[i])))
+                image = images[i].cpu().clone()  # a view would keep the whole batch
+                self.mistakes.append((image, int(predicted[i]), sure, int(labels[i])))
         self.mistakes = sorted(self.mistakes, key=lambda mistake: -mistake[2])[:NUM_MISTAKES]
 
 
