@@ -14,7 +14,8 @@ import torch
 from lithydra import checkpoint_io
 from lithydra.callbacks.checkpoint import RunCheckpoint
 from lithydra.checkpoint_io import load
-from lithydra.classifier import Classifier, GradientClassifier
+from lithydra.classifier import Classifier
+from lithydra.gradient_classifier import GradientClassifier
 from lithydra.run_dir import RunDir
 
 

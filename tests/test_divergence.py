@@ -14,9 +14,10 @@ from conftest import RunTrain
 from killing import in_child
 from lithydra.callbacks.checkpoint import RunCheckpoint
 from lithydra.checkpoint_io import load
-from lithydra.classifier import Classifier, GradientClassifier
+from lithydra.classifier import Classifier
 from lithydra.data.loaders import Chunk
 from lithydra.errors import DivergedError
+from lithydra.gradient_classifier import GradientClassifier
 from lithydra.run_dir import RunDir
 from test_resume import Killing
 

@@ -7,7 +7,7 @@ from torch import nn
 from conftest import QUIET, RunTrain, _compose, assert_equal, weights
 from lithydra import build
 from lithydra.callbacks.layer_statistics import measure, read_layers
-from lithydra.classifier import GradientClassifier
+from lithydra.gradient_classifier import GradientClassifier
 from lithydra.models.mlp import MLP
 from lithydra.normalization import Normalization
 from lithydra.resume_config import resumed

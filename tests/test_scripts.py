@@ -13,9 +13,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from conftest import CONF, QUIET, SMALL, Compose, RunTrain, assert_equal
 from lithydra import build, cli
 from lithydra.checks import check
-from lithydra.classifier import GradientClassifier
 from lithydra.compare import compare
 from lithydra.errors import ConfigError, LithydraError
+from lithydra.gradient_classifier import GradientClassifier
 from lithydra.inspect_data import inspect_data
 from lithydra.lr_find import RangeTest, lr_find, range_test
 from lithydra.reproduce_run import differences_of_origin, reproduce_run

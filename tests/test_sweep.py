@@ -92,7 +92,7 @@ def slow_epochs(seed: int) -> Callable[[], None]:
     """A patch: the job of this seed takes a second for each step of its second epoch."""
 
     def patch() -> None:
-        from lithydra.classifier import GradientClassifier
+        from lithydra.gradient_classifier import GradientClassifier
 
         original = GradientClassifier._update
 
@@ -240,7 +240,7 @@ def test_a_job_that_its_queue_stops_goes_on_later(data_dir: Path, tmp_path: Path
     """Submitit ends a job at its time limit with SystemExit, and starts it again later."""
 
     def patch() -> None:
-        from lithydra.classifier import GradientClassifier
+        from lithydra.gradient_classifier import GradientClassifier
 
         original = GradientClassifier._update
 

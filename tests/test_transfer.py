@@ -15,8 +15,8 @@ from killing import SignalAt, differences, in_child, outcome
 from lithydra import build, transfer
 from lithydra.callbacks.summary import summary_table
 from lithydra.checks import check
-from lithydra.classifier import GradientClassifier
 from lithydra.errors import ConfigError, DivergedError
+from lithydra.gradient_classifier import GradientClassifier
 from lithydra.loading import load
 from lithydra.models import torchvision_net
 from lithydra.models.alexnet import AlexNetImageNet

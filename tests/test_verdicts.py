@@ -18,6 +18,7 @@ from lithydra.verdicts import judge, overall
 from sweeps import write_sweep
 
 SEEDS = ["0", "1", "2"]
+OBJECTIVE = {"metric": "val/acc", "mode": "max"}
 MEANS = {"a": 0.8, "b": 0.7, "c": 0.795}  # each ± 0.01 over the seeds
 
 
@@ -32,7 +33,7 @@ def sweep(tmp_path: Path) -> SweepDir:
 
 def verdicts(sweep: SweepDir, *rules: dict[str, Any]) -> list[str]:
     frame = lithydra.results(sweep.path)
-    outcomes = judge({"verdict": list(rules)}, frame, curves(frame, []), ["net", "seed"])
+    outcomes = judge({"verdict": list(rules)}, frame, curves(frame, []), ["net", "seed"], OBJECTIVE)
     return [outcome.verdict for outcome in outcomes]
 
 
@@ -52,6 +53,9 @@ def verdicts(sweep: SweepDir, *rules: dict[str, Any]) -> list[str]:
         ({"metric": "gap", "of": {"net": "a"}, "below": 0.2}, "shows"),
         ({"metric": "diverged", "of": {"net": "d"}, "above": {"net": "a"}, "by": 0.5}, "shows"),
         ({"metric": "seconds", "of": {"net": "a"}, "below": 10}, "shows"),
+        ({"of": {"best": True}, "above": {}, "by": 0.01}, "shows"),  # 0.81, of all runs
+        ({"of": {"best": True}, "above": {"net": "a"}, "by": 0.03}, "does not show"),
+        ({"metric": "optimism", "of": {"best": True}, "above": 0.6, "by": 0}, "shows"),  # 0.81 - 0.19
     ],
 )
 def test_a_comparison_goes_by_the_seeds_spread(sweep: SweepDir, rule: dict[str, Any], verdict: str) -> None:
@@ -73,7 +77,7 @@ def test_the_whole_verdict_needs_every_rule(sweep: SweepDir) -> None:
     def whole(*pairs: str) -> str:
         frame = lithydra.results(sweep.path)
         rules = [{"metric": "val/acc", "of": {"net": x}, "above": {"net": y}} for x, y in pairs]
-        return overall(judge({"verdict": rules}, frame, curves(frame, []), ["net", "seed"]))
+        return overall(judge({"verdict": rules}, frame, curves(frame, []), ["net", "seed"], OBJECTIVE))
 
     assert (whole("ab", "cb"), whole("ab", "ac"), whole("ab", "ac", "ba")) == ("shows", "unclear", "does not show")
 

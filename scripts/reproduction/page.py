@@ -123,7 +123,7 @@ def _studies(studies: Sequence[Study]) -> list[str]:
 def _outcomes(study: Study) -> list[Any]:
     plan = study.sweep.read()
     frame = results(study.sweep.path)
-    return judge(plan.study or {}, frame, curves(frame, plan.axes), list(plan.axes))
+    return judge(plan.study or {}, frame, curves(frame, plan.axes), list(plan.axes), plan.objective)
 
 
 def _details(study: Study, images: Path) -> list[str]:

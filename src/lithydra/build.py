@@ -20,10 +20,11 @@ from lithydra import transfer
 from lithydra.callbacks.checkpoint import RunCheckpoint
 from lithydra.callbacks.record import RunRecord
 from lithydra.checkpoint_io import AtomicCheckpointIO
-from lithydra.classifier import Classifier, GradientClassifier
+from lithydra.classifier import Classifier
 from lithydra.data.base import ImageDataModule
 from lithydra.dry_run import dry_run, steps_per_execution
 from lithydra.errors import ConfigError, LithydraError
+from lithydra.gradient_classifier import GradientClassifier
 from lithydra.interrupts import Interrupts, StopOnSignal
 from lithydra.normalization import Normalization
 from lithydra.statistics_classifier import StatisticsClassifier

@@ -13,7 +13,7 @@ from lithydra.errors import DivergedError
 from lithydra.resume import random_state, set_random_state
 
 if TYPE_CHECKING:
-    from lithydra.classifier import GradientClassifier
+    from lithydra.gradient_classifier import GradientClassifier
 
 ADVICE = "A smaller lr, or trainer.gradient_clip_val=1.0, may help."
 

@@ -8,14 +8,15 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from lithydra.classifier import Classifier, GradientClassifier
+from lithydra.classifier import Classifier
 from lithydra.data.base import ImageDataModule
 from lithydra.data.loaders import TrainingLoader, TrainingOrder
 from lithydra.errors import ConfigError
+from lithydra.gradient_classifier import GradientClassifier
 from lithydra.statistics_classifier import StatisticsClassifier
 
-CHUNK_SECONDS = 0.2  # long beside the 2 ms that a chunk costs, short enough to do again where it diverged
-MAX_STEPS = 512  # bounds the logits that a chunk keeps
+CHUNK_SECONDS = 0.5  # long beside the 2 to 4 ms that a chunk costs, short enough to do again where it diverged
+MAX_STEPS = 1024  # bounds the logits that a chunk keeps
 STEPS_OF_SEVERAL_PROCESSES = 16  # a measured number would differ between them, and they must agree
 TIMED_STEPS = 3  # the fastest counts: on a busy machine a single one may take a hundred times as long
 

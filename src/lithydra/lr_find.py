@@ -15,10 +15,10 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from lithydra import build, plots
-from lithydra.classifier import GradientClassifier
 from lithydra.data.base import ImageDataModule
 from lithydra.data.loaders import TrainingLoader, TrainingOrder
 from lithydra.errors import ConfigError, LithydraError
+from lithydra.gradient_classifier import GradientClassifier
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,8 @@ from lithydra.errors import ConfigError, nearest
 
 KEYS = ("claim", "metric", "of", "above", "below", "by", "at_epoch")
 # What can be compared besides the metrics of the best epoch.
-DERIVED = ("gap", "seconds", "best_epoch", "diverged")
+DERIVED = ("gap", "optimism", "seconds", "best_epoch", "diverged")
+BEST = "best"  # {best: true} is the run that validation chose
 
 
 def check_rules(study: Mapping[str, Any], axes: Mapping[str, list[str]]) -> None:
@@ -48,6 +49,10 @@ def _selector_problem(selector: Any, axes: Mapping[str, list[str]]) -> str | Non
     if not isinstance(selector, Mapping):
         return f"{selector}: must be a mapping from an axis to its value, as {{lr: 0.1}}"
     for axis, value in selector.items():
+        if axis == BEST and axis not in axes:
+            if value is not True:
+                return f"{axis}={value}: must be true"
+            continue
         if axis not in axes:
             return f"{axis}: not varied here; the axes are {', '.join(axes)}.{nearest(str(axis), axes)}"
         if typed(value) not in [typed(choice) for choice in axes[axis]]:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lithydra.axis_values import FOLDED, typed
-from lithydra.study_rules import is_number
+from lithydra.study_rules import BEST, is_number
 from lithydra.sweep_results import Frame, Spread, number
 
 SHOWS, DOES_NOT_SHOW, UNCLEAR = "shows", "does not show", "unclear"
@@ -34,22 +34,36 @@ def overall(outcomes: list[Outcome]) -> str:
     return SHOWS if verdicts == {SHOWS} else UNCLEAR
 
 
-def judge(study: Mapping[str, Any], frame: Frame, epochs: Frame, axes: list[str]) -> list[Outcome]:
+def judge(
+    study: Mapping[str, Any], frame: Frame, epochs: Frame, axes: list[str], objective: Mapping[str, str]
+) -> list[Outcome]:
     """Try each rule of a study.
 
     Args:
         frame: `lithydra.results` of the sweep.
         epochs: `sweep_results.curves` of it.
         axes: all keys that vary.
+        objective: `metric` and `mode` that choose the best run.
     """
     frame = frame.assign(diverged=(frame["state"] == "diverged").astype(float))
     if {"train/acc", "val/acc"} <= set(frame.columns):
         frame["gap"] = frame["train/acc"] - frame["val/acc"]
+    if {"val/acc", "test/acc"} <= set(frame.columns):
+        frame["optimism"] = frame["val/acc"] - frame["test/acc"]
+    frame[BEST] = frame.index == _best(frame, **objective)
     return [
         outcome
         for rule in study.get("verdict", [])
         for outcome in _try_rule(rule, _with_epoch(frame, epochs, rule), [axis for axis in axes if axis not in FOLDED])
     ]
+
+
+def _best(frame: Frame, metric: str, mode: str) -> Any:
+    """The row of the run that validation chooses; None where there is none."""
+    scores = frame.loc[frame["state"] == "finished", metric].dropna() if metric in frame else pd.Series(dtype=float)
+    if scores.empty:
+        return None
+    return scores.idxmax() if mode == "max" else scores.idxmin()
 
 
 def _with_epoch(frame: Frame, epochs: Frame, rule: Mapping[str, Any]) -> Frame:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lithydra.callbacks.checkpoint import run_dir
-from lithydra.classifier import GradientClassifier
+from lithydra.gradient_classifier import GradientClassifier
 from lithydra.models.layers import ACTIVATIONS
 from lithydra.run_dir import RunDir, write_text
 
