@@ -68,10 +68,11 @@ def markdown(record: dict[str, Any], picture: str) -> str:
         "checkpoints and logs. The first epoch of a process warms up and does not count.",
         "\n".join(contenders),
         "\n".join(nets),
+        "On a GPU: not measured." if record["device"] == "cpu" else "",
         f"![Epoch times]({picture})",
         *(table.markdown() for table in tables(record["summary"])),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _times(workloads: dict[str, Any]) -> Table:
