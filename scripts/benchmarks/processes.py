@@ -20,7 +20,7 @@ from .workloads import Job
 ROOT = Path(__file__).parents[2]
 TERMINAL = {"TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
 CLOCKS = {"startup": "FirstStepClock"}
-MODULES = {"bare": "bare", "dataloader": "dataloader", "lightning": "stock_lightning"}
+MODULES = {"bare": "bare", "operators": "operators", "dataloader": "dataloader", "lightning": "stock_lightning"}
 
 
 def measure(job: Job, data: Path, output: Path) -> dict[str, Any]:

@@ -21,6 +21,8 @@ def summarize(runs: list[Run]) -> dict[str, Any]:
     for name, settle in (("startup", _startup), ("memory", _memory), ("looking", _looking), ("bf16", _bf16)):
         if chosen := _of(runs, name):
             summary[name] = settle(chosen)
+    if chosen := _of(runs, "operators"):
+        summary["operators"] = _operators(chosen)
     return summary
 
 
@@ -116,13 +118,29 @@ def _scaling(runs: list[Run]) -> dict[str, dict[str, float]]:
     }
 
 
+def _by_precision(runs: list[Run]) -> tuple[list[Run], list[Run]]:
+    """Those in fp32, those in bf16."""
+    half = [run for run in runs if str(run["point"]).endswith("_bf16")]
+    return [run for run in runs if run not in half], half
+
+
+def _operators(runs: list[Run]) -> dict[str, dict[str, float]]:
+    """By operator: milliseconds a step in fp32 and in bf16."""
+    full, half = _by_precision(runs)
+    return {
+        name: {
+            precision: median(run["milliseconds"][name] for run in some)
+            for precision, some in (("fp32", full), ("bf16", half))
+        }
+        for name in runs[0]["milliseconds"]
+    }
+
+
 def _bf16(runs: list[Run]) -> dict[str, float]:
-    full, half = ([run for run in runs if str(run["point"]).endswith("_bf16") == is_bf16] for is_bf16 in (False, True))
+    full, half = _by_precision(runs)
     seconds = [median(map(epoch_seconds, some)) for some in (full, half)]
     return {
         "fp32_seconds": seconds[0],
         "bf16_seconds": seconds[1],
         "speedup": seconds[0] / seconds[1],
-        "fp32_test_acc": _median_of("test_acc", full),
-        "bf16_test_acc": _median_of("test_acc", half),
     }

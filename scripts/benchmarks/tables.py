@@ -36,6 +36,8 @@ def tables(summary: dict[str, Any]) -> list[Table]:
     found += [_scaling(axis, times) for axis, times in summary["scaling"].items()]
     if "bf16" in summary:
         found.append(_bf16(summary["bf16"]))
+    if "operators" in summary:
+        found.append(_operators(summary["operators"]))
     if "startup" in summary:
         found.append(_startup(summary["startup"]))
     if "memory" in summary:
@@ -121,11 +123,18 @@ def _scaling(axis: str, times: dict[str, dict[str, float]]) -> Table:
 
 
 def _bf16(values: dict[str, float]) -> Table:
-    rows = [
-        [name, f"{values[f'{name}_seconds']:.3g}", f"{values[f'{name}_test_acc']:.4f}"] for name in ("fp32", "bf16")
-    ]
+    rows = [[name, f"{values[f'{name}_seconds']:.3g}"] for name in ("fp32", "bf16")]
     title = f"cifar_cnn in bf16: {values['speedup']:.2f}x the speed of fp32"
-    return Table(title, ["precision", "seconds an epoch", "test accuracy"], rows)
+    return Table(title, ["precision", "seconds an epoch"], rows)
+
+
+def _operators(operators: dict[str, dict[str, float]]) -> Table:
+    rows = [
+        [name, f"{times['fp32']:.2f}", f"{times['bf16']:.2f}", f"{times['fp32'] / times['bf16']:.2f}"]
+        for name, times in operators.items()
+    ]
+    title = "Milliseconds of a bare step of cifar_cnn, by operator: what bf16 speeds up"
+    return Table(title, ["operator", "fp32", "bf16", "fp32/bf16"], rows)
 
 
 def _startup(values: dict[str, float]) -> Table:

@@ -32,6 +32,7 @@ class Task:
 
     workload: Workload
     epochs: int
+    accelerator: str
     device: torch.device
     x_train: np.ndarray
     y_train: np.ndarray
@@ -64,12 +65,13 @@ def read_task() -> Task:
     if workload.limit and workload.limit < len(indices):
         indices, _ = _split(indices, labels, workload.limit)
     train, val = _split(indices, labels, len(indices) - round(VAL_FRACTION * len(indices)))
-    device = torch.device("cuda" if given["accelerator"] == "gpu" else "cpu")
+    device = torch.device("cuda" if given["accelerator"].startswith("gpu") else "cpu")
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     return Task(
         workload,
         given["epochs"],
+        given["accelerator"],
         device,
         **arrays,
         train_indices=train,

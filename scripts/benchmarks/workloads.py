@@ -62,7 +62,7 @@ class Job:
     """One fresh process.
 
     Attributes:
-        contender: one of `CONTENDERS`, or "imports".
+        contender: one of `CONTENDERS`, "imports" or "operators".
         accelerator: the choice in conf/accelerator/.
         point: what varies within the measurement: the number on the x axis, or the accelerator.
         extra: of train.py's command line, besides what the workload is.
@@ -112,6 +112,8 @@ def plan(
     if "bf16" in measurements:
         for point in (accelerator, f"{accelerator}_bf16"):
             jobs.append(job("bf16", "lithydra", limited("cifar_cnn"), accelerator=point, point=point))
+            if accelerator == "cpu":
+                jobs.append(job("operators", "operators", limited("cifar_cnn"), accelerator=point, point=point))
     return jobs
 
 
