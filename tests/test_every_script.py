@@ -77,7 +77,7 @@ def run(request: pytest.FixtureRequest, sweeps: dict[str, Done]) -> RunDir:
 
 @pytest.fixture
 def script(tmp_path: Path, some_data: Path) -> Script:
-    """`script("predict", "run=DIR", …)` is that command in a forked process, in a folder of its own; gives its output."""
+    """`script("predict", "run=DIR", …)` is the command, forked, in a folder of its own; it gives what it printed."""
     folder = tmp_path / "work"
     folder.mkdir()
 
@@ -176,7 +176,8 @@ def test_a_run_goes_on(run: RunDir, script: Script, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("data", "model"), RUNS)
 def test_lr_find_suggests(script: Script, tmp_path: Path, data: str, model: str) -> None:
-    said = script("lr_find", f"data={data}", f"model={model}", "lr_find.num_steps=40", f"paths.outputs={tmp_path}")
+    quick = ("data.batch_size=32", "lr_find.num_steps=40", f"paths.outputs={tmp_path}")
+    said = script("lr_find", f"data={data}", f"model={model}", *quick)
     assert "python train.py" in said and f"data={data} model={model}" in said
     (picture,) = (tmp_path / "lr_find").iterdir()
     assert_picture(picture)

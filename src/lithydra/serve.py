@@ -52,7 +52,10 @@ def page(module: Classifier, name: str) -> "gradio.Blocks":
                     upload = gradio.Image(type="filepath", label="Drop an image", height=400)
                     light = gradio.Checkbox(False, label="Dark on a light background: invert")
             with gradio.Column():
-                shown = gradio.Image(label="What the model sees", height=180, image_mode="RGB", interactive=False)
+                buttons = ["download", "fullscreen"]  # and not the one that sends the image to a public page
+                shown = gradio.Image(
+                    label="What the model sees", height=180, image_mode="RGB", interactive=False, buttons=buttons
+                )
                 label = gradio.Label(num_top_classes=min(5, len(data["class_names"])), label="Probabilities")
         from_file, from_drawing = predictors(module)
         for event in (upload.change, light.change):
