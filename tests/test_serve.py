@@ -72,7 +72,8 @@ def serving(run: RunDir) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait(20)
+        code = process.wait(20)
+    assert code == 0
 
 
 def wait_for(ready: Any, seconds: float) -> Any:

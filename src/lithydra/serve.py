@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from lithydra.classifier import Classifier
 from lithydra.data.images import ImageError, decode
 from lithydra.loading import load
+from lithydra.signals import stop_on_signal
 
 if TYPE_CHECKING:
     import gradio  # pyright: ignore[reportMissingImports]
@@ -28,6 +29,7 @@ def serve(config: DictConfig) -> None:
 
     # Gradio's own fonts would be fetched from the network.
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"], primary_hue="blue")
+    stop_on_signal()
     app.launch(server_name=config.host, server_port=config.port, quiet=True, share=False, theme=theme)
 
 
