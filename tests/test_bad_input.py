@@ -150,7 +150,6 @@ LATE = {
 }
 EVALUATE_EARLY = {
     "evaluate nothing": ("", "run: must be given"),
-    "evaluate: no such run": ("run=nowhere", "run=nowhere: no such directory"),
     "testing untrained weights": ("run=T/untrained", "has no checkpoint yet"),
     "evaluate: no such checkpoint": ("run=T/run checkpoint=first", "checkpoint=first: must be one of best, last"),
     "evaluate: no such split": ("run=T/run split=tset", "split=tset: must be one of test, val, train. Did you mean"),
@@ -181,6 +180,10 @@ PREDICT_LATE = {
     "predict: folder without images": ("run=T/run input=T/empty", "no images in this folder"),
     "predict: glob of nothing": ("run=T/run input='T/*.jpg'", "as a glob it matches no file"),
 }
+# Every script that takes a run, and what is none in the place of {}.
+ON_A_RUN = {verb: "run={}" for verb in ("evaluate", "export", "explain", "serve", "reproduce_run")}
+ON_A_RUN |= {"predict": "run={} input=T/grey.png", "compare": "T/run {}"}
+NO_RUN = {"nowhere": "no such directory", "T/empty": "not a run directory", "T/text.png": "a file, not a directory"}
 VERBS = {
     "train": (EARLY, LATE),
     "evaluate": (EVALUATE_EARLY, EVALUATE_LATE),
@@ -191,6 +194,10 @@ CASES = [
     for verb, tables in VERBS.items()
     for table, early in zip(tables, (True, False), strict=True)
     for item, (line, message) in table.items()
+] + [
+    pytest.param(verb, line.format(name), message, True, id=f"{verb}: {message}")
+    for verb, line in ON_A_RUN.items()
+    for name, message in NO_RUN.items()
 ]
 FAST = [case for number, case in enumerate(CASES) if case.values[0] != "train" or number % 4 == 0]
 

@@ -1,16 +1,6 @@
-"""Grad-CAM and integrated gradients, and the page that serves a run."""
+"""Grad-CAM and integrated gradients."""
 
-import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +10,9 @@ from omegaconf import DictConfig
 from PIL import Image
 
 import lithydra
-from conftest import CONF, ROOT, SMALL, RunTrain
+from conftest import CONF, SMALL, RunTrain
 from lithydra.errors import ConfigError
 from lithydra.explain import explain, explanations, last_convolution
-from lithydra.serve import centered, predictors
 
 pytest.importorskip("captum")
 
@@ -48,7 +37,7 @@ def test_explanations_find_the_pixels_that_decide(
     run = run_train(*data, "model=cnn", "model.channels=[8,16]", "trainer.max_epochs=5", "callbacks=none")
     module = lithydra.load(run.path)
     chosen = torch.from_numpy(images[201:221:2])[:, None]
-    found = explanations(module, chosen, torch.ones(10, dtype=torch.int64), ("no", "square"), "true")
+    found = explanations(module, chosen, torch.ones(10, dtype=torch.int64), ("no", "square"), "label")
     assert all(e.guess.predicted == "square" for e in found)
     for e in found:
         assert e.maps.keys() == {"Grad-CAM", "integrated gradients"}
@@ -79,120 +68,3 @@ def test_explain_refuses(run_train: RunTrain, data_dir: Path) -> None:
     run = run_train(*SMALL, "trainer.max_epochs=1")
     with pytest.raises(ConfigError, match=r"images=\[360\]: the test split has positions 0 to 359"):
         explain(settings(data_dir, f"run={run.path}", "images=[360]"))
-
-
-def test_drawing_is_cut_and_centered() -> None:
-    strokes = np.zeros((100, 200), np.uint8)
-    strokes[10:50, 150:170] = 255
-    image = centered(strokes, 28)
-    assert image.shape == (28, 28)
-    rows, columns = np.flatnonzero(image.any(axis=1)), np.flatnonzero(image.any(axis=0))
-    assert (rows[0] + rows[-1], columns[0] + columns[-1]) == (27, 27)
-    assert len(rows) == 20 and len(columns) == 10
-
-
-def test_served_predictions_are_the_runs(run_train: RunTrain, data_dir: Path, tmp_path: Path) -> None:
-    module = lithydra.load(run_train(*SMALL).path)
-    image = np.load(data_dir / "digits.npz")["x_test"][0]
-    Image.fromarray(255 - image).save(tmp_path / "light.png")
-    from_file, from_drawing = predictors(module)
-    seen, answer = from_file(str(tmp_path / "light.png"), True)
-    with torch.no_grad():
-        expected = module.probabilities(module(torch.from_numpy(image)[None, None]))[0]
-    assert [answer[str(i)] for i in range(10)] == pytest.approx(expected.tolist())
-    assert (seen[::22, ::22] == image).all()
-    assert from_file(None, False) == from_drawing(None) == (None, None)
-
-
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-
-
-@pytest.fixture
-def served(run_train: RunTrain) -> Iterator[str]:
-    """The address of a page that serves a run on digits."""
-    pytest.importorskip("gradio")
-    run = run_train(*SMALL, "trainer.max_epochs=5")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, str(ROOT / "scripts" / "serve.py"), f"run={run.path}", f"port={port}"]
-    process = subprocess.Popen(command, cwd=run.path.parent, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(lambda: urllib.request.urlopen(address, timeout=5).status == 200, 120)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def wait_for(ready: Any, seconds: float) -> Any:
-    """What `ready()` gives once it is true; errors count as not yet."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            if result := ready():
-                return result
-        except (OSError, KeyError, ValueError):
-            pass
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.3)
-
-
-class Browser:
-    """A tab of headless Chromium, spoken to in its debugging protocol."""
-
-    def __init__(self, folder: Path, address: str) -> None:
-        connect = pytest.importorskip("websockets.sync.client").connect  # comes with gradio
-        assert CHROMIUM is not None
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--window-size=1300,900"]
-        self.process = subprocess.Popen(
-            [CHROMIUM, *flags, f"--user-data-dir={folder}", address], stderr=subprocess.DEVNULL
-        )
-        port = wait_for(lambda: (folder / "DevToolsActivePort").read_text().splitlines()[0], 30)
-        pages = wait_for(lambda: json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/json")), 30)
-        url = next(p["webSocketDebuggerUrl"] for p in pages if p["type"] == "page")
-        self.socket = connect(url, max_size=None)
-        self.number = 0
-
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        self.number += 1
-        self.socket.send(json.dumps({"id": self.number, "method": method, "params": parameters}))
-        while True:
-            answer = json.loads(self.socket.recv(timeout=30))
-            if answer.get("id") == self.number:
-                return answer["result"]
-
-    def value(self, javascript: str) -> Any:
-        return self.call("Runtime.evaluate", expression=javascript)["result"].get("value")
-
-    def close(self) -> None:
-        self.socket.close()
-        self.process.terminate()
-        self.process.wait(20)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_served_page_predicts_in_a_browser(served: str, data_dir: Path, tmp_path: Path) -> None:
-    with np.load(data_dir / "digits.npz") as file:
-        image = file["x_test"][file["y_test"] == 0][0]
-    Image.fromarray(image).save(tmp_path / "zero.png")
-    browser = Browser(tmp_path / "profile", served)
-    try:
-        text = "document.body.innerText"
-        wait_for(lambda: "What the model sees" in (browser.value(text) or ""), 60)
-        assert "Draw" in browser.value(text) and "10 classes" in browser.value(text)
-        click = "[...document.querySelectorAll('button[role=tab]')].find(b => b.innerText.trim() == 'Image').click()"
-        browser.value(click)
-        browser.call("DOM.enable")
-        root = browser.call("DOM.getDocument", depth=-1)["root"]["nodeId"]
-        found = wait_for(
-            lambda: browser.call("DOM.querySelectorAll", nodeId=root, selector="input[type=file]")["nodeIds"], 30
-        )
-        browser.call("DOM.setFileInputFiles", nodeId=found[-1], files=[str(tmp_path / "zero.png")])
-        wait_for(lambda: "%" in browser.value(text).partition("Probabilities")[2], 60)
-        answer = browser.value(text).partition("Probabilities")[2].split()
-        assert answer[0] == "0", answer
-    finally:
-        browser.close()

@@ -197,9 +197,17 @@ def test_hparams_has_what_a_sweep_varies_and_the_final_metrics(run_train: RunTra
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(("sweep=nowhere",), "sweep=nowhere: no such directory"), ((), "sweep: must be given")]
+    ("arguments", "message"),
+    [
+        (("sweep=nowhere",), "sweep=nowhere: no such directory"),
+        (("sweep=empty",), "sweep=empty: not a sweep directory"),
+        (("sweep=file",), "sweep=file: a file, not a directory"),
+        ((), "sweep: must be given"),
+    ],
 )
 def test_what_is_no_sweep_is_refused_in_one_line(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
     refused = report_command(*arguments, folder=tmp_path)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert message in refused.stderr

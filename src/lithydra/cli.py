@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from lithydra.arguments import quote, quote_paths
 from lithydra.checks import check
 from lithydra.errors import ConfigError, LithydraError, nearest
 from lithydra.extras import require_extra
@@ -66,6 +67,7 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> NoReturn:
     if dashed := [a for a in sys.argv[1:] if re.match(r"--\w+(\.\w+)*=", a) and a.split("=")[0] not in HYDRA_OPTIONS]:
         print(f"error: {dashed[0]}: settings have no dashes: {dashed[0].lstrip('-')}", file=sys.stderr)
         sys.exit(ConfigError.exit_code)
+    sys.argv[1:] = quote_paths(sys.argv[1:])
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     try:
@@ -260,7 +262,7 @@ def main_compare() -> NoReturn:
     # A directory may have = in its name, as those of a sweep do.
     runs = [a for a in sys.argv[1:] if not a.startswith("-") and ("=" not in a or os.path.isdir(a))]
     if runs:
-        quoted = ",".join("'" + path.replace("'", "\\'") + "'" for path in runs)
+        quoted = ",".join(map(quote, runs))
         sys.argv[1:] = [*(a for a in sys.argv[1:] if a not in runs), f"runs=[{quoted}]"]
     run(_compare, "compare")
 

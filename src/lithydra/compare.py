@@ -23,11 +23,11 @@ def compare(config: DictConfig) -> Path:
     Raises:
         ConfigError: Fewer than two runs, or one of them is none.
     """
-    from lithydra import plots
-
     runs = [RunDir.open(Path(path), "runs") for path in config.runs]
     if len({run.path.resolve() for run in runs}) < 2:
         raise ConfigError(f"runs={list(config.runs)}: at least two different runs are compared")
+    from lithydra import plots  # imports numpy
+
     names = short_names([run.path for run in runs])
     console = Console(highlight=False)
     console.print(difference_table(names, [dict(flatten(run.read_config())) for run in runs]))

@@ -87,7 +87,7 @@ def explanations(
     with torch.no_grad():
         probabilities = module.probabilities(module(images))
     predicted = probabilities.argmax(1)
-    explained = labels if target == "true" else predicted
+    explained = labels if target == "label" else predicted
     inputs = module.normalization(images)
     black = module.normalization(torch.zeros_like(images))
     maps: dict[str, Tensor] = {}
@@ -139,5 +139,5 @@ def picture(found: list[Explanation], target: str) -> "Figure":
             )
     for axes, name in zip(grid[:, 0], ["image", *methods], strict=True):
         axes.set_ylabel(name, fontsize=9)
-    drawn.suptitle(f"What speaks for the {target} class", fontsize=11)
+    drawn.suptitle(f"What speaks for the {'true' if target == 'label' else 'predicted'} class", fontsize=11)
     return drawn

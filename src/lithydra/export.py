@@ -22,7 +22,7 @@ from lithydra.loading import load, load_data
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "state_dict": ".pt"}
 TOLERANCE = 1e-4  # largest absolute difference of a logit or a probability
-TIMED_CALLS = 30
+TIMED_CALLS, TIMED_SECONDS = 30, 1.0  # at most, whichever comes first
 BATCH_SIZE = 256
 
 Runner = Callable[[Tensor], tuple[Tensor, Tensor]]  # images to logits and probabilities, both (B, classes)
@@ -174,11 +174,13 @@ def _show(path: Path, model: Runner, run: Runner, images: Tensor, labels: Tensor
 
 
 def latency(run: Runner, images: Tensor) -> float:
-    """Median seconds of a call."""
-    times = []
+    """Median seconds of a call, of at least three."""
+    times: list[float] = []
     with torch.inference_mode():
-        for _ in range(TIMED_CALLS + 3):
+        run(images)  # the first calls warm up
+        run(images)
+        while len(times) < 3 or (len(times) < TIMED_CALLS and sum(times) < TIMED_SECONDS):
             start = time.perf_counter()
             run(images)
             times.append(time.perf_counter() - start)
-    return statistics.median(times[3:])  # the first calls warm up
+    return statistics.median(times)

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def lr_find(config: DictConfig, overrides: list[str]) -> float:
         raise LithydraError("the loss never falls: no lr to suggest. Look at the picture, or change lr_find.min_lr")
     kept = [override for override in overrides if not override.startswith(("lr=", "lr_find."))]
     print(f"suggestion     lr={test.suggestion:g}")
-    print(f"train          {' '.join(['python train.py', *kept, f'lr={test.suggestion:g}'])}")
+    print(f"train          {shlex.join(['python', 'train.py', *kept, f'lr={test.suggestion:g}'])}")
     return test.suggestion
 
 

@@ -91,7 +91,7 @@ class RunDir:
         """An existing run. Raises ConfigError, naming `key`, where there is none."""
         run = cls(path)
         if not path.is_dir():
-            raise ConfigError(f"{key}={path}: no such directory")
+            raise ConfigError(f"{key}={path}: {'a file, not a directory' if path.is_file() else 'no such directory'}")
         if not run.config.exists():
             raise ConfigError(f"{key}={path}: not a run directory (it has no config.yaml)")
         return run

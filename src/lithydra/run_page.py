@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -68,12 +69,12 @@ def _minutes(status: dict[str, Any]) -> str:
 
 
 def _commands(run: RunDir, status: dict[str, Any]) -> dict[str, str]:
-    path = run.path
+    path, parent = (shlex.quote(str(path)) for path in (run.path, run.path.parent))
     return {
         "evaluate": f"python scripts/evaluate.py run={path}",
         "predict": f"python scripts/predict.py run={path} input=IMAGE",
         "more epochs": f"python train.py resume={path} trainer.max_epochs={2 * max(1, status.get('epoch', 1))}",
-        "look inside": f"tensorboard --logdir {path.parent}",
+        "look inside": f"tensorboard --logdir {parent}",
     }
 
 

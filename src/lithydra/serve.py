@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from lithydra.classifier import Classifier
 from lithydra.data.images import ImageError, decode
 from lithydra.loading import load
+from lithydra.signals import stop_on_signal
 
 if TYPE_CHECKING:
     import gradio  # pyright: ignore[reportMissingImports]
@@ -28,6 +29,7 @@ def serve(config: DictConfig) -> None:
 
     # Gradio's own fonts would be fetched from the network.
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"], primary_hue="blue")
+    stop_on_signal()
     app.launch(server_name=config.host, server_port=config.port, quiet=True, share=False, theme=theme)
 
 
@@ -52,7 +54,10 @@ def page(module: Classifier, name: str) -> "gradio.Blocks":
                     upload = gradio.Image(type="filepath", label="Drop an image", height=400)
                     light = gradio.Checkbox(False, label="Dark on a light background: invert")
             with gradio.Column():
-                shown = gradio.Image(label="What the model sees", height=180, image_mode="RGB", interactive=False)
+                buttons = ["download", "fullscreen"]  # and not the one that sends the image to a public page
+                shown = gradio.Image(
+                    label="What the model sees", height=180, image_mode="RGB", interactive=False, buttons=buttons
+                )
                 label = gradio.Label(num_top_classes=min(5, len(data["class_names"])), label="Probabilities")
         from_file, from_drawing = predictors(module)
         for event in (upload.change, light.change):

@@ -15,6 +15,12 @@ def end_at_once_on_signal() -> None:
         signal.signal(number, _end)
 
 
+def stop_on_signal() -> None:
+    """For what goes on until someone stops it: that is its proper end, so the exit code is 0."""
+    for number in EXIT_CODES:
+        signal.signal(number, lambda *_: os._exit(0))
+
+
 def _end(number: int, frame: FrameType | None) -> None:
     # Not an exception: one that is raised while a library is imported may be swallowed there.
     name = signal.Signals(number).name

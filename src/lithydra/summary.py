@@ -1,5 +1,6 @@
 """What a run leaves for the eye when it ends: a table in the terminal, and a row in TensorBoard's HPARAMS tab."""
 
+import shlex
 from typing import Any
 
 import lightning as L
@@ -39,10 +40,11 @@ def print_results(run: RunDir, seconds: float, images_per_second: float | None) 
     console.print(f"run directory  {run.path}")
     if run.page.exists():
         console.print(f"pictures       {run.page}")
-    console.print(f"evaluate       python scripts/evaluate.py run={run.path}")
-    console.print(f"predict        python scripts/predict.py run={run.path} input=IMAGE")
-    console.print(f"more epochs    python train.py resume={run.path} trainer.max_epochs={2 * max(1, status['epoch'])}")
-    console.print(f"look inside    tensorboard --logdir {run.path.parent}")
+    path, parent = (shlex.quote(str(path)) for path in (run.path, run.path.parent))
+    console.print(f"evaluate       python scripts/evaluate.py run={path}")
+    console.print(f"predict        python scripts/predict.py run={path} input=IMAGE")
+    console.print(f"more epochs    python train.py resume={path} trainer.max_epochs={2 * max(1, status['epoch'])}")
+    console.print(f"look inside    tensorboard --logdir {parent}")
 
 
 def write_hparams(

@@ -82,7 +82,7 @@ class SweepDir:
         """An existing sweep. Raises ConfigError, naming `key`, where there is none."""
         sweep = cls(path)
         if not path.is_dir():
-            raise ConfigError(f"{key}={path}: no such directory")
+            raise ConfigError(f"{key}={path}: {'a file, not a directory' if path.is_file() else 'no such directory'}")
         if not sweep.file.exists():
             raise ConfigError(f"{key}={path}: not a sweep directory (it has no sweep.json)")
         return sweep

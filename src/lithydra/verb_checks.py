@@ -46,7 +46,7 @@ EXPLAIN = {
     "images": optional(ListOf(Number(least=0, whole=True), min_length=1)),
     "num_images": COUNT,
     "only": Choice(("all", "mistakes", "right")),
-    "target": Choice(("predicted", "true")),
+    "target": Choice(("predicted", "label")),
     "output": optional(Text()),
 }
 SERVE = {**COMMON, "host": Text(), "port": Number(least=1, most=65535, whole=True)}

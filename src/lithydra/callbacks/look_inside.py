@@ -3,6 +3,7 @@
 What costs time is done once, when the run has its results; nothing here runs in a training step.
 """
 
+import itertools
 import logging
 import warnings
 from collections.abc import Iterator
@@ -101,8 +102,13 @@ class LookInside(L.Callback):
         self.results.add(images, pl_module.probabilities(outputs), labels.to(outputs.device))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert self.results is not None  # each process has counted its own share
+        if trainer.world_size == 1:
+            return
+        assert self.results is not None  # each process has its own share
         self.results.counts = trainer.strategy.reduce(self.results.counts, reduce_op="sum")  # pyright: ignore[reportAttributeAccessIssue]
+        shares: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(shares, self.results.mistakes)
+        self.results.mistakes = sorted(itertools.chain(*shares), key=lambda mistake: -mistake[2])[:NUM_MISTAKES]
 
     def finish(self, trainer: L.Trainer, module: Classifier, data: ImageDataModule) -> None:
         """Draw everything. A picture that fails costs the run nothing but the picture."""

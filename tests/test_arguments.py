@@ -1,0 +1,39 @@
+"""Paths reach Hydra as they were typed."""
+
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from lithydra.arguments import quote_paths
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["sweeps/s/lr=0.1,optimizer=sgd", "IMG (1).png", "it's", "a,b", "ä/[1]*.png", "2026", "C:\\new\\", "a\\'b", "x y~"],
+)
+def test_paths_are_taken_as_they_are(path: str) -> None:
+    for key in ("run", "resume", "input", "output", "sweep"):
+        (argument,) = quote_paths([f"{key}={path}"])
+        override = OverridesParser.create().parse_override(argument)
+        assert (override.key_or_group, override.value(), override.is_sweep_override()) == (key, path, False)
+
+
+def test_other_settings_stay_as_they_are(tmp_path: Path) -> None:
+    there, absent = tmp_path / "a,b", tmp_path / "c,d"
+    there.mkdir()
+    same = [
+        "lr=0.1,0.2",
+        "run=null",
+        "run='a b'",
+        "run=${paths.runs}/x",
+        "run=outputs/runs/x",
+        f"init.from={absent}",
+        "-m",
+    ]
+    assert quote_paths([*same, f"init.from={there}"]) == [*same, f"init.from='{there}'"]
+
+
+def test_home_is_a_persons_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert quote_paths(["run=~/x"]) == ["run='/home/someone/x'"]
