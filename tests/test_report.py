@@ -19,7 +19,7 @@ import lithydra
 from conftest import ROOT, RunTrain
 from lithydra.axis_values import typed
 from lithydra.errors import ConfigError
-from lithydra.histograms import read_histograms, standard_deviation
+from lithydra.histograms import bound, read_histograms, standard_deviation
 from lithydra.report import Sweep, commands, report_sweep
 from lithydra.run_dir import Histogram, RunDir
 from lithydra.sweep_dir import SweepDir
@@ -167,6 +167,7 @@ def test_histograms_are_written_read_and_shown(tmp_path: Path) -> None:
     histogram = read_histograms(RunDir(sweep.path / "lr=0.2"))["layers.1.weight"]
     assert histogram[0].sum() == 10_000 and len(histogram[1]) == 41
     assert standard_deviation(histogram) == pytest.approx(2, rel=0.05)
+    assert bound(histogram) == pytest.approx(2.576 * 2, rel=0.1)  # 99 % of a normal distribution
     report_sweep(sweep.path)
     assert (sweep.path / "plots" / "histograms.png").exists()
     assert read_histograms(RunDir(tmp_path)) == {}

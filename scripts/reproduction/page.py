@@ -16,7 +16,7 @@ from reproduction.recipes_plot import plot_recipes
 
 DASH = "-"
 # Which of a report's pictures shows a study's point, where it has several; the first that there is.
-PICTURES = ("layers.png", "histograms.png", "curves_*.png", "effect_*.png", "*.png")
+PICTURES = ("histograms.png", "layers.png", "curves_*.png", "effect_*.png", "*.png")
 
 
 def write(path: Path, items: Sequence[Item], *, quick: bool, command: str) -> None:

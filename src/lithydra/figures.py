@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from lithydra.histograms import Histogram, standard_deviation
+from lithydra.histograms import Histogram, bound, standard_deviation
 from lithydra.sweep_results import Frame, Setting, number
 
 STYLE: Any = {
@@ -214,7 +214,10 @@ def _short(text: str, length: int = 60) -> str:
 
 
 def histogram_grid(runs: dict[str, dict[str, Histogram]], limit: int = 6) -> Figure | None:
-    """A row a parameter, a column a setting, the same scale along a row: widths can be compared at a glance."""
+    """A row a parameter, a column a setting, the same scale along a row: widths can be compared at a glance.
+
+    The scale takes in what most values are within; each panel is as high as its highest bin.
+    """
     runs = dict(list(runs.items())[:limit])
     names = list(dict.fromkeys(name for histograms in runs.values() for name in histograms))[:limit]
     if not names:
@@ -222,16 +225,14 @@ def histogram_grid(runs: dict[str, dict[str, Histogram]], limit: int = 6) -> Fig
     figure = Figure(figsize=(10.4, 1.0 + 1.5 * len(names)), layout="constrained")
     panels = figure.subplots(len(names), len(runs), squeeze=False, sharex="row")
     for row, name in zip(panels, names, strict=True):
+        reach = max(bound(histograms[name]) for histograms in runs.values() if name in histograms)
+        row[0].set_xlim(-reach, reach)
         for index, (panel, (setting, histograms)) in enumerate(zip(row, runs.items(), strict=True)):
             if name in histograms:
                 counts, edges = histograms[name]
-                panel.stairs(
-                    counts / max(1, counts.sum()) / np.diff(edges),
-                    edges,
-                    fill=True,
-                    color=PALETTE[index % 10],
-                    alpha=0.85,
-                )
+                density = counts / np.diff(edges)
+                color = PALETTE[index % 10]  # with an edge: a bin may be narrower than a pixel
+                panel.stairs(density / density.max(), edges, fill=True, color=color, edgecolor=color, linewidth=1)
                 panel.text(
                     0.97,
                     0.88,
@@ -242,9 +243,12 @@ def histogram_grid(runs: dict[str, dict[str, Histogram]], limit: int = 6) -> Fig
                     color="#475467",
                 )
             panel.set_yticks([])
+            panel.set_ylim(0, 1.3)  # room for the text
             panel.grid(visible=False)
             panel.spines["left"].set_visible(False)
             if panel in panels[0]:
-                panel.set_title(_short(setting, 28), fontsize=9)
+                panel.set_title(
+                    "\n".join(_short(part, 24) for part in setting.split(", ")), fontsize=8 if len(runs) < 5 else 7
+                )
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
     return figure

@@ -23,3 +23,12 @@ def standard_deviation(histogram: Histogram) -> float:
     middles = (edges[:-1] + edges[1:]) / 2
     mean = np.average(middles, weights=counts)
     return float(np.sqrt(np.average((middles - mean) ** 2, weights=counts)))
+
+
+def bound(histogram: Histogram, share: float = 0.99) -> float:
+    """The distance from 0 that this share of the values is within, to a bin's outer edge."""
+    counts, edges = histogram
+    distances = np.maximum(np.abs(edges[:-1]), np.abs(edges[1:]))
+    order = np.argsort(distances)
+    reached = np.searchsorted(np.cumsum(counts[order]), share * counts.sum())
+    return float(distances[order][min(reached, len(order) - 1)])

@@ -273,7 +273,7 @@ def _effect_pictures(sweep: Sweep, plots: "Plots") -> list[Picture | None]:
 
 def _histograms(settings: list[Setting]) -> dict[str, Any]:
     found = {}
-    for setting in settings:
+    for setting in sorted(settings, key=lambda setting: setting.jobs.index.min()):  # as they were given, not ranked
         runs = (read_histograms(RunDir(Path(path))) for path in setting.jobs["run"])
         if histograms := next((read for read in runs if read), None):
             found[setting.name] = histograms
