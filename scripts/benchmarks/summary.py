@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
-from .workloads import CIFAR_IMAGES, WORKLOADS
+from .workloads import CIFAR_IMAGES, SCALING, WORKLOADS
 
 Run = dict[str, Any]
 
@@ -15,7 +15,7 @@ def summarize(runs: list[Run]) -> dict[str, Any]:
     for name in WORKLOADS:
         if chosen := _of(runs, name):
             summary["workloads"][name] = _workload(chosen)
-    for axis in ("data", "depth", "batch_size"):
+    for axis in SCALING:
         if chosen := _of(runs, f"scaling_{axis}"):
             summary["scaling"][axis] = _scaling(chosen)
     for name, settle in (("startup", _startup), ("memory", _memory), ("looking", _looking), ("bf16", _bf16)):
@@ -111,9 +111,9 @@ def _looking(runs: list[Run]) -> dict[str, float]:
 
 
 def _scaling(runs: list[Run]) -> dict[str, dict[str, float]]:
-    """By contender: median epoch in seconds at each point."""
+    """By contender: median epoch in seconds at each point, from the smallest on."""
     return {
-        who: {str(point): median(map(epoch_seconds, some)) for point, some in _by("point", group).items()}
+        who: {str(point): median(map(epoch_seconds, some)) for point, some in sorted(_by("point", group).items())}
         for who, group in _by("contender", runs).items()
     }
 

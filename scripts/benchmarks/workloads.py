@@ -52,7 +52,8 @@ WORKLOADS = {
 }
 # The slow contenders: their epochs are long enough to time one by one.
 MOST_EPOCHS = {"dataloader": 3, "lightning": 3}
-MEASUREMENTS = (*WORKLOADS, "startup", "memory", "looking", "scaling", "bf16")
+SCALING = ("data", "depth", "batch_size")
+MEASUREMENTS = (*WORKLOADS, "startup", "memory", "looking", *(f"scaling_{axis}" for axis in SCALING), "bf16")
 MNIST_IMAGES, CIFAR_IMAGES = 60_000, 50_000
 LOOKING = {"with": (), "without": ("logger=none", "~callbacks.plots")}  # TensorBoard, pictures and run.html
 
@@ -104,11 +105,10 @@ def plan(
         jobs += [job("memory", who, limited("cifar_cnn"), epochs=1) for who in ("bare", "lithydra")]
     if "looking" in measurements:
         jobs += [job("looking", "lithydra", limited("cifar_cnn"), point=p, extra=some) for p, some in LOOKING.items()]
-    if "scaling" in measurements:
-        for axis, points in scaling_points(limited("mnist_mlp")).items():
-            for point, workload in points.items():
-                rivals = [who for who in ("bare", "lithydra") if who in contenders]
-                jobs += [job(f"scaling_{axis}", who, workload, point=point) for who in rivals]
+    for axis, points in scaling_points(limited("mnist_mlp")).items():
+        if f"scaling_{axis}" in measurements:
+            rivals = [who for who in ("bare", "lithydra") if who in contenders]
+            jobs += [job(f"scaling_{axis}", who, some, point=point) for point, some in points.items() for who in rivals]
     if "bf16" in measurements:
         for point in (accelerator, f"{accelerator}_bf16"):
             jobs.append(job("bf16", "lithydra", limited("cifar_cnn"), accelerator=point, point=point))
