@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,8 @@ class Browser:
         port = wait_for(lambda: (folder / "DevToolsActivePort").read_text().splitlines()[0], 30)
         pages = wait_for(lambda: json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/json")), 30)
         url = next(p["webSocketDebuggerUrl"] for p in pages if p["type"] == "page")
-        self.socket = connect(url, max_size=None)
+        self.open = ExitStack()
+        self.socket = self.open.enter_context(connect(url, max_size=None))
         self.number = 0
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -117,7 +118,7 @@ class Browser:
         return self.call("Runtime.evaluate", expression=javascript)["result"].get("value")
 
     def close(self) -> None:
-        self.socket.close()
+        self.open.close()
         self.process.terminate()
         self.process.wait(20)
 
