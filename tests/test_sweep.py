@@ -260,7 +260,9 @@ def test_a_job_that_its_queue_stops_goes_on_later(data_dir: Path, tmp_path: Path
 
 def test_a_study_is_a_named_sweep(data_dir: Path, tmp_path: Path) -> None:
     settings = ("study=digits/optimizer", "optimizer=sgd", "lr=0.1,0.01", "seed=0", *QUICK, "sweep.name=s")
-    done = sweep(*settings, folder=tmp_path, data_dir=data_dir)
+    refused = sweep(*settings, folder=tmp_path, data_dir=data_dir)
+    assert refused.code == 2 and "optimizer: not varied here" in refused.output  # a rule of the study compares it
+    done = sweep("study.verdict=[]", *settings, folder=tmp_path, data_dir=data_dir)
     assert done.code == 0, done.output
     plan = done.sweep.read()
     assert plan.axes == {"lr": ["0.1", "0.01"]}

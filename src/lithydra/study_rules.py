@@ -9,6 +9,7 @@ from lithydra.errors import ConfigError, nearest
 KEYS = ("claim", "metric", "of", "above", "below", "by", "at_epoch")
 # What can be compared besides the metrics of the best epoch.
 DERIVED = ("gap", "optimism", "seconds", "best_epoch", "diverged")
+WITHOUT = " study.verdict=[] judges nothing"
 BEST = "best"  # {best: true} is the run that validation chose
 
 
@@ -54,9 +55,9 @@ def _selector_problem(selector: Any, axes: Mapping[str, list[str]]) -> str | Non
                 return f"{axis}={value}: must be true"
             continue
         if axis not in axes:
-            return f"{axis}: not varied here; the axes are {', '.join(axes)}.{nearest(str(axis), axes)}"
+            return f"{axis}: not varied here; the axes are {', '.join(axes)}.{nearest(str(axis), axes)}{WITHOUT}"
         if typed(value) not in [typed(choice) for choice in axes[axis]]:
-            return f"{axis}={value}: must be one of {', '.join(axes[axis])}"
+            return f"{axis}={value}: must be one of {', '.join(axes[axis])}.{WITHOUT}"
     return None
 
 
