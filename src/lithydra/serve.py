@@ -17,6 +17,13 @@ from lithydra.signals import stop_on_signal
 if TYPE_CHECKING:
     import gradio  # pyright: ignore[reportMissingImports]
 
+# Gradio's pad takes no stroke before a tool is picked.
+PICK_BRUSH = """() => {
+    const timer = setInterval(() => {
+        const brush = document.querySelector("button[aria-label=Brush]");
+        if (brush) { clearInterval(timer); brush.click(); }
+    }, 100);
+}"""
 STROKE_MARGIN = 0.2  # around a drawing, as a part of its longer side: MNIST's digits have about as much
 
 
@@ -63,6 +70,8 @@ def page(module: Classifier, name: str) -> "gradio.Blocks":
         for event in (upload.change, light.change):
             event(from_file, [upload, light], [shown, label], api_name="predict")
         pad.change(from_drawing, pad, [shown, label])
+        if channels == 1:
+            app.load(js=PICK_BRUSH)
     return app
 
 
