@@ -20,6 +20,7 @@ from conftest import ROOT, RunTrain
 from lithydra.axis_values import typed
 from lithydra.errors import ConfigError
 from lithydra.histograms import bound, read_histograms, standard_deviation
+from lithydra.layer_figures import layers_at_start
 from lithydra.report import Sweep, commands, report_sweep
 from lithydra.run_dir import Histogram, RunDir
 from lithydra.sweep_dir import SweepDir
@@ -171,6 +172,26 @@ def test_histograms_are_written_read_and_shown(tmp_path: Path) -> None:
     report_sweep(sweep.path)
     assert (sweep.path / "plots" / "histograms.png").exists()
     assert read_histograms(RunDir(tmp_path)) == {}
+
+
+def test_layers_are_shown_where_there_is_a_line_to_draw(tmp_path: Path) -> None:
+    for name, layers in (("deep", 4), ("shallow", 2)):
+        sweep = write_sweep(tmp_path / name, {"lr": ["0.1", "0.2"]}, lambda _: 0.5)
+        for job in sweep.read().jobs:
+            rows = [
+                {"epoch": epoch, "layer": f"hidden.{layer}", "quantity": quantity, "value": 10.0**layer + epoch}
+                for epoch in (0, 1)
+                for layer in range(layers)
+                for quantity in ("gradient", "std", "mean")
+            ]
+            pd.DataFrame(rows).to_csv(sweep.run(job).path / "layers.csv", index=False)
+        figure = layers_at_start(Sweep(sweep.path).settings_as_given)
+        report_sweep(sweep.path)
+        assert (figure is not None) == (sweep.path / "plots" / "layers.png").exists() == (name == "deep")
+        if figure is not None:
+            lines = figure.axes[0].get_lines()
+            assert [line.get_label() for line in lines] == ["lr=0.1", "lr=0.2"]
+            assert list(lines[0].get_ydata()) == [1, 10, 100, 1000]  # before training
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """scripts/reproduce.py: runs what is missing, goes on where it stopped, and takes each number from a run."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from conftest import CONF, ROOT
@@ -15,6 +17,7 @@ from lithydra.errors import ConfigError
 from lithydra.run_dir import RunDir, write_json
 from reproduction import page, running
 from reproduction.plan import Recipe, Study, items
+from sweeps import write_sweep
 
 
 def recipe(folder: Path, name: str, **entry: Any) -> Recipe:
@@ -26,7 +29,15 @@ def finish(run: RunDir, accuracy: float) -> None:
     run.config.touch()
     run.update_status(state="finished", metrics={"train/acc": 1.0, "test/acc": accuracy})
     run.add_metrics({"epoch": 1, "step": 10, "train/acc": 0.99, "seconds": 12.0})
-    write_json(run.provenance, {"hardware": {"cpu": "Abacus", "torch_threads": 1, "cores": 2, "gpus": []}})
+    git = {"commit": "0123456789"}
+    write_json(
+        run.provenance,
+        {
+            "git": git,
+            "packages": {"torch": "2"},
+            "hardware": {"cpu": "Abacus", "torch_threads": 1, "cores": 2, "gpus": []},
+        },
+    )
 
 
 def test_every_recipe_and_study_is_in_the_plan(tmp_path: Path) -> None:
@@ -53,24 +64,54 @@ def test_only_what_has_not_ended_is_run_and_what_was_begun_goes_on(tmp_path: Pat
     assert running.missing([recipe(tmp_path, "never", not_run="too large")], tmp_path) == []
 
 
+def test_what_needs_a_gpu_waits_for_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_gpu = recipe(tmp_path, "large", overrides=["accelerator=gpu"], seeds=[0])
+    for available in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert len(running.missing([on_gpu], tmp_path)) == available
+
+
 def test_page_has_the_numbers_of_the_runs(tmp_path: Path) -> None:
     good = recipe(tmp_path, "good", at_least=0.9, seeds=[0, 1])
-    bad, absent = recipe(tmp_path, "bad", at_least=0.9, seeds=[0]), recipe(tmp_path, "absent")
+    bad, absent = recipe(tmp_path, "bad", at_least=0.9, seeds=[0]), recipe(tmp_path, "absent", note="nobody ran it")
     better = recipe(tmp_path, "better", above="bad", seeds=[0])
     for one, scores in ((good, (0.91, 0.93)), (bad, (0.8,)), (better, (0.85,))):
         for seed, score in enumerate(scores):
             finish(one.run(seed), score)
-    page.write(tmp_path / "results.md", [good, bad, better, absent], quick=False, command="python it")
+    on_gpu = recipe(tmp_path, "large", overrides=["accelerator=gpu"])
+    page.write(tmp_path / "results.md", [good, bad, better, absent, on_gpu], quick=False, command="python it")
     lines = {
         line.split("`")[1].split("=")[1]: line
         for line in (tmp_path / "results.md").read_text().splitlines()
         if "experiment=" in line
     }
-    assert "0.9200 ± 0.0141 (seeds 0, 1) | 12.0 s | Abacus, 1 of 2 cores | reached: at least 0.9" in lines["good"]
+    assert "| 0.9200 ± 0.0141 (seeds 0, 1) | train acc 1.0000 ± 0.0000 | 12.0 s |" in lines["good"]
+    assert "| Abacus, 1 of 2 cores | reached: at least 0.9 |" in lines["good"]
     assert "0.8000 (seed 0)" in lines["bad"] and "NOT reached" in lines["bad"]
     assert "| above bad (0.8000) |" in lines["better"]
-    assert "not run yet" in lines["absent"]
+    assert "not measured" in lines["absent"]
+    text = (tmp_path / "results.md").read_text()
+    assert "4 runs, of the commits 0123456; torch 2." in text and "- `absent`: nobody ran it" in text
+    assert "experiment=large accelerator=gpu` | 0.9 | not measured" in text[text.index("## On a GPU") :]
     assert (tmp_path / "images/results/recipes.png").stat().st_size > 1000
+
+
+def test_page_has_the_studies_with_the_pictures_that_their_rules_are_about(tmp_path: Path) -> None:
+    study = Study("fashion_mnist/annealing", tmp_path, quick=False, note="As it should be.")
+    absent = Study("fashion_mnist/depth", tmp_path, quick=False)
+    rules = {"verdict": [{"metric": "gap", "of": {"lr": 0.2}, "below": 0.2}, {"metric": "val/acc", "above": 0.5}]}
+    write_sweep(study.sweep.path, {"lr": ["0.1", "0.2"], "seed": ["0", "1"]}, lambda p: float(p["lr"]), study=rules)
+    page.write(tmp_path / "results.md", [study, absent], quick=False, command="python it")
+    text = (tmp_path / "results.md").read_text()
+    assert re.search(r"study=fashion_mnist/annealing` \|.*\| 4 of 4 \| 3.0 s \|.*\| does not show \|", text)
+    assert re.search(r"study=fashion_mnist/depth` .* not measured \|", text)
+    assert text.count("- **") == 2 and "As it should be." in text
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert [Path(picture).name for picture in pictures] == [
+        "fashion_mnist-annealing-gap.png",
+        "fashion_mnist-annealing-curves_lr.png",
+    ]
+    assert all((tmp_path / picture).stat().st_size > 1000 for picture in pictures)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +129,11 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-NAMES = [item.name for item in items(Path(), quick=True) if "not_run" not in getattr(item, "entry", {})]
+def is_run_here(item: Recipe | Study) -> bool:
+    return isinstance(item, Study) or not (item.needs_gpu or "not_run" in item.entry)
+
+
+NAMES = [item.name for item in items(Path(), quick=True) if is_run_here(item)]
 
 
 @pytest.mark.slow

@@ -98,7 +98,7 @@ def test_the_report_states_expectation_figures_and_verdict(tmp_path: Path) -> No
     for file in ("report.html", "report.md"):
         text = (sweep.path / file).read_text()
         assert "A against B" in text and "A is ahead." in text and "shows" in text
-        assert "net=a: 0.8100 (n = 3)" in text and "difference +0.1" in text
+        assert "val/acc, net=a: 0.8100 (n = 3)" in text and "difference +0.1" in text
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,34 @@
 """docs/results.md, from run and sweep directories alone."""
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from lithydra.report import write_report
+from lithydra.report_input import Sweep
 from lithydra.run_dir import RunDir
-from lithydra.sweep_results import Spread, curves, duration, results
-from lithydra.verdicts import judge, overall
-from reproduction.layers_plot import plot_layers
-from reproduction.plan import Item, Recipe, Study
+from lithydra.sweep_results import Spread, duration
+from lithydra.verdicts import Outcome, judge, overall
+from reproduction.plan import Item, Recipe, Study, about
 from reproduction.recipes_plot import plot_recipes
 
 DASH = "-"
-# Which of a report's pictures shows a study's point, where it has several; the first that there is.
-PICTURES = ("histograms.png", "layers.png", "curves_*.png", "effect_*.png", "*.png")
+RECIPE_COLUMNS = (
+    "command",
+    "source reports",
+    "ours (test accuracy)",
+    "our other figures",
+    "time a run",
+    "hardware",
+    "verdict",
+)
+OTHERS = {"test loss": "test/loss", "train acc": "train/acc", "train loss": "train/loss"}
 
 
 def write(path: Path, items: Sequence[Item], *, quick: bool, command: str) -> None:
@@ -28,12 +40,17 @@ def write(path: Path, items: Sequence[Item], *, quick: bool, command: str) -> No
     lines = ["# Results", "", f"Written by `{command}` from the run directories; not one number is edited by hand."]
     if quick:
         lines += ["**Of a quick pass: on a tenth of the data and with fewer seeds, so the goals do not apply.**"]
-    lines += ["", "## Recipes", "", *_recipes(recipes, quick)]
+    lines += _machines(recipes, studies)
+    lines += ["", "## Recipes", "", *_recipes([recipe for recipe in recipes if not recipe.needs_gpu], recipes, quick)]
+    lines += ["", *_reasons(recipes)]
     if plot_recipes(recipes, images / "recipes.png"):
-        lines += ["", "![Training accuracy by epoch, and the test accuracy](images/results/recipes.png)"]
-    lines += ["", "## Studies", "", *_studies(studies)]
-    for study in studies:
-        lines += _details(study, images)
+        lines += ["![Training accuracy by epoch, and the test accuracy](images/results/recipes.png)", ""]
+    if on_gpu := [recipe for recipe in recipes if recipe.needs_gpu]:
+        lines += ["## On a GPU", "", *_recipes(on_gpu, recipes, quick), "", *_reasons(on_gpu)]
+    judged = {study.name: _judge(study) for study in studies}
+    lines += ["## Studies", "", *_studies(studies, judged)]
+    for one in filter(None, judged.values()):
+        lines += _details(one, images)
     temporary = path.with_name(f".{path.name}")
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     os.replace(temporary, path)
@@ -44,25 +61,41 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body]
 
 
-def _recipes(recipes: Sequence[Recipe], quick: bool) -> list[str]:
-    by_name = {recipe.name: recipe for recipe in recipes}
+def _recipes(recipes: Sequence[Recipe], others: Sequence[Recipe], quick: bool) -> list[str]:
+    by_name = {recipe.name: recipe for recipe in others}
     rows = []
     for recipe in recipes:
         runs = _finished(recipe)
         score = accuracy(recipe)
-        shown = str(score) if score else recipe.entry.get("not_run", "not run yet")
-        seconds = Spread.of([run.training_seconds() or 0.0 for run in runs])
+        shown = str(score) if score else recipe.entry.get("not_run", "not measured")
+        seconds = [run.training_seconds() or 0.0 for run in runs]
         rows.append(
             [
                 f"`{_command(recipe)}`",
                 str(recipe.entry["reports"]),
                 f"{shown} (seed{'s' if len(runs) > 1 else ''} {_seeds(recipe)})" if score else shown,
-                duration(seconds.mean) if seconds else DASH,
+                ", ".join(f"{name} {_metric(recipe, key)}" for name, key in OTHERS.items() if _metric(recipe, key))
+                or DASH,
+                duration(median(seconds)) if seconds else DASH,
                 hardware(runs[0]) if runs else DASH,
                 "not judged" if quick and score else _verdict(recipe, score, by_name),
             ]
         )
-    return _table(("command", "source reports", "ours (test accuracy)", "time a run", "hardware", "verdict"), rows)
+    header = (
+        "command",
+        "source reports",
+        "ours (test accuracy)",
+        "our other figures",
+        "time a run",
+        "hardware",
+        "verdict",
+    )
+    return _table(header, rows)
+
+
+def _reasons(recipes: Sequence[Recipe]) -> list[str]:
+    lines = [f"- `{recipe.name}`: {recipe.entry['note']}" for recipe in recipes if "note" in recipe.entry]
+    return [*lines, ""] if lines else []
 
 
 def _command(recipe: Recipe) -> str:
@@ -78,7 +111,11 @@ def _seeds(recipe: Recipe) -> str:
 
 
 def accuracy(recipe: Recipe) -> Spread | None:
-    return Spread.of([run.read_status()["metrics"]["test/acc"] for run in _finished(recipe)])
+    return _metric(recipe, "test/acc")
+
+
+def _metric(recipe: Recipe, key: str) -> Spread | None:
+    return Spread.of([run.read_status()["metrics"].get(key, math.nan) for run in _finished(recipe)])
 
 
 def _verdict(recipe: Recipe, score: Spread | None, others: dict[str, Recipe]) -> str:
@@ -104,38 +141,82 @@ def hardware(run: RunDir) -> str:
     return f"{machine['cpu']}, {machine['torch_threads']} of {machine['cores']} cores{gpus}"
 
 
-def _studies(studies: Sequence[Study]) -> list[str]:
+def _machines(recipes: Sequence[Recipe], studies: Sequence[Study]) -> list[str]:
+    """Which commits and packages the runs are of."""
+    runs = [run for recipe in recipes for run in _finished(recipe)]
+    for study in studies:
+        if study.sweep.exists():
+            runs += [study.sweep.run(job) for job in study.sweep.read().jobs]
+    found = [json.loads(run.provenance.read_text()) for run in runs if run.provenance.exists()]
+    commits = sorted({(one.get("git") or {}).get("commit") or "unknown" for one in found})
+    packages = [
+        f"{name} {', '.join(versions)}"
+        for name in ("torch", "lightning")
+        if (versions := sorted({one["packages"][name] for one in found if name in one.get("packages", {})}))
+    ]
+    if not found:
+        return []
+    return [
+        f"{len(found)} runs, of the commits {', '.join(commit[:7] for commit in commits)}; {', '.join(packages)}.",
+        about(),
+    ]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A study's sweep as its report shows it, renewed."""
+
+    study: Study
+    sweep: Sweep
+    outcomes: list[Outcome]
+
+
+def _judge(study: Study) -> Judged | None:
+    if not study.sweep.exists():
+        return None
+    sweep = write_report(study.sweep.path)
+    plan = sweep.plan
+    return Judged(study, sweep, judge(plan.study or {}, sweep.frame, sweep.epochs, list(plan.axes), plan.objective))
+
+
+def _studies(studies: Sequence[Study], judged: Mapping[str, Judged | None]) -> list[str]:
     rows = []
     for study in studies:
-        verdict, runs, seconds, machine = DASH, DASH, DASH, DASH
-        if study.sweep.exists():
-            frame: Any = results(study.sweep.path)
-            done = int((frame["state"] == "finished").sum())
-            verdict = overall(_outcomes(study))
-            runs = f"{done} of {len(frame)}"
-            seconds = duration(float(frame["seconds"].mean()))
-            machine = hardware(RunDir(Path(frame["run"].iloc[0])))
+        verdict, runs, seconds, machine = "not measured", DASH, DASH, DASH
+        if one := judged[study.name]:
+            frame = one.sweep.frame
+            verdict = overall(one.outcomes)
+            runs = f"{int((frame['state'] == 'finished').sum())} of {len(frame)}"
+            seconds = duration(float(frame["seconds"].median()))
+            machine = hardware(RunDir(Path(str(frame["run"].iloc[0]))))
         expectation = study.config["study"]["expectation"]
         rows.append([f"`python train.py -m study={study.name}`", expectation, runs, seconds, machine, verdict])
     return _table(("command", "expected", "runs", "time a run", "hardware", "verdict"), rows)
 
 
-def _outcomes(study: Study) -> list[Any]:
-    plan = study.sweep.read()
-    frame = results(study.sweep.path)
-    return judge(plan.study or {}, frame, curves(frame, plan.axes), list(plan.axes), plan.objective)
-
-
-def _details(study: Study, images: Path) -> list[str]:
-    if not study.sweep.exists():
-        return []
-    lines = ["", f"### {study.config['study']['title']} (`{study.name}`)", "", study.config["study"]["expectation"], ""]
-    lines += [f"- **{outcome.verdict}**: {outcome.claim} ({outcome.figures})" for outcome in _outcomes(study)]
-    plots = study.sweep.path / "plots"
-    plot_layers(study.sweep, plots / "layers.png")
-    source = next((path for pattern in PICTURES for path in sorted(plots.glob(pattern))), None)
-    if source is not None:
-        target = images / f"{study.name.replace('/', '-')}.png"
-        shutil.copyfile(source, target)
-        lines += ["", f"![{study.config['study']['title']}](images/results/{target.name})"]
+def _details(one: Judged, images: Path) -> list[str]:
+    study = one.study
+    title = study.config["study"]["title"]
+    lines = ["", f"### {title} (`{study.name}`)", "", study.config["study"]["expectation"], ""]
+    lines += [f"- **{outcome.verdict}**: {outcome.claim} ({outcome.figures})" for outcome in one.outcomes]
+    lines += ["", study.note] * bool(study.note)
+    for picture in _pictures(one):
+        target = images / f"{study.name.replace('/', '-')}-{picture.name}"
+        shutil.copyfile(picture, target)
+        lines += ["", f"![{title}](images/results/{target.name})"]
     return lines
+
+
+def _pictures(one: Judged) -> list[Path]:
+    """Of the report's plots, those that show what the rules compare."""
+    metrics = [rule["metric"] for rule in (one.sweep.plan.study or {}).get("verdict", [])]
+    names = []
+    for metric in metrics:
+        if metric == "gap":
+            names.append("gap.png")
+        elif metric.startswith("layers/"):
+            names += ["layers.png", "histograms.png"]
+        else:
+            names.append("history.png" if one.sweep.is_search else f"curves_{one.sweep.axes[0]}.png")
+    plots = one.sweep.directory.path / "plots"
+    return [plots / name for name in dict.fromkeys(names) if (plots / name).exists()]

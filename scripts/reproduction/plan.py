@@ -40,6 +40,10 @@ class Recipe:
     def overrides(self) -> list[str]:
         return list(self.entry.get("overrides", []))
 
+    @property
+    def needs_gpu(self) -> bool:
+        return "accelerator=gpu" in self.overrides
+
     def run(self, seed: int) -> RunDir:
         return RunDir(self.folder / "recipes" / self.name / f"seed_{seed}")
 
@@ -64,6 +68,7 @@ class Study:
     name: str
     folder: Path
     quick: bool
+    note: str = ""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -94,18 +99,24 @@ class Study:
 Item = Recipe | Study
 
 
+def about() -> str:
+    """What there is to say of how all were run."""
+    return yaml.safe_load(SOURCES.read_text())["about"]
+
+
 def items(folder: Path, quick: bool, only: Sequence[str] = ()) -> list[Item]:
     """All recipes and studies in the order to run them, or those that `only` names.
 
     Raises:
         ConfigError: There is none of a name.
     """
-    entries = yaml.safe_load(SOURCES.read_text())["recipes"]
+    sources = yaml.safe_load(SOURCES.read_text())
+    entries, notes = sources["recipes"], sources["notes"]
     found: list[Item] = [Recipe(name, folder, quick, entry) for name, entry in entries.items()]
     for path in sorted(STUDIES.glob("*/*.yaml")):
         name = str(path.relative_to(STUDIES).with_suffix(""))
         if not name.startswith(NOT_OURS):
-            found.append(Study(name, folder, quick))
+            found.append(Study(name, folder, quick, notes.get(name, "")))
     names = [item.name for item in found]
     for name in only:
         if name not in names:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -15,13 +16,13 @@ Task = tuple[str, list[str], Path]  # name, arguments of train.py, log
 
 
 def missing(items: Sequence[Item], folder: Path) -> list[Task]:
-    """What has not ended yet."""
+    """What has not ended yet. Without a GPU, what needs one is left out."""
     tasks: list[Task] = []
     for item in items:
         log = folder / "logs" / item.name.replace("/", "-")
         if isinstance(item, Recipe):
             seeds = [seed for seed in item.seeds if not item.finished(seed)]
-            if "not_run" not in item.entry:
+            if "not_run" not in item.entry and (not item.needs_gpu or torch.cuda.is_available()):
                 tasks += [
                     (f"{item.name} seed {seed}", item.arguments(seed), log.with_name(f"{log.name}_{seed}.log"))
                     for seed in seeds

@@ -1,72 +1,22 @@
 """A sweep's report: a table in the terminal, results.csv, report.html, and report.md with its plots."""
 
-import io
 import shlex
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from lithydra import effects, figures
 from lithydra.axis_values import FOLDED, split_override, typed
-from lithydra.histograms import read_histograms
+from lithydra.report_input import Sweep
+from lithydra.report_pictures import sections
 from lithydra.report_tables import Table, jobs_table, settings_table
-from lithydra.run_dir import RunDir
-from lithydra.sweep_dir import Plan, SweepDir
-from lithydra.sweep_results import (
-    BAD_STATES,
-    Frame,
-    Setting,
-    curves,
-    duration,
-    ranked_settings,
-    results,
-    varied,
-)
+from lithydra.sweep_dir import Plan
+from lithydra.sweep_results import BAD_STATES, duration
 from lithydra.verdicts import judge, overall
 
 TEMPLATES = Path(__file__).parent / "templates"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A plot as it goes into the page, and the name of the same plot as a file."""
-
-    title: str
-    file: str
-    svg: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """Pictures under one heading."""
-
-    title: str
-    note: str
-    figures: list[Picture]
-
-
-class Sweep:
-    """All that a report is made of, read once."""
-
-    def __init__(self, path: Path) -> None:
-        self.directory = SweepDir.open(path)
-        self.plan: Plan = self.directory.read()
-        self.frame: Frame = results(path)
-        self.axes = varied(self.plan)
-        self.epochs: Frame = curves(self.frame, self.axes)
-        self.settings = ranked_settings(self.frame, self.plan)
-        self.metric, self.mode = self.plan.objective["metric"], self.plan.objective["mode"]
-        self.folded = [axis for axis in FOLDED if len(self.plan.axes.get(axis, [])) > 1]
-        self.is_search = any((path / name).exists() for name in ("optuna.db", "optuna.log"))
-
-    @property
-    def has_scores(self) -> bool:
-        return self.metric in self.frame and bool(self.frame[self.metric].notna().any())
 
 
 def report_sweep(path: Path) -> None:
@@ -75,12 +25,17 @@ def report_sweep(path: Path) -> None:
     Raises:
         ConfigError: There is no sweep in `path`.
     """
+    print_best(write_report(path))
+
+
+def write_report(path: Path) -> Sweep:
+    """The same without a word in the terminal."""
     sweep = Sweep(path)
     sweep.frame.to_csv(path / "results.csv", index=False)
     content = _content(sweep)
     _write(path / "report.html", _render("report.html.j2", content))
     _write(path / "report.md", _render("report.md.j2", content))
-    print_best(sweep)
+    return sweep
 
 
 def _write(path: Path, text: str) -> None:
@@ -126,7 +81,7 @@ def _content(sweep: Sweep) -> dict[str, Any]:
         "folded": " and ".join(_folded_words(plan, axis) for axis in sweep.folded),
         "settings_table": settings_table(sweep.settings, sweep.axes, sweep.metric),
         "jobs_table": jobs_table(sweep.frame, list(plan.axes), sweep.metric, sweep.mode),
-        "groups": _sections(sweep),
+        "groups": sections(sweep),
         "failures": bad[["name", "state", "error"]].fillna("no message").to_dict("records"),
         "commands": commands(sweep),
     }
@@ -187,116 +142,6 @@ def _reproducible(given: list[str], overrides: list[str]) -> list[str]:
     """The overrides with the `+` and `~` that they were given with."""
     signs = {override.lstrip("+~"): override for override in overrides}
     return [signs.get(override, override) for override in given]
-
-
-def _sections(sweep: Sweep) -> list[Section]:
-    """The pictures that this sweep has the numbers for."""
-    plots = Plots(sweep.directory.path / "plots")
-    sections: list[Section] = []
-
-    def add(title: str, note: str, pictures: list[Picture | None]) -> None:
-        if shown := [picture for picture in pictures if picture]:
-            sections.append(Section(title, note, shown))
-
-    if sweep.has_scores:
-        add("What each setting does", _effects_note(sweep), _effect_pictures(sweep, plots))
-    if not sweep.epochs.empty:
-        note = "A line a setting, the mean over its repeats; faint, each run." if sweep.folded else "A line a run."
-        add(
-            "Learning curves",
-            note,
-            [
-                plots.save(
-                    f"Learning curves by {axis}",
-                    f"curves_{axis}",
-                    lambda axis=axis: figures.learning_curves(sweep.epochs, axis, sweep.axes),
-                )
-                for axis in (sweep.axes or ["name"])
-            ],
-        )
-    note = "How much better a setting is on what it was trained on. A wide gap is overfitting."
-    add(
-        "Training and validation",
-        note,
-        [plots.save("Training and validation accuracy", "gap", lambda: figures.gaps(sweep.settings))],
-    )
-    histograms = _histograms(sweep.settings)
-    note = "Weights and biases at the end of training, of one run a setting; one scale along each row."
-    add(
-        "Parameter distributions",
-        note,
-        [plots.save("Parameter distributions", "histograms", lambda: figures.histogram_grid(histograms))],
-    )
-    return sections
-
-
-def _effects_note(sweep: Sweep) -> str:
-    note = f"{figures.words(sweep.metric).capitalize()} at the best epoch."
-    if len(sweep.axes) > 2 or sweep.is_search:
-        return f"{note} Of one key, over all values of the others: the mean and its 95 % interval."
-    return f"{note} Dots are runs, bars 95 % intervals of the mean." if sweep.folded else note
-
-
-def _effect_pictures(sweep: Sweep, plots: "Plots") -> list[Picture | None]:
-    axes, metric, mode = sweep.axes, sweep.metric, sweep.mode
-    pictures: list[Picture | None] = []
-    if sweep.is_search:
-        pictures.append(
-            plots.save("Search history", "history", lambda: effects.search_history(sweep.frame, metric, mode))
-        )
-    if len(axes) == 2 and not sweep.is_search:
-        pictures.append(
-            plots.save(
-                "Heat map",
-                "heat_map",
-                lambda: effects.heat_map(sweep.frame, sweep.settings, axes[0], axes[1], metric, mode),
-            )
-        )
-    if len(axes) > 2:
-        pictures.append(
-            plots.save(
-                "Parallel coordinates",
-                "parallel",
-                lambda: effects.parallel_coordinates(sweep.settings, axes, metric, mode),
-            )
-        )
-    for axis in axes:
-        other = next((a for a in axes if a != axis), None) if len(axes) == 2 and not sweep.is_search else None
-        title = f"Effect of {axis}"
-        pictures.append(
-            plots.save(
-                title, f"effect_{axis}", lambda axis=axis, other=other: effects.effect(sweep.frame, axis, other, metric)
-            )
-        )
-    return pictures
-
-
-def _histograms(settings: list[Setting]) -> dict[str, Any]:
-    found = {}
-    for setting in sorted(settings, key=lambda setting: setting.jobs.index.min()):  # as they were given, not ranked
-        runs = (read_histograms(RunDir(Path(path))) for path in setting.jobs["run"])
-        if histograms := next((read for read in runs if read), None):
-            found[setting.name] = histograms
-    return found
-
-
-class Plots:
-    """The folder `plots`: each picture as a PNG for report.md, and as SVG for the page."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def save(self, title: str, name: str, draw: Callable[[], Figure | None]) -> Picture | None:
-        file, buffer = f"{name.replace('/', '_')}.png", io.StringIO()
-        with figures.style():
-            figure = draw()
-            if figure is None:
-                return None
-            self.folder.mkdir(exist_ok=True)
-            figure.savefig(self.folder / file, dpi=110)
-            figure.savefig(buffer, format="svg", metadata={"Date": None})
-        svg = buffer.getvalue()
-        return Picture(title, file, svg[svg.index("<svg") :])
 
 
 def print_best(sweep: Sweep, limit: int = 10) -> None:

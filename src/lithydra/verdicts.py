@@ -104,7 +104,7 @@ def _compare(rule: Mapping[str, Any], direction: str, other: Any, frame: Frame, 
         if side and side.spread
     ]
     spread_text = f"the seeds' spread is {number(max(stds))}" if stds else "one seed each, so the spread is not known"
-    figures = f"{'; '.join(shown)}; difference {difference:+.4g}; {spread_text}"
+    figures = f"{metric}{when}, {'; '.join(shown)}; difference {difference:+.4g}; {spread_text}"
     if not stds and by == "spread":
         return Outcome(claim, UNCLEAR, figures)
     excess = (difference if direction == "above" else -difference) - (0.0 if by == "spread" else float(by))

@@ -1,0 +1,150 @@
+"""The pictures of a sweep's report: each as a PNG for report.md, and as SVG for the page."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from lithydra import effects, figures
+from lithydra.histograms import read_histograms
+from lithydra.layer_figures import layers_at_start
+from lithydra.report_input import Sweep
+from lithydra.run_dir import RunDir
+from lithydra.sweep_results import Setting
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot as it goes into the page, and the name of the same plot as a file."""
+
+    title: str
+    file: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """Pictures under one heading."""
+
+    title: str
+    note: str
+    figures: list[Picture]
+
+
+class Plots:
+    """The folder `plots`: each picture as a PNG for report.md, and as SVG for the page."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, title: str, name: str, draw: Callable[[], Figure | None]) -> Picture | None:
+        file, buffer = f"{name.replace('/', '_')}.png", io.StringIO()
+        with figures.style():
+            figure = draw()
+            if figure is None:
+                return None
+            self.folder.mkdir(exist_ok=True)
+            figure.savefig(self.folder / file, dpi=110)
+            figure.savefig(buffer, format="svg", metadata={"Date": None})
+        svg = buffer.getvalue()
+        return Picture(title, file, svg[svg.index("<svg") :])
+
+
+def sections(sweep: Sweep) -> list[Section]:
+    """The pictures that this sweep has the numbers for."""
+    plots = Plots(sweep.directory.path / "plots")
+    found: list[Section] = []
+
+    def add(title: str, note: str, pictures: list[Picture | None]) -> None:
+        if shown := [picture for picture in pictures if picture]:
+            found.append(Section(title, note, shown))
+
+    if sweep.has_scores:
+        add("What each setting does", _effects_note(sweep), _effect_pictures(sweep, plots))
+    if not sweep.epochs.empty:
+        note = "A line a setting, the mean over its repeats; faint, each run." if sweep.folded else "A line a run."
+        add(
+            "Learning curves",
+            note,
+            [
+                plots.save(
+                    f"Learning curves by {axis}",
+                    f"curves_{axis}",
+                    lambda axis=axis: figures.learning_curves(sweep.epochs, axis, sweep.axes),
+                )
+                for axis in (sweep.axes or ["name"])
+            ],
+        )
+    note = "How much better a setting is on what it was trained on. A wide gap is overfitting."
+    add(
+        "Training and validation",
+        note,
+        [plots.save("Training and validation accuracy", "gap", lambda: figures.gaps(sweep.settings))],
+    )
+    note = "Before training, on the first training images; the mean over repeats."
+    add(
+        "Gradients and activations by layer",
+        note,
+        [plots.save("By layer", "layers", lambda: layers_at_start(sweep.settings_as_given))],
+    )
+    histograms = _histograms(sweep.settings_as_given)
+    note = "Weights and biases at the end of training, of one run a setting; one scale along each row."
+    add(
+        "Parameter distributions",
+        note,
+        [plots.save("Parameter distributions", "histograms", lambda: figures.histogram_grid(histograms))],
+    )
+    return found
+
+
+def _effects_note(sweep: Sweep) -> str:
+    note = f"{figures.words(sweep.metric).capitalize()} at the best epoch."
+    if len(sweep.axes) > 2 or sweep.is_search:
+        return f"{note} Of one key, over all values of the others: the mean and its 95 % interval."
+    return f"{note} Dots are runs, bars 95 % intervals of the mean." if sweep.folded else note
+
+
+def _effect_pictures(sweep: Sweep, plots: Plots) -> list[Picture | None]:
+    axes, metric, mode = sweep.axes, sweep.metric, sweep.mode
+    pictures: list[Picture | None] = []
+    if sweep.is_search:
+        pictures.append(
+            plots.save("Search history", "history", lambda: effects.search_history(sweep.frame, metric, mode))
+        )
+    if len(axes) == 2 and not sweep.is_search:
+        pictures.append(
+            plots.save(
+                "Heat map",
+                "heat_map",
+                lambda: effects.heat_map(sweep.frame, sweep.settings, axes[0], axes[1], metric, mode),
+            )
+        )
+    if len(axes) > 2:
+        pictures.append(
+            plots.save(
+                "Parallel coordinates",
+                "parallel",
+                lambda: effects.parallel_coordinates(sweep.settings, axes, metric, mode),
+            )
+        )
+    for axis in axes:
+        other = next((a for a in axes if a != axis), None) if len(axes) == 2 and not sweep.is_search else None
+        title = f"Effect of {axis}"
+        pictures.append(
+            plots.save(
+                title, f"effect_{axis}", lambda axis=axis, other=other: effects.effect(sweep.frame, axis, other, metric)
+            )
+        )
+    return pictures
+
+
+def _histograms(settings: list[Setting]) -> dict[str, Any]:
+    found = {}
+    for setting in settings:
+        runs = (read_histograms(RunDir(Path(path))) for path in setting.jobs["run"])
+        if histograms := next((read for read in runs if read), None):
+            found[setting.name] = histograms
+    return found
