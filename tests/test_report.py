@@ -191,7 +191,7 @@ def test_layers_are_shown_where_there_is_a_line_to_draw(tmp_path: Path) -> None:
         if figure is not None:
             lines = figure.axes[0].get_lines()
             assert [line.get_label() for line in lines] == ["lr=0.1", "lr=0.2"]
-            assert list(lines[0].get_ydata()) == [1, 10, 100, 1000]  # before training
+            assert np.asarray(lines[0].get_ydata()).tolist() == [1, 10, 100, 1000]  # before training
 
 
 @pytest.mark.parametrize(
