@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from lithydra.report import write_report
@@ -24,7 +23,7 @@ RECIPE_COLUMNS = (
     "source reports",
     "ours (test accuracy)",
     "our other figures",
-    "time a run",
+    "time (fastest seed)",
     "hardware",
     "verdict",
 )
@@ -76,7 +75,7 @@ def _recipes(recipes: Sequence[Recipe], others: Sequence[Recipe], quick: bool) -
                 f"{shown} (seed{'s' if len(runs) > 1 else ''} {_seeds(recipe)})" if score else shown,
                 ", ".join(f"{name} {_metric(recipe, key)}" for name, key in OTHERS.items() if _metric(recipe, key))
                 or DASH,
-                duration(median(seconds)) if seconds else DASH,
+                duration(min(seconds)) if seconds else DASH,
                 hardware(runs[0]) if runs else DASH,
                 "not judged" if quick and score else _verdict(recipe, score, by_name),
             ]
@@ -191,7 +190,7 @@ def _studies(studies: Sequence[Study], judged: Mapping[str, Judged | None]) -> l
             machine = hardware(RunDir(Path(str(frame["run"].iloc[0]))))
         expectation = study.config["study"]["expectation"]
         rows.append([f"`python train.py -m study={study.name}`", expectation, runs, seconds, machine, verdict])
-    return _table(("command", "expected", "runs", "time a run", "hardware", "verdict"), rows)
+    return _table(("command", "expected", "runs", "time a run (median)", "hardware", "verdict"), rows)
 
 
 def _details(one: Judged, images: Path) -> list[str]:
