@@ -1,5 +1,6 @@
 """scripts/reproduce.py: runs what is missing, goes on where it stopped, and takes each number from a run."""
 
+import io
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
 from conftest import CONF, ROOT
 from lithydra.errors import ConfigError
@@ -69,6 +71,15 @@ def test_what_needs_a_gpu_waits_for_one(tmp_path: Path, monkeypatch: pytest.Monk
     for available in (False, True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
         assert len(running.missing([on_gpu], tmp_path)) == available
+
+
+def test_an_interrupt_of_a_run_ends_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = iter([1, 130, 0])
+    monkeypatch.setattr(running, "train", lambda arguments, log: log.touch() or next(codes))
+    tasks = [(name, [], tmp_path / name) for name in "abc"]
+    with pytest.raises(KeyboardInterrupt):
+        running.run(tasks, Console(file=io.StringIO()))
+    assert next(codes) == 0  # the third did not start
 
 
 def test_page_has_the_numbers_of_the_runs(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from lithydra.report_input import Sweep
 from lithydra.run_dir import RunDir
 from lithydra.sweep_results import Spread, duration
 from lithydra.verdicts import Outcome, judge, overall
-from reproduction.plan import Item, Recipe, Study, about
+from reproduction.plan import Item, Recipe, Study
 from reproduction.recipes_plot import plot_recipes
 
 DASH = "-"
+TIMES = "Times are as the runs took them: what else the machine did then, and pauses, make them longer."
 RECIPE_COLUMNS = (
     "command",
     "source reports",
@@ -157,7 +158,7 @@ def _machines(recipes: Sequence[Recipe], studies: Sequence[Study]) -> list[str]:
         return []
     return [
         f"{len(found)} runs, of the commits {', '.join(commit[:7] for commit in commits)}; {', '.join(packages)}.",
-        about(),
+        TIMES,
     ]
 
 

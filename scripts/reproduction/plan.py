@@ -99,11 +99,6 @@ class Study:
 Item = Recipe | Study
 
 
-def about() -> str:
-    """What there is to say of how all were run."""
-    return yaml.safe_load(SOURCES.read_text())["about"]
-
-
 def items(folder: Path, quick: bool, only: Sequence[str] = ()) -> list[Item]:
     """All recipes and studies in the order to run them, or those that `only` names.
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from reproduction.plan import ROOT, Item, Recipe
 
+INTERRUPTED = (130, 143)  # train.py's exit codes after SIGINT and SIGTERM
 Task = tuple[str, list[str], Path]  # name, arguments of train.py, log
 
 
@@ -33,7 +34,11 @@ def missing(items: Sequence[Item], folder: Path) -> list[Task]:
 
 
 def run(tasks: Sequence[Task], console: Console) -> list[str]:
-    """Run each task; a failure is told and does not stop the others. Returns the names of those that failed."""
+    """Run each task; a failure is told and does not stop the others. Returns the names of those that failed.
+
+    Raises:
+        KeyboardInterrupt: train.py was interrupted; it has saved.
+    """
     failed: list[str] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
@@ -42,6 +47,8 @@ def run(tasks: Sequence[Task], console: Console) -> list[str]:
             progress.update(bar, description=name)
             log.parent.mkdir(parents=True, exist_ok=True)
             code = train(arguments, log)
+            if code in INTERRUPTED:
+                raise KeyboardInterrupt
             if code != 0:
                 failed.append(name)
                 lines = log.read_text().strip().splitlines()
