@@ -190,7 +190,7 @@ def test_layers_are_shown_where_there_is_a_line_to_draw(tmp_path: Path) -> None:
         assert (figure is not None) == (sweep.path / "plots" / "layers.png").exists() == (name == "deep")
         if figure is not None:
             lines = figure.axes[0].get_lines()
-            assert [line.get_label() for line in lines] == ["lr=0.1", "lr=0.2"]
+            assert [line.get_label() for line in lines] == ["0.1", "0.2"]
             assert np.asarray(lines[0].get_ydata()).tolist() == [1, 10, 100, 1000]  # before training
 
 

@@ -15,7 +15,7 @@ from lithydra.sweep_results import Setting
 PANELS = {
     "gradient": "Size of the gradient (RMS)",
     "mean": "Mean activation",
-    "std": "Spread of the activations (std over images)",
+    "std": "Spread of activations (std over images)",
 }
 MIN_LAYERS = 3  # of two, a line says nothing
 
@@ -25,7 +25,9 @@ def layers_at_start(settings: list[Setting]) -> Figure | None:
 
     None where no run measured, or no net has more than two layers with weights.
     """
-    lines = {setting.name: _lines(setting) for setting in settings}
+    axes = list(settings[0].values) if settings else []
+    key = axes[0] if len(axes) == 1 else None
+    lines = {str(setting.values[key]) if key else setting.name: _lines(setting) for setting in settings}
     lines = {name: means for name, means in lines.items() if len(means.get("gradient", ())) >= MIN_LAYERS}
     if not lines:
         return None
@@ -49,7 +51,7 @@ def layers_at_start(settings: list[Setting]) -> Figure | None:
         if quantity != "mean":
             panel.set_yscale("log")
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8.5)
+    figure.legend(handles, labels, title=key, loc="outside lower center", ncols=7 if key else 4, fontsize=8.5)
     return figure
 
 
