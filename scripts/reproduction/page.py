@@ -41,8 +41,8 @@ def write(path: Path, items: Sequence[Item], *, quick: bool, command: str) -> No
     if quick:
         lines += ["**Of a quick pass: on a tenth of the data and with fewer seeds, so the goals do not apply.**"]
     lines += _machines(recipes, studies)
-    lines += ["", "## Recipes", "", *_recipes([recipe for recipe in recipes if not recipe.needs_gpu], recipes, quick)]
-    lines += ["", *_reasons(recipes)]
+    on_cpu = [recipe for recipe in recipes if not recipe.needs_gpu]
+    lines += ["", "## Recipes", "", *_recipes(on_cpu, recipes, quick), "", *_reasons(on_cpu)]
     if plot_recipes(recipes, images / "recipes.png"):
         lines += ["![Training accuracy by epoch, and the test accuracy](images/results/recipes.png)", ""]
     if on_gpu := [recipe for recipe in recipes if recipe.needs_gpu]:
@@ -74,23 +74,18 @@ def _recipes(recipes: Sequence[Recipe], others: Sequence[Recipe], quick: bool) -
                 f"`{_command(recipe)}`",
                 str(recipe.entry["reports"]),
                 f"{shown} (seed{'s' if len(runs) > 1 else ''} {_seeds(recipe)})" if score else shown,
-                ", ".join(f"{name} {_metric(recipe, key)}" for name, key in OTHERS.items() if _metric(recipe, key))
-                or DASH,
+                _others(recipe),
                 duration(min(seconds)) if seconds else DASH,
                 hardware(runs[0]) if runs else DASH,
                 "not judged" if quick and score else _verdict(recipe, score, by_name),
             ]
         )
-    header = (
-        "command",
-        "source reports",
-        "ours (test accuracy)",
-        "our other figures",
-        "time a run",
-        "hardware",
-        "verdict",
-    )
-    return _table(header, rows)
+    return _table(RECIPE_COLUMNS, rows)
+
+
+def _others(recipe: Recipe) -> str:
+    found = {name: _metric(recipe, key) for name, key in OTHERS.items()}
+    return ", ".join(f"{name} {spread}" for name, spread in found.items() if spread) or DASH
 
 
 def _reasons(recipes: Sequence[Recipe]) -> list[str]:
