@@ -51,6 +51,9 @@ def verdicts(sweep: SweepDir, *rules: dict[str, Any]) -> list[str]:
         ({"of": {"net": "a"}, "above": {}}, "shows"),  # all the others
         ({"metric": "val/acc", "of": {"net": "a"}, "above": {"net": "b"}, "at_epoch": 1}, "shows"),
         ({"metric": "gap", "of": {"net": "a"}, "below": 0.2}, "shows"),
+        ({"metric": "gap", "of": {"net": "a"}, "above": 0.4, "at_epoch": 1}, "shows"),
+        ({"metric": "gap", "of": {"net": "a"}, "below": 0.2, "at_epoch": "last"}, "shows"),
+        ({"metric": "layers/weight_std", "of": {"net": "a"}, "above": 0.1, "at_epoch": 1}, "unclear"),  # not measured
         ({"metric": "diverged", "of": {"net": "d"}, "above": {"net": "a"}, "by": 0.5}, "shows"),
         ({"metric": "seconds", "of": {"net": "a"}, "below": 10}, "shows"),
         ({"of": {"best": True}, "above": {}, "by": 0.01}, "shows"),  # 0.81, of all runs
@@ -110,6 +113,8 @@ def test_the_report_states_expectation_figures_and_verdict(tmp_path: Path) -> No
         ({"metric": "accuracy", "of": {"net": "a"}, "above": 0.5}, "metric=accuracy: must be split/name"),
         ({"metric": "val/acc", "of": {"net": "a"}, "abov": 0.5}, "abov: must be one of .* Did you mean above?"),
         ({"metric": "val/acc", "of": {"net": "a"}, "above": 0.5, "by": "much"}, "by=much: must be spread or a number"),
+        ({"metric": "test/acc", "of": {"net": "a"}, "above": 0.5, "at_epoch": 2}, "test/acc has no value by epoch"),
+        ({"metric": "val/acc", "of": {"net": "a"}, "above": 0.5, "at_epoch": "end"}, "at_epoch=end: must be a number"),
         ("val/acc > 0.5", "must be a mapping"),
     ],
 )

@@ -10,6 +10,8 @@ KEYS = ("claim", "metric", "of", "above", "below", "by", "at_epoch")
 # What can be compared besides the metrics of the best epoch.
 DERIVED = ("gap", "optimism", "seconds", "best_epoch", "diverged")
 WITHOUT = " study.verdict=[] judges nothing"
+BY_EPOCH = ("gap",)  # of these, the ones that have a value after each epoch
+LAST = "last"  # at_epoch
 BEST = "best"  # {best: true} is the run that validation chose
 
 
@@ -38,12 +40,22 @@ def _problem(rule: Any, axes: Mapping[str, list[str]]) -> str | None:
         return f"metric={rule.get('metric')}: must be split/name, as val/acc, or one of {', '.join(DERIVED)}"
     if ("above" in rule) == ("below" in rule):
         return "must have one of above, below"
+    if "at_epoch" in rule and (problem := _epoch_problem(rule["metric"], rule["at_epoch"])):
+        return problem
     by = rule.get("by", "spread")
     if by != "spread" and not is_number(by):
         return f"by={by}: must be spread or a number"
     others = rule.get("above", rule.get("below"))
     selectors = [rule.get("of", {}), *([] if is_number(others) else others if isinstance(others, list) else [others])]
     return next((problem for selector in selectors if (problem := _selector_problem(selector, axes))), None)
+
+
+def _epoch_problem(metric: str, epoch: Any) -> str | None:
+    if epoch != LAST and not (isinstance(epoch, int) and not isinstance(epoch, bool) and epoch > 0):
+        return f"at_epoch={epoch}: must be a number from 1 on, or {LAST}"
+    if metric.startswith("test/") or (metric in DERIVED and metric not in BY_EPOCH):
+        return f"at_epoch={epoch}: {metric} has no value by epoch"
+    return None
 
 
 def _selector_problem(selector: Any, axes: Mapping[str, list[str]]) -> str | None:

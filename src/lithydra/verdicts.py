@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lithydra.axis_values import FOLDED, typed
-from lithydra.study_rules import BEST, is_number
+from lithydra.study_rules import BEST, LAST, is_number
 from lithydra.sweep_results import Frame, Spread, number
 
 SHOWS, DOES_NOT_SHOW, UNCLEAR = "shows", "does not show", "unclear"
@@ -68,10 +68,16 @@ def _best(frame: Frame, metric: str, mode: str) -> Any:
 
 def _with_epoch(frame: Frame, epochs: Frame, rule: Mapping[str, Any]) -> Frame:
     """With `at_epoch`, the metric as it stood after that epoch instead of at the best one."""
-    if "at_epoch" not in rule or epochs.empty or rule["metric"] not in epochs.columns:
+    metric = rule["metric"]
+    if "at_epoch" not in rule:
         return frame
-    then = epochs[epochs["epoch"] == rule["at_epoch"]].set_index("name")[rule["metric"]]
-    return frame.assign(**{rule["metric"]: frame["name"].map(then)})
+    if {"train/acc", "val/acc"} <= set(epochs.columns):
+        epochs = epochs.assign(gap=epochs["train/acc"] - epochs["val/acc"])
+    if metric not in epochs.columns:
+        return frame.assign(**{metric: math.nan})
+    by_name = epochs.sort_values("epoch").groupby("name")
+    then = by_name.last() if rule["at_epoch"] == LAST else epochs[epochs["epoch"] == rule["at_epoch"]].set_index("name")
+    return frame.assign(**{metric: frame["name"].map(then[metric])})
 
 
 def _try_rule(rule: Mapping[str, Any], frame: Frame, axes: list[str]) -> list[Outcome]:
@@ -84,7 +90,7 @@ def _try_rule(rule: Mapping[str, Any], frame: Frame, axes: list[str]) -> list[Ou
 
 def _compare(rule: Mapping[str, Any], direction: str, other: Any, frame: Frame, axes: list[str]) -> Outcome:
     metric, by = rule["metric"], rule.get("by", "spread")
-    when = f" after epoch {rule['at_epoch']}" if "at_epoch" in rule else ""
+    when = f" after {_epoch(rule['at_epoch'])}" if "at_epoch" in rule else ""
     margin = "" if by == "spread" else f" by more than {by}"
     claim = (
         rule.get("claim") or f"{metric} of {_shown(rule.get('of', {}))} is {direction} {_shown(other)}{margin}{when}"
@@ -111,6 +117,10 @@ def _compare(rule: Mapping[str, Any], direction: str, other: Any, frame: Frame, 
     noise = max(stds, default=0.0)
     verdict = SHOWS if excess > noise else DOES_NOT_SHOW if excess < -noise else UNCLEAR
     return Outcome(claim, verdict, figures)
+
+
+def _epoch(epoch: Any) -> str:
+    return "the last epoch" if epoch == LAST else f"epoch {epoch}"
 
 
 class _Side:
