@@ -23,7 +23,7 @@ from lithydra.checkpoint_io import AtomicCheckpointIO
 from lithydra.classifier import Classifier
 from lithydra.data.base import ImageDataModule
 from lithydra.dry_run import dry_run, steps_per_execution
-from lithydra.errors import ConfigError, LithydraError
+from lithydra.errors import ConfigError, LithydraError, nearest
 from lithydra.gradient_classifier import GradientClassifier
 from lithydra.interrupts import Interrupts, StopOnSignal
 from lithydra.normalization import Normalization
@@ -179,6 +179,8 @@ def _augmentation(config: DictConfig, image_shape: tuple[int, int, int], num_cla
 def try_out(config: DictConfig, data: ImageDataModule, module: Classifier) -> None:
     """One step on a copy: refuses what does not fit together, and settles how many steps go into an execution."""
     _explained("trainer", lambda: L.Trainer(**_trainer_settings(config), logger=False))
+    make(config, "callbacks")
+    _refuse_unknown_arguments("logger", config.logger)
     part = config.trainer.get("limit_train_batches")
     if isinstance(part, float) and part * data.num_training_batches < 1:
         raise ConfigError(f"trainer.limit_train_batches={part}: less than one of {data.num_training_batches} batches")
@@ -248,7 +250,26 @@ def trainer(
 def make(config: DictConfig, key: str, **arguments: Any) -> Any:
     """Instantiate the group `key`. Raises ConfigError that names the group and says what its target refused."""
     node = OmegaConf.create(OmegaConf.to_container(config[key], resolve=True))
+    _refuse_unknown_arguments(key, node)
     return _explained(key, lambda: _plain_partials(instantiate(node, _convert_="all", **arguments)))
+
+
+def _refuse_unknown_arguments(key: str, node: Any) -> None:
+    """Of `node`, or of each of its parts: a setting that its target does not take."""
+    if not isinstance(node, DictConfig):
+        return
+    if node.get("_target_") is None:
+        for name in node:
+            _refuse_unknown_arguments(f"{key}.{name}", node[name])
+        return
+    target = _explained(key, lambda: get_object(node._target_))
+    parameters = inspect.signature(target).parameters
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in sorted(str(name) for name in node if not str(name).startswith("_")):
+        if name not in parameters:
+            hint = nearest(name, parameters) or f" ~{key}.{name} drops what a recipe has set"
+            raise ConfigError(f"{key}.{name}={node[name]}: {target.__name__} takes {', '.join(parameters)}.{hint}")
 
 
 def _plain_partials(built: Any) -> Any:

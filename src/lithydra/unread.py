@@ -50,6 +50,7 @@ def unread(config: dict[str, Any]) -> Iterator[str]:
     for group in ("scheduler", "augmentation"):
         extra = sorted(config[group].keys() - {"_target_", "interval"})
         if config[group].get("_target_") is None and extra:
-            yield f"{group}.{extra[0]}={config[group][extra[0]]}: there is no {group} to set; {group}=NAME chooses one"
+            key, ways = extra[0], f"{group}=NAME chooses one, ~{group}.{extra[0]} drops what a recipe has set"
+            yield f"{group}.{key}={config[group][key]}: there is no {group} to set; {ways}"
     for key in config["trainer"].keys() & TRAINER.keys():
         yield f"trainer.{key}={config['trainer'][key]}: not taken, {TRAINER[key]}"
