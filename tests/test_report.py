@@ -187,6 +187,9 @@ def test_layers_are_shown_where_there_is_a_line_to_draw(tmp_path: Path) -> None:
             pd.DataFrame(rows).to_csv(sweep.run(job).path / "layers.csv", index=False)
         figure = layers_at_start(Sweep(sweep.path).settings_as_given)
         report_sweep(sweep.path)
+        (sweep.path / "plots" / "of_an_earlier_report.png").touch()
+        report_sweep(sweep.path)
+        assert not (sweep.path / "plots" / "of_an_earlier_report.png").exists()
         assert (figure is not None) == (sweep.path / "plots" / "layers.png").exists() == (name == "deep")
         if figure is not None:
             lines = figure.axes[0].get_lines()

@@ -20,6 +20,7 @@ def plot_recipes(recipes: Sequence[Recipe], path: Path) -> bool:
     figure = Figure(figsize=(11, 2.3 * rows), layout="constrained")
     panels = figure.subplots(rows, COLUMNS, squeeze=False).flat
     for panel, recipe in zip(panels, done, strict=False):
+        numbers: list[int] = []
         for index, seed in enumerate(seed for seed in recipe.seeds if recipe.finished(seed)):
             run = recipe.run(seed)
             epochs = run.read_metrics()
@@ -32,6 +33,8 @@ def plot_recipes(recipes: Sequence[Recipe], path: Path) -> bool:
         panel.set_title(recipe.name, fontsize=8)
         panel.tick_params(labelsize=7)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if max(numbers) == 1:
+            panel.set_xticks([1])
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(alpha=0.3)
     for panel in list(figure.axes)[len(done) :]:

@@ -39,6 +39,7 @@ class Plots:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.files: set[str] = set()
 
     def save(self, title: str, name: str, draw: Callable[[], Figure | None]) -> Picture | None:
         file, buffer = f"{name.replace('/', '_')}.png", io.StringIO()
@@ -49,8 +50,15 @@ class Plots:
             self.folder.mkdir(exist_ok=True)
             figure.savefig(self.folder / file, dpi=110)
             figure.savefig(buffer, format="svg", metadata={"Date": None})
+        self.files.add(file)
         svg = buffer.getvalue()
         return Picture(title, file, svg[svg.index("<svg") :])
+
+    def remove_others(self) -> None:
+        """What an earlier report drew and this one did not."""
+        for path in self.folder.glob("*.png"):
+            if path.name not in self.files:
+                path.unlink()
 
 
 def sections(sweep: Sweep) -> list[Section]:
@@ -97,6 +105,7 @@ def sections(sweep: Sweep) -> list[Section]:
         note,
         [plots.save("Parameter distributions", "histograms", lambda: figures.histogram_grid(histograms))],
     )
+    plots.remove_others()
     return found
 
 
