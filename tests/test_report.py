@@ -17,6 +17,7 @@ from tensorboard.plugins.hparams.backend_context import Context
 
 import lithydra
 from conftest import ROOT, RunTrain
+from lithydra import figures
 from lithydra.axis_values import typed
 from lithydra.errors import ConfigError
 from lithydra.histograms import bound, read_histograms, standard_deviation
@@ -172,6 +173,18 @@ def test_histograms_are_written_read_and_shown(tmp_path: Path) -> None:
     report_sweep(sweep.path)
     assert (sweep.path / "plots" / "histograms.png").exists()
     assert read_histograms(RunDir(tmp_path)) == {}
+
+
+def test_a_few_low_accuracies_are_cut_off_and_a_setting_that_does_not_learn_is_not() -> None:
+    accuracies = {"good": [0.1, *[0.95] * 19], "bad": [0.1] * 20}
+    for names, bottom in ((["good"], 0.8), (["good", "bad"], 0)):
+        rows = [
+            {"name": name, "net": name, "epoch": epoch, "val/acc": accuracy}
+            for name in names
+            for epoch, accuracy in enumerate(accuracies[name], start=1)
+        ]
+        panel = figures.learning_curves(pd.DataFrame(rows), "net", ["net"]).axes[0]
+        assert panel.get_ylim()[0] == pytest.approx(bottom, abs=0.1)
 
 
 def test_layers_are_shown_where_there_is_a_line_to_draw(tmp_path: Path) -> None:

@@ -220,7 +220,9 @@ def _pictures(one: Judged) -> list[Path]:
             names.append("gap.png")
         elif metric.startswith("layers/"):
             names += ["layers.png", "histograms.png"]
+        elif one.sweep.is_search:
+            names.append("history.png")
         else:
-            names.append("history.png" if one.sweep.is_search else f"curves_{one.sweep.axes[0]}.png")
+            names.append(f"{'effect' if metric.startswith('test/') else 'curves'}_{one.sweep.axes[0]}.png")
     plots = one.sweep.directory.path / "plots"
     return [plots / name for name in dict.fromkeys(names) if (plots / name).exists()]

@@ -172,9 +172,16 @@ def _color_bar(figure: Figure, panel: Axes, values: Sequence[Any], label: str) -
 
 
 def _limit(panel: Axes, values: Frame, metric: str) -> None:
-    """A run that goes astray must not press the others into one line."""
+    """A run that goes astray, or the first epochs of many, must not press the others into one line."""
     finite = values[np.isfinite(values)]
-    if finite.empty or not metric.endswith("loss"):
+    if finite.empty:
+        return
+    if metric.endswith("acc"):
+        low = 1 - 4 * (1 - finite.median())
+        if finite.min() < low and (finite < low).mean() < 0.1:  # more than that is a setting that does not learn
+            panel.set_ylim(bottom=low)
+        return
+    if not metric.endswith("loss"):
         return
     low, middle, high = finite.min(), finite.median(), finite.max()
     if low > 0 and high > 8 * middle:
