@@ -213,10 +213,10 @@ def _details(one: Judged, images: Path) -> list[str]:
 
 def _pictures(one: Judged) -> list[Path]:
     """Of the report's plots, those that show what the rules compare."""
-    metrics = [rule["metric"] for rule in (one.sweep.plan.study or {}).get("verdict", [])]
     names = []
-    for metric in metrics:
-        if metric == "gap":
+    for rule in (one.sweep.plan.study or {}).get("verdict", []):
+        metric = rule["metric"]
+        if metric == "gap" and "at_epoch" not in rule:  # the picture is of the best epoch
             names.append("gap.png")
         elif metric.startswith("layers/"):
             names += ["layers.png", "histograms.png"]

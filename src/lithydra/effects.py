@@ -14,6 +14,7 @@ from lithydra.figures import GREY, PALETTE, colors, distinct, is_numeric, plain_
 from lithydra.sweep_results import Frame, Setting, Spread, number
 
 MAX_TICKS = 10  # an axis with more values is a scale
+MAX_CHARACTERS = 40  # of all labels along an axis, beside each other
 
 
 def positions(values: Sequence[Any]) -> tuple[dict[Any, float], str]:
@@ -30,7 +31,10 @@ def _set_axis(panel: Axes, axis: str, values: Sequence[Any]) -> dict[Any, float]
         panel.update_datalim([(value, 0) for value in (min(values), max(values))], updatey=False)
         plain_log_ticks(panel.xaxis)
     if len(values) <= MAX_TICKS:
-        panel.set_xticks(list(places.values()), [str(value) for value in values])
+        names = [str(value) for value in values]
+        panel.set_xticks(list(places.values()), names)
+        if sum(map(len, names)) > MAX_CHARACTERS:
+            panel.tick_params(axis="x", labelrotation=25)
         panel.minorticks_off()
     if scale == "names":
         panel.set_xlim(-0.5, len(values) - 0.5)
@@ -66,7 +70,11 @@ def effect(frame: Frame, axis: str, other: str | None, metric: str) -> Figure:
         if len(values) <= MAX_TICKS:
             spreads = {places[v] + shift: Spread.of(runs[runs[axis] == v][metric].tolist()) for v in values}
             _draw_means(
-                panel, {place: spread for place, spread in spreads.items() if spread}, shades[label], str(label)
+                panel,
+                {place: spread for place, spread in spreads.items() if spread},
+                shades[label],
+                str(label),
+                joined=is_numeric(values) or other is not None,  # a line tells which belong together
             )
     panel.set_title(f"Effect of {axis}" + (f", by {other}" if other else ""))
     panel.set_ylabel(words(metric))
@@ -76,10 +84,10 @@ def effect(frame: Frame, axis: str, other: str | None, metric: str) -> Figure:
     return figure
 
 
-def _draw_means(panel: Axes, spreads: dict[float, Spread], color: Any, label: str) -> None:
+def _draw_means(panel: Axes, spreads: dict[float, Spread], color: Any, label: str, *, joined: bool) -> None:
     means = [spread.mean for spread in spreads.values()]
     errors = [spread.half_width or 0.0 for spread in spreads.values()]
-    look = {"lw": 2.2, "marker": "o", "ms": 6, "capsize": 3, "elinewidth": 1.2}
+    look = {"ls": "-" if joined else "none", "lw": 2.2, "marker": "o", "ms": 6, "capsize": 3, "elinewidth": 1.2}
     panel.errorbar(list(spreads), means, errors, color=color, label=label, **look)
 
 
