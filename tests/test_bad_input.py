@@ -140,15 +140,17 @@ LATE = {
     "unwritable output folder": ("paths.outputs=/proc/nowhere", "cannot be written"),
     "two-class loss for ten classes": ("loss=binary_cross_entropy", "for two classes, not 10"),
     "a key of the model that it has not": ("+model.width=3", "model.width=3: MLP takes in_shape"),
-    "a key of the optimizer that it has not": ("+optimizer.lrr=1", "optimizer.lrr=1: Adam takes"),
+    "a key of the optimizer that it has not": (
+        "optimizer=sgd +optimizer.momentun=0.9",
+        "optimizer.momentun=0.9: SGD takes params, lr, momentum",
+    ),
     "a setting of another scheduler": (
         "scheduler=cosine +scheduler.gamma=0.1",
         "scheduler.gamma=0.1: CosineAnnealingLR takes optimizer, T_max, eta_min, last_epoch. ~scheduler.gamma drops",
     ),
-    "a misspelt setting of an optimizer": ("optimizer=sgd +optimizer.momentun=0.9", "Did you mean momentum?"),
-    "a misspelt setting of a callback": (
+    "a key of a callback that it has not": (
         "callbacks=early_stopping +callbacks.early_stopping.patienc=3",
-        "callbacks.early_stopping.patienc=3: EarlyStopping takes",
+        "Did you mean patience?",
     ),
     "a key of the trainer that it has not": ("+trainer.epochs=3", "trainer: "),
     "a class that is no class": ("model._target_=lithydra.models.mlp.MPL", "lithydra.models.mlp.MPL"),

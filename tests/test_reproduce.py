@@ -31,11 +31,10 @@ def finish(run: RunDir, accuracy: float) -> None:
     run.config.touch()
     run.update_status(state="finished", metrics={"train/acc": 1.0, "test/acc": accuracy})
     run.add_metrics({"epoch": 1, "step": 10, "train/acc": 0.99, "seconds": 12.0})
-    git = {"commit": "0123456789"}
     write_json(
         run.provenance,
         {
-            "git": git,
+            "git": {"commit": "0123456789"},
             "packages": {"torch": "2"},
             "hardware": {"cpu": "Abacus", "torch_threads": 1, "cores": 2, "gpus": []},
         },

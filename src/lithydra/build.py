@@ -179,8 +179,8 @@ def _augmentation(config: DictConfig, image_shape: tuple[int, int, int], num_cla
 def try_out(config: DictConfig, data: ImageDataModule, module: Classifier) -> None:
     """One step on a copy: refuses what does not fit together, and settles how many steps go into an execution."""
     _explained("trainer", lambda: L.Trainer(**_trainer_settings(config), logger=False))
-    make(config, "callbacks")
-    _refuse_unknown_arguments("logger", config.logger)
+    for key in ("callbacks", "logger"):  # these are made when there is a run directory
+        _refuse_unknown_arguments(key, config[key])
     part = config.trainer.get("limit_train_batches")
     if isinstance(part, float) and part * data.num_training_batches < 1:
         raise ConfigError(f"trainer.limit_train_batches={part}: less than one of {data.num_training_batches} batches")
@@ -266,10 +266,9 @@ def _refuse_unknown_arguments(key: str, node: Any) -> None:
     parameters = inspect.signature(target).parameters
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    for name in sorted(str(name) for name in node if not str(name).startswith("_")):
-        if name not in parameters:
-            hint = nearest(name, parameters) or f" ~{key}.{name} drops what a recipe has set"
-            raise ConfigError(f"{key}.{name}={node[name]}: {target.__name__} takes {', '.join(parameters)}.{hint}")
+    for name in sorted(str(name) for name in node.keys() - parameters.keys() if not str(name).startswith("_")):
+        hint = nearest(name, parameters) or f" ~{key}.{name} drops what a recipe has set"
+        raise ConfigError(f"{key}.{name}={node[name]}: {target.__name__} takes {', '.join(parameters)}.{hint}")
 
 
 def _plain_partials(built: Any) -> Any:

@@ -66,47 +66,38 @@ def sections(sweep: Sweep) -> list[Section]:
     plots = Plots(sweep.directory.path / "plots")
     found: list[Section] = []
 
-    def add(title: str, note: str, pictures: list[Picture | None]) -> None:
+    def add(title: str, note: str, *pictures: Picture | None) -> None:
         if shown := [picture for picture in pictures if picture]:
             found.append(Section(title, note, shown))
 
     if sweep.has_scores:
-        add("What each setting does", _effects_note(sweep), _effect_pictures(sweep, plots))
+        add("What each setting does", _effects_note(sweep), *_effect_pictures(sweep, plots))
     if not sweep.epochs.empty:
         note = "A line a setting, the mean over its repeats; faint, each run." if sweep.folded else "A line a run."
-        add(
-            "Learning curves",
-            note,
-            [
-                plots.save(
-                    f"Learning curves by {axis}",
-                    f"curves_{axis}",
-                    lambda axis=axis: figures.learning_curves(sweep.epochs, axis, sweep.axes),
-                )
-                for axis in (sweep.axes or ["name"])
-            ],
-        )
+        add("Learning curves", note, *_curve_pictures(sweep, plots))
     note = "How much better a setting is on what it was trained on. A wide gap is overfitting."
-    add(
-        "Training and validation",
-        note,
-        [plots.save("Training and validation accuracy", "gap", lambda: figures.gaps(sweep.settings))],
-    )
+    gap = plots.save("Training and validation accuracy", "gap", lambda: figures.gaps(sweep.settings))
+    add("Training and validation", note, gap)
     note = "Before training, on the first training images; the mean over repeats."
-    add(
-        "Gradients and activations by layer",
-        note,
-        [plots.save("By layer", "layers", lambda: layers_at_start(sweep.settings_as_given))],
-    )
-    histograms = _histograms(sweep.settings_as_given)
+    layers = plots.save("By layer", "layers", lambda: layers_at_start(sweep.settings_as_given))
+    add("Gradients and activations by layer", note, layers)
     note = "Weights and biases at the end of training, of one run a setting; one scale along each row."
-    add(
-        "Parameter distributions",
-        note,
-        [plots.save("Parameter distributions", "histograms", lambda: figures.histogram_grid(histograms))],
-    )
+    histograms = _histograms(sweep.settings_as_given)
+    grid = plots.save("Parameter distributions", "histograms", lambda: figures.histogram_grid(histograms))
+    add("Parameter distributions", note, grid)
     plots.remove_others()
     return found
+
+
+def _curve_pictures(sweep: Sweep, plots: Plots) -> list[Picture | None]:
+    return [
+        plots.save(
+            f"Learning curves by {axis}",
+            f"curves_{axis}",
+            lambda axis=axis: figures.learning_curves(sweep.epochs, axis, sweep.axes),
+        )
+        for axis in (sweep.axes or ["name"])
+    ]
 
 
 def _effects_note(sweep: Sweep) -> str:
