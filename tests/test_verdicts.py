@@ -70,6 +70,13 @@ def test_a_list_is_compared_with_each(sweep: SweepDir) -> None:
     assert verdicts(sweep, rule) == ["shows", "unclear"]
 
 
+def test_all_but_those_in_question_are_called_the_others(sweep: SweepDir) -> None:
+    frame = lithydra.results(sweep.path)
+    rule = {"metric": "val/acc", "of": {"net": "a"}, "above": {}}
+    (outcome,) = judge({"verdict": [rule]}, frame, curves(frame, []), ["net", "seed"], OBJECTIVE)
+    assert "all others: 0.7475 (n = 6)" in outcome.figures  # b and c; d has no finished run
+
+
 def test_one_seed_leaves_the_spread_unknown(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "s", {"net": ["a", "b"]}, lambda p: MEANS[p["net"]])
     rule = {"metric": "val/acc", "of": {"net": "a"}, "above": {"net": "b"}}

@@ -137,7 +137,7 @@ class _Side:
         axes: list[str],
         without: Mapping[str, Any] | None = None,
     ) -> None:
-        self.name = _shown(selector)
+        self.name = _shown(selector) if selector or not without else "all others"
         taken = frame[_matches(frame, selector)]
         if without and dict(without) != dict(selector):
             taken = taken[~_matches(taken, without)]
