@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lithydra.data.images import resize_all
 from lithydra.data.loaders import EvaluationLoader, FileSplit, Split, TensorSplit, TrainingLoader, TrainingOrder
 from lithydra.data.prepare import Arrays
 from lithydra.errors import ConfigError
@@ -146,7 +147,7 @@ class ImageDataModule(L.LightningDataModule):
     def _storage(self, images: Tensor) -> Tensor:
         """(N, H, W, C) at the size and in the layout that training wants."""
         if self.image_size and tuple(images.shape[1:3]) != (self.image_size, self.image_size):
-            images = _resized(images, self.image_size)
+            images = torch.from_numpy(resize_all(images.numpy(), self.image_size))
         return images if self.channels_last else images.permute(0, 3, 1, 2).contiguous()
 
     def _select_classes(self, split: Split) -> Split:
@@ -238,14 +239,3 @@ class ImageDataModule(L.LightningDataModule):
     def test_dataloader(self) -> EvaluationLoader:
         assert self.test is not None
         return EvaluationLoader(self.test, self.eval_batch_size, **self._share())
-
-
-def _resized(images: Tensor, size: int) -> Tensor:
-    """(N, H, W, C) uint8 to (N, size, size, C) uint8, bilinear with antialiasing, in parts to bound the memory."""
-    from torchvision.transforms.v2.functional import resize
-
-    parts = [
-        resize(part.permute(0, 3, 1, 2), [size, size], antialias=True).permute(0, 2, 3, 1)
-        for part in images.split(1000)
-    ]
-    return torch.cat(parts).contiguous()

