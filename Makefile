@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# A process for each core and one thread for each process: threads of several processes would wait for each other spinning.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 .PHONY: install train test test-all lint clean
 
@@ -17,10 +19,10 @@ train: install  ## make train ARGS="optimizer=sgd lr=0.1"
 	$(BIN)/python train.py $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-all: install
-	$(BIN)/python -m pytest -m "not gpu" $(ARGS)
+	$(PYTEST) -m "not gpu" $(ARGS)
 
 lint: install
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
