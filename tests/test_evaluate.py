@@ -273,3 +273,57 @@ def test_data_that_do_not_fit_are_refused(
     run = run_train("data=npz", f"data.path={tmp_path / 'a.npz'}", *small)
     with pytest.raises(ConfigError, match=message):
         evaluate(settings("evaluate", data_dir, f"run={run.path}", "data=npz", f"data.path={tmp_path / 'b.npz'}"))
+
+
+@pytest.mark.parametrize("size", [[], ["data.image_size=8"]])
+def test_wide_test_images_as_files_are_predicted_as_in_the_test(
+    run_train: RunTrain, data_dir: Path, tmp_path: Path, size: list[str]
+) -> None:
+    write_npz(tmp_path / "wide.npz", num_classes=3, shape=(12, 24), num_train=90, num_test=30)
+    data = ("data=npz", f"data.path={tmp_path / 'wide.npz'}", "data.batch_size=8", *size)
+    run = run_train(*data, "lr=0.01", "trainer.max_epochs=8", "callbacks=none", "logger=none")
+    (tmp_path / "images").mkdir()
+    with np.load(tmp_path / "wide.npz") as file:
+        images, labels = file["x_test"], file["y_test"]
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "images" / f"{i:02}.png")
+    output = predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'images'}"))
+    found = [row["class_1"] for row in csv.DictReader(output.read_text().splitlines())]
+    right = sum(name == str(label) for name, label in zip(found, labels, strict=True))
+    assert right / len(labels) == pytest.approx(run.read_status()["metrics"]["test/acc"]) == 1
+
+
+def test_a_lost_best_checkpoint_is_not_replaced_by_the_last(run: RunDir, data_dir: Path) -> None:
+    run.best.unlink()
+    with pytest.raises(ConfigError, match=r"best\.ckpt is lost \(epoch \d\); checkpoint=last takes"):
+        evaluate(settings("evaluate", data_dir, f"run={run.path}"))
+    evaluate(settings("evaluate", data_dir, f"run={run.path}", "checkpoint=last"))
+
+
+def test_evaluate_names_the_weights_that_it_took(
+    run_train: RunTrain, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_train(*SMALL, "data.val_fraction=0")
+    capsys.readouterr()
+    evaluate(settings("evaluate", data_dir, f"run={run.path}"))
+    assert "Run 1, last.ckpt" in capsys.readouterr().out
+
+
+def test_another_data_set_is_looked_for_on_this_machine(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
+    """And it is divided by the run's seed, or by the seed given."""
+    before = evaluate(settings("evaluate", data_dir, f"run={run.path}", "split=val"))
+    moved = Path(shutil.copytree(data_dir, tmp_path / "moved"))
+    data_dir_then = data_dir.rename(data_dir.with_name("gone"))
+    limit = ("data=digits", "data.limit=400", "split=val")
+    try:
+        after = evaluate(settings("evaluate", moved, f"run={run.path}", *limit))
+        other = evaluate(settings("evaluate", moved, f"run={run.path}", *limit, "seed=1"))
+    finally:
+        data_dir_then.rename(data_dir)
+    assert after == before and other != before
+
+
+def test_a_loaded_model_asks_for_no_gradient(run: RunDir) -> None:
+    module = lithydra.load(run.path)
+    assert not module(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).requires_grad
+    assert dir(lithydra) == ["load", "results"]

@@ -315,7 +315,8 @@ def test_twenty_trials_with_pruning_beat_random_search_in_score_or_time(
         assert done.returncode == 0, done.stderr
         frame = lithydra.results(folder / "outputs/sweeps/s")
         best = frame.loc[frame["state"] == "finished", "val/acc"].max()
-        found[name] = (float(best), float(frame["seconds"].sum()), int(frame["epochs"].sum()))
+        seconds, epochs = (frame[column].to_numpy().sum() for column in ("seconds", "epochs"))
+        found[name] = (float(best), float(seconds), int(epochs))
         assert len(trials(folder)) == 20
         record_property(name, found[name])
         print(f"{name}: best val/acc {best:.4f}, {found[name][1]:.1f} s of training, {found[name][2]} epochs")

@@ -1,6 +1,12 @@
 """lithydra: a research template for image classification on PyTorch Lightning and Hydra."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lithydra.loading import load
+    from lithydra.sweep_results import results
+
+__all__ = ["load", "results"]
 
 
 def __getattr__(name: str) -> Any:
@@ -14,3 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return results
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -11,6 +11,7 @@ from lithydra import build
 from lithydra.data.loaders import EvaluationLoader
 from lithydra.errors import ConfigError, nearest
 from lithydra.loading import load, load_data
+from lithydra.run_dir import RunDir
 
 SPLITS = ("test", "val", "train")
 
@@ -23,8 +24,10 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     """
     if config.split not in SPLITS:
         raise ConfigError(f"split={config.split}: one of {', '.join(SPLITS)}.{nearest(config.split, SPLITS)}")
-    module = load(config.run, config.checkpoint)
-    data = load_data(module, config.paths.data, config.get("data"))
+    run = RunDir.open(Path(config.run))
+    file = run.named_checkpoint(config.checkpoint)
+    module = load(file)
+    data = load_data(module, config.paths.data, config.get("data"), config.seed)
     split = getattr(data, config.split)
     if split is None:
         raise ConfigError("split=val: the run had no validation part (data.val_fraction=0)")
@@ -39,7 +42,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     )
     trainer.test(module, dataloaders=EvaluationLoader(split, data.eval_batch_size), verbose=False)
     metrics = module.epoch_metrics
-    table = Table("split", "images", "loss", "accuracy", title=f"Run {Path(config.run).name}, {config.checkpoint}")
+    table = Table("split", "images", "loss", "accuracy", title=f"Run {run.path.name}, {file.name}")
     loss, accuracy = metrics[f"{config.split}/loss"], metrics[f"{config.split}/acc"]
     table.add_row(config.split, f"{len(split):,}", f"{loss:.4f}", f"{accuracy:.4f}")
     Console(highlight=False).print(table)

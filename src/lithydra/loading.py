@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def load(run_or_checkpoint: str | Path, checkpoint: str = "best", device: str | torch.device = "cpu") -> Classifier:
-    """The classifier of a run, in evaluation mode.
+    """The classifier of a run, in evaluation mode; `requires_grad_(True)` makes it one to train.
 
     It maps raw images (B, C, H, W), uint8 or float in [0, 1], to logits; `probabilities(logits)` are its softmax.
     `record["data"]` holds `class_names` and `image_shape`, `record["config"]` the run's config.
@@ -44,22 +44,27 @@ def load(run_or_checkpoint: str | Path, checkpoint: str = "best", device: str | 
     module = build.classifier_like(config, tuple(data["image_shape"]), len(data["class_names"]))
     module.load_state_dict(content["state_dict"])
     module.record = record
-    return module.to(device).eval()
+    return module.to(device).eval().requires_grad_(False)
 
 
-def load_data(module: Classifier, data_dir: str, other: DictConfig | None = None) -> ImageDataModule:
+def load_data(
+    module: Classifier, data_dir: str, other: DictConfig | None = None, seed: int | None = None
+) -> ImageDataModule:
     """The data set of the run that `module` was loaded from, read and divided as it was then.
 
     Args:
         module: With its record.
         data_dir: Where prepared data sets are on this machine.
         other: Config of another data set of the same form, to take its place.
+        seed: What divides `other`, unless it has a seed of its own; None for the run's.
 
     Raises:
         ConfigError: The data are not those of the checkpoint, by name, classes or image shape.
     """
     config = DictConfig(module.record["config"])
+    config.paths.data = data_dir  # what `other` refers to is this machine's
     if other is not None:
+        config.seed = config.seed if seed is None else seed
         config.data = other
     elif "dir" in config.data:
         config.data.dir = data_dir

@@ -198,11 +198,21 @@ class RunDir:
         return {int(e): Histogram(c, x) for e, c, x in zip(epochs, counts, edges, strict=True)}
 
     def checkpoint(self) -> Path:
-        """The checkpoint that stands for the run: the best by validation, or the last where nothing was validated."""
-        path = self.best if self.best.exists() else self.last
-        if not path.exists():
+        """The checkpoint that stands for the run: the best by validation, or the last where nothing was validated.
+
+        Raises:
+            ConfigError: There is none yet, or the best one has been lost: other weights would not be those of the
+                run's metrics.
+        """
+        if self.best.exists():
+            return self.best
+        if (epoch := self.read_status().get("best_epoch")) is not None:
+            raise ConfigError(
+                f"checkpoint=best: {self.best} is lost (epoch {epoch}); checkpoint=last takes the last weights"
+            )
+        if not self.last.exists():
             raise ConfigError(f"run={self.path}: has no checkpoint yet")
-        return path
+        return self.last
 
     def named_checkpoint(self, name: str) -> Path:
         """The file of `checkpoint=best|last|previous`."""

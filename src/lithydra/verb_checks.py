@@ -23,7 +23,8 @@ COMMON = {
     "trainer.devices": RULES["trainer.devices"],
 }
 DATA = {key: rule for key, rule in RULES.items() if key.startswith("data.")}
-EVALUATE = {**COMMON, **DATA, "split": Choice(("test", "val", "train"))}
+RUNS_SEED = {"seed": optional(SEED), "data.seed": optional(SEED)}  # null: the run's
+EVALUATE = {**COMMON, **DATA, **RUNS_SEED, "split": Choice(("test", "val", "train"))}
 PREDICT = {
     **COMMON,
     "input": Text(),
