@@ -19,6 +19,7 @@ from killing import SignalAt, in_child
 from lithydra import checkpoint_io
 from lithydra.checkpoint_io import link, load, save
 from lithydra.errors import LithydraError
+from lithydra.recording import recorded
 from lithydra.run_dir import RunDir
 from test_resume import COMMON, Killing
 
@@ -101,7 +102,7 @@ def test_what_a_killed_process_was_writing_is_swept(tmp_path: Path) -> None:
     stale = [run.checkpoints / ".last.ckpt.tmp", run.checkpoints / ".best.ckpt.tmp", tmp_path / ".status.json.123.tmp"]
     for path in stale:
         path.write_bytes(b"half of")
-    with run.own(), run.recorded({}):
+    with run.own(), recorded(run, {}):
         assert not any(path.exists() for path in stale)
 
 

@@ -1,6 +1,8 @@
 """Promise 11: a run directory has one owner; and what run_dir.py writes is whole."""
 
+import logging
 import os
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 from killing import SignalAt, differences, in_child, outcome, started
 from lithydra.errors import ConfigError
+from lithydra.gradient_classifier import GradientClassifier
 from lithydra.run_dir import RunDir
 from test_resume import COMMON, SETTINGS, Killing
 
@@ -85,6 +88,59 @@ def test_a_second_process_changes_nothing(data_dir: Path, tmp_path: Path) -> Non
     assert code == ConfigError.exit_code
     assert f"in use by process {os.getpid()} on {os.uname().nodename}" in (tmp_path / "log").read_text()
     assert before == {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+
+
+# A setting that is found to be wrong only when there is a run directory.
+WRONG_TIMER = "+callbacks.timer={_target_: lightning.pytorch.callbacks.Timer, duration: tomorrow}"
+
+
+def test_what_is_refused_does_not_hold_its_name(data_dir: Path, tmp_path: Path) -> None:
+    killing, run = Killing(data_dir, tmp_path), RunDir(tmp_path / "runs" / "run")
+    with pytest.raises(ConfigError, match=r"callbacks: .*duration='tomorrow'"):
+        killing.train(*COMMON, WRONG_TIMER, f"run={run.path}")
+    assert not run.path.exists()
+    killing.train(*COMMON, "trainer.max_epochs=1", f"run={run.path}")
+    assert run.read_status()["state"] == "finished"
+
+
+def test_what_is_refused_leaves_what_it_found(data_dir: Path, tmp_path: Path) -> None:
+    killing, run = Killing(data_dir, tmp_path), RunDir(tmp_path / "run")
+    run.path.mkdir()
+    (run.path / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="duration='tomorrow'"):
+        killing.train(*COMMON, WRONG_TIMER, f"run={run.path}")
+    assert [path.name for path in run.path.iterdir()] == ["notes.txt"]
+
+
+def test_a_resume_that_is_refused_changes_nothing(data_dir: Path, tmp_path: Path) -> None:
+    killing, run = Killing(data_dir, tmp_path), RunDir(tmp_path / "run")
+    killing.train(*COMMON, "trainer.max_epochs=1", f"run={run.path}")
+    files = (run.config, run.command, run.status, run.provenance, run.metrics, run.last)
+    before = {path: path.read_bytes() for path in files}
+    with pytest.raises(ConfigError, match="duration='tomorrow'"):
+        killing.train(f"resume={run.path}", "trainer.max_epochs=2", WRONG_TIMER, "resume_anyway=true")
+    assert before == {path: path.read_bytes() for path in files}
+
+
+def test_what_crashed_is_kept_and_goes_on(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bug is looked for in train.log; once it is mended, resume begins anew. The log alone tells of it."""
+    killing, run = Killing(data_dir, tmp_path), RunDir(tmp_path / "run")
+    logging.getLogger().addHandler(console := logging.StreamHandler(sys.stdout))
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(GradientClassifier, "on_fit_start", _crash)
+        killing.train(*COMMON, "trainer.max_epochs=1", f"run={run.path}")
+    logging.getLogger().removeHandler(console)
+    assert "out of luck" not in capsys.readouterr().out
+    assert run.log.read_text().count("RuntimeError: out of luck") == 1
+    assert run.read_status()["state"] == "failed"
+    killing.train(f"resume={run.path}")
+    assert run.read_status()["state"] == "finished"
+
+
+def _crash(module: GradientClassifier) -> None:
+    raise RuntimeError("out of luck")
 
 
 def test_a_damaged_status_is_named(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_run_directory_holds_what_the_design_lists(run_train: RunTrain, data_dir
     metrics = status.pop("metrics")
     assert metrics.keys() == METRICS and all(math.isfinite(value) for value in metrics.values())
     best = status.pop("best_epoch")
-    expected = {"state": "finished", "error": None, "epoch": 2, "step": 34}
+    expected = {"state": "finished", "epoch": 2, "step": 34}
     assert status == expected | {"best_checkpoint": "checkpoints/best.ckpt"}
 
     with run.metrics.open() as file:

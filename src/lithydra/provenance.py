@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from lithydra.run_dir import RunDir
+
 
 def provenance(
     seed: int, choices: dict[str, str], overrides: list[str], data: dict[str, Any], trainer: dict[str, Any]
@@ -28,6 +30,26 @@ def provenance(
         "data": data,
         "trainer": trainer,
     }
+
+
+def all_choices(run: RunDir, choices: dict[str, str], overrides: list[str]) -> dict[str, str]:
+    """The option taken in each config group: of a resumed run its own, but for those that `overrides` name."""
+    parts = _parts(run)
+    if not parts:
+        return choices
+    named = {override.lstrip("+~").split("=")[0].split("@")[0] for override in overrides}
+    return {**parts[-1]["choices"], **{group: choice for group, choice in choices.items() if group in named}}
+
+
+def all_overrides(run: RunDir) -> list[str]:
+    """Of all the commands that a run was trained with, the first one's first."""
+    return [override for part in _parts(run) for override in part["overrides"]]
+
+
+def _parts(run: RunDir) -> list[dict[str, Any]]:
+    """What provenance.json holds of each command."""
+    origin = run.read_provenance()
+    return [origin, *origin.get("resumed", [])] if origin else []
 
 
 @cache  # it takes a while, and a sweep's jobs are forked from a process that knows it

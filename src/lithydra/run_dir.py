@@ -3,12 +3,9 @@
 import csv
 import io
 import json
-import logging
 import os
-import shlex
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -21,8 +18,6 @@ from lithydra.errors import ConfigError, LithydraError
 
 if TYPE_CHECKING:
     import numpy as np
-
-log = logging.getLogger(__name__)
 
 COLUMNS: tuple[str, ...] = ("epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc", "seconds")
 ASIDE = ".tmp"  # how the names of files end that are being written
@@ -40,6 +35,7 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.found: frozenset[str] | None = None  # what was there when this process took it for a new run
         self.config = path / "config.yaml"
         self.command = path / "command.txt"
         self.provenance = path / "provenance.json"
@@ -66,7 +62,7 @@ class RunDir:
                     path.mkdir()
                 except FileExistsError:
                     continue
-                return cls(path)
+                return cls(path)._taken()
         except OSError as error:
             raise ConfigError(f"paths.runs={parent}: cannot be written: {error.strerror}") from error
         raise AssertionError("unreachable")
@@ -80,7 +76,11 @@ class RunDir:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"run={path}: cannot be written: {error.strerror}") from error
-        return run
+        return run._taken()
+
+    def _taken(self) -> "RunDir":
+        self.found = frozenset(path.name for path in self.path.iterdir())
+        return self
 
     def refuse_second_run(self) -> None:
         if self.status.exists():
@@ -121,22 +121,36 @@ class RunDir:
             raise ConfigError(f"{self.config}: not the config of a run")
         return config
 
+    def write_config(self, config: dict[str, Any]) -> None:
+        write_text(self.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
     def update_status(self, **changes: Any) -> None:
-        """Merge `changes` into status.json; a reader never sees half a file."""
-        write_json(self.status, {**self.read_status(), **changes})
+        """Merge `changes` into status.json, where None takes a key out; a reader never sees half a file."""
+        status = {**self.read_status(), **changes}
+        write_json(self.status, {key: value for key, value in status.items() if value is not None})
 
     def read_status(self) -> dict[str, Any]:
+        return self._read_json(self.status)
+
+    def _read_json(self, path: Path) -> dict[str, Any]:
+        """Raises ConfigError where the file is there and holds something else than an object."""
         try:
-            return json.loads(self.status.read_text()) if self.status.exists() else {}
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ConfigError(f"{self.status}: damaged ({error})") from error
+            content = json.loads(path.read_text()) if path.exists() else {}
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ConfigError(f"{path}: damaged ({error})") from error
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: damaged (not a JSON object)")
+        return content
 
     def add_provenance(self, origin: dict[str, Any]) -> None:
         """Write provenance.json; of a run that goes on, what it began with stays, and `resumed` lists the rest."""
-        if self.provenance.exists():
-            first = json.loads(self.provenance.read_text())
+        if first := self.read_provenance():
             origin = {**first, "resumed": [*first.get("resumed", []), origin]}
         write_json(self.provenance, origin)
+
+    def read_provenance(self) -> dict[str, Any]:
+        """Empty before the run has written it."""
+        return self._read_json(self.provenance)
 
     def add_metrics(self, row: dict[str, Any]) -> None:
         """Append an epoch to metrics.csv; metrics that the run does not have stay empty."""
@@ -224,58 +238,13 @@ class RunDir:
             raise ConfigError(f"checkpoint={name}: {self.path} has {', '.join(there) or 'no checkpoint yet'}")
         return path
 
-    @contextmanager
-    def recorded(self, config: dict[str, Any]) -> Iterator[None]:
-        """While a run trains here; status.json says how it ended. Own the directory first."""
-        self._sweep()
-        write_text(self.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-        with self.command.open("a") as file:  # a line for each time that the run was gone on with
-            file.write(shlex.join(["python", *sys.argv]) + "\n")
-        self.update_status(state="running", started=_now(), finished=None, error=None)
-        try:
-            yield
-        except BaseException as error:
-            log.error("%s", error, exc_info=not isinstance(error, LithydraError))
-            state = error.state if isinstance(error, LithydraError) else "failed"
-            message = str(error) or type(error).__name__
-            with suppress(LithydraError):  # on a full disk, the first error is the one to tell
-                self.update_status(state=state, finished=_now(), error=message)
-            raise
-
-    @contextmanager
-    def logged(self) -> Iterator[None]:
-        """What is said goes to train.log too."""
-        # A sweep's job has its whole output there already.
-        handler = logging.NullHandler() if _is_stdout(self.log) else logging.FileHandler(self.log)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.getLogger().addHandler(handler)
-        try:
-            yield
-        finally:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
-
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
         """Remove what a killed process was writing; nobody else writes here, since the directory is owned."""
         for stale in (*self.path.glob(f".*{ASIDE}"), *self.checkpoints.glob(f".*{ASIDE}")):
             stale.unlink(missing_ok=True)
 
-    def finish(self, metrics: dict[str, float], state: str = "finished") -> dict[str, float]:
-        """Write the run's final metrics: those of the best epoch where there is one, and `metrics` beside them.
 
-        `state` is `pruned` where a search has stopped the run, as one without prospects.
-        """
-        final = {**metrics, **self.read_status().get("metrics", {})}
-        final = {name: value for name, value in final.items() if "/" in name}
-        self.update_status(state=state, finished=_now(), metrics=final)
-        return final
-
-
-def _is_stdout(path: Path) -> bool:
-    return path.exists() and os.path.samestat(path.stat(), os.fstat(1))
-
-
-def _now() -> str:
+def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 

@@ -1,6 +1,7 @@
 """What a run leaves for the eye when it ends: a table in the terminal, and a row in TensorBoard's HPARAMS tab."""
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -8,6 +9,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from lithydra.axis_values import split_override, typed
 from lithydra.run_dir import RunDir
@@ -17,6 +20,8 @@ NAMED_GROUPS = ("data", "normalization", "augmentation", "model", "loss", "optim
 
 # Groups whose settings say nothing about it.
 NOT_ABOUT_RESULTS = ("hydra", "sweep", "paths", "callbacks", "logger", "checkpoint")
+
+ROW_SUFFIX = ".hparams"  # of the file with a run's row in the HPARAMS tab
 
 
 def print_results(run: RunDir, seconds: float, images_per_second: float | None) -> None:
@@ -62,5 +67,17 @@ def write_hparams(
             settings[key] = typed(value)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(settings, {f"final/{name}": value for name, value in metrics.items()})
+            logger.hparams.update(settings)
             logger.save()
+            _write_row(Path(logger.log_dir), settings, {f"final/{name}": value for name, value in metrics.items()})
+
+
+def _write_row(directory: Path, settings: dict[str, Any], metrics: dict[str, float]) -> None:
+    """A file of its own, which that of a resumed run replaces: of two rows of a run, TensorBoard shows the first."""
+    for old in directory.glob(f"*{ROW_SUFFIX}"):
+        old.unlink()
+    with SummaryWriter(str(directory), filename_suffix=ROW_SUFFIX) as writer:
+        for summary in hparams(settings, metrics):
+            writer._get_file_writer().add_summary(summary)  # pyright: ignore[reportOptionalMemberAccess]
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, 0)

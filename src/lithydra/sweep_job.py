@@ -3,11 +3,9 @@
 import logging
 import shutil
 import sys
-import traceback
 from datetime import datetime
 from pathlib import Path
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from lithydra.errors import LithydraError
@@ -55,6 +53,7 @@ def carry_out(sweep: SweepDir, job: Job) -> int:
     resume = _has_checkpoint(run)
     config.run, config.resume = (None, str(run.path)) if resume else (str(run.path), None)
     command, sys.argv = sys.argv, ["train.py", *job.overrides]
+    before = _times(run)
     try:
         train(config, dict(job.choices), list(job.overrides))
     except (KeyboardInterrupt, SystemExit):  # what a queue stops, it starts again
@@ -62,9 +61,8 @@ def carry_out(sweep: SweepDir, job: Job) -> int:
             run.update_status(state="interrupted", error=None)
         raise
     except Exception as error:
-        if not isinstance(error, LithydraError):
-            traceback.print_exc()
-        _record(run, sweep, job, error)
+        if _times(run) == before:
+            _record(run, sweep, job, error)
         return error.exit_code if isinstance(error, LithydraError) else 1
     finally:
         sys.argv = command
@@ -79,17 +77,24 @@ def fail(sweep: SweepDir, job: Job, message: str) -> None:
     run.update_status(state="failed", error=message, finished=_now())
 
 
+def _times(run: RunDir) -> tuple[str | None, str | None]:
+    """When the run began and ended: these differ once it keeps its own record."""
+    status = run.read_status()
+    return status.get("started"), status.get("finished")
+
+
 def _record(run: RunDir, sweep: SweepDir, job: Job, error: Exception) -> None:
-    """What fails before the run has begun to keep its own record still gets one."""
+    """What fails before the run has begun to keep its own record still gets one, and is said in the job's log."""
+    log.error("%s", error, exc_info=not isinstance(error, LithydraError))
+    run.path.mkdir(parents=True, exist_ok=True)
     _complete(run, sweep, job)
-    if run.read_status().get("state") not in (*FAILED, "interrupted"):
-        state = error.state if isinstance(error, LithydraError) else "failed"
-        run.update_status(state=state, error=str(error) or type(error).__name__, finished=_now())
+    state = error.state if isinstance(error, LithydraError) else "failed"
+    run.update_status(state=state, error=str(error) or type(error).__name__, finished=_now())
 
 
 def _complete(run: RunDir, sweep: SweepDir, job: Job) -> None:
     if not run.config.exists():
-        run.config.write_text(yaml.safe_dump(sweep.config(job), sort_keys=False, allow_unicode=True))
+        run.write_config(sweep.config(job))
 
 
 def _stopped(sweep: SweepDir) -> bool:

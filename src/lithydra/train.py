@@ -12,6 +12,7 @@ import lightning as L
 from omegaconf import DictConfig
 
 from lithydra import build, summary
+from lithydra.callbacks.checkpoint import RunCheckpoint
 from lithydra.callbacks.look_inside import look_inside
 from lithydra.callbacks.record import RunRecord
 from lithydra.checkpoint_io import load
@@ -21,9 +22,10 @@ from lithydra.data.base import ImageDataModule
 from lithydra.errors import ConfigError
 from lithydra.interrupts import interruptible
 from lithydra.memory import keep_freed_memory
-from lithydra.provenance import provenance
+from lithydra.provenance import all_choices, all_overrides, provenance
+from lithydra.recording import logged, recorded
 from lithydra.resume_config import frozen
-from lithydra.run_dir import RunDir
+from lithydra.run_dir import RunDir, now
 
 log = logging.getLogger(__name__)
 
@@ -56,22 +58,23 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
         main = is_main_process()
         start = stack.enter_context(owned(run, config, module.record, writes=main))
         if main:
-            stack.enter_context(run.recorded(module.record["config"]))
+            stack.enter_context(recorded(run, module.record["config"]))
         interrupts = stack.enter_context(interruptible(run))
         trainer = build.trainer(config, run.path, data, module, interrupts)
         if trainer.is_global_zero:
+            choices = all_choices(run, choices, overrides)
             facts = {**data.facts(), **data.fingerprint()}
             origin = provenance(config.seed, choices, overrides, facts, how_it_trains(config, trainer, data))
             run.add_provenance(origin)
         trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
         trainer.strategy.barrier()  # until the main process has named the best checkpoint
-        metrics = dict(module.epoch_metrics)
+        metrics = kept(trainer).metrics
         pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
         if config.test and not pruned:
             metrics |= test(trainer, module, data, run)
         if trainer.is_global_zero:
-            metrics = run.finish(metrics, "pruned" if pruned else "finished")
-            summary.write_hparams(trainer, config, choices, overrides, metrics)
+            run.update_status(state="pruned" if pruned else "finished", finished=now(), metrics=metrics)
+            summary.write_hparams(trainer, config, choices, all_overrides(run), metrics)
             if not pruned:
                 look_inside(trainer, module, data)
             summary.print_results(run, time.perf_counter() - started, images_per_second(trainer))
@@ -81,7 +84,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
 @contextmanager
 def owned(run: RunDir, config: DictConfig, record: dict[str, Any], *, writes: bool) -> Iterator[Path | None]:
     """Own the run directory; gives the checkpoint to start from. What is refused here has changed nothing."""
-    with run.own() if writes else nullcontext(), run.logged() if writes else nullcontext():
+    with run.own() if writes else nullcontext(), logged(run) if writes else nullcontext():
         if config.resume:
             yield continue_from(run, config, record, writes=writes)
         else:
@@ -128,13 +131,19 @@ def open_run(config: DictConfig, choices: dict[str, str]) -> RunDir:
 
 def test(trainer: L.Trainer, module: Classifier, data: ImageDataModule, run: RunDir) -> dict[str, float]:
     """The test metrics of the checkpoint that stands for the run."""
-    path = run.checkpoint()
-    if path != run.best:
-        log.info("No validation, so no best epoch: the last weights are tested.")
+    keeper = kept(trainer)
+    if keeper.best_epoch is None:
+        why = "No validation" if data.val is None else f"{keeper.monitor} was not measured"
+        log.info("%s, so no best epoch: the last weights are tested.", why)
+    path = run.last if keeper.best_epoch is None else run.best
     module.load_state_dict(load(path)["state_dict"])
     module.epoch_metrics = {}
     trainer.test(module, datamodule=data, verbose=False)
     return module.epoch_metrics
+
+
+def kept(trainer: L.Trainer) -> RunCheckpoint:
+    return next(c for c in trainer.callbacks if isinstance(c, RunCheckpoint))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def images_per_second(trainer: L.Trainer) -> float | None:

@@ -1,6 +1,8 @@
 """Keeps last.ckpt, previous.ckpt and best.ckpt of a run."""
 
+import logging
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -8,17 +10,22 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from lithydra.checkpoint_io import link
+from lithydra.checkpoint_io import DamagedCheckpoint, link, load
 from lithydra.classifier import Classifier
 from lithydra.run_dir import RunDir
+
+log = logging.getLogger(__name__)
+
+# What a checkpoint holds of this callback, by the names of its attributes.
+STATE = ("epoch", "step", "last_metrics", "best_epoch", "best_metrics", "_saved_epoch")
 
 
 class RunCheckpoint(Checkpoint):
     """Saves after every epoch, and within it every `every_n_steps` optimizer steps or `every_seconds`.
 
     best.ckpt is the epoch with the best `monitor`; of equals the later, since a small
-    validation part ties often and the later has seen more; NaN is never best. Without
-    validation there is no best.ckpt: the last weights stand for the run.
+    validation part ties often and the later has seen more; NaN is never best. Where `monitor`
+    is never measured, there is no best.ckpt: the last weights stand for the run.
     """
 
     def __init__(
@@ -26,29 +33,39 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         self.monitor, self.sign = monitor, 1 if mode == "max" else -1
         self.every_n_steps, self.every_seconds = every_n_steps, every_seconds
-        self.best_score: float | None = None
+        self.epoch = self.step = 0  # where the last finished epoch ended
+        self.last_metrics: dict[str, float] = {}  # of that epoch
         self.best_epoch: int | None = None
         self.best_metrics: dict[str, float] = {}
         self._saved_epoch: int | None = None  # the epoch whose end last.ckpt holds, if it holds one's end
         self._last_save = time.monotonic()
 
+    @property
+    def best_score(self) -> float | None:
+        return self.best_metrics.get(self.monitor)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What stands for the run: the metrics of the best epoch, or of the last where none is best."""
+        return {name: value for name, value in (self.best_metrics or self.last_metrics).items() if "/" in name}
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # Where a run was killed between saving its best epoch and naming it so.
-        if self.best_epoch is not None and self.best_epoch == self._saved_epoch:
-            self._publish_best(trainer)
+        if trainer.strategy.broadcast(trainer.is_global_zero and self._has_lost_best(run_dir(trainer))):
+            self.best_epoch, self.best_metrics = None, {}
+        if self.epoch and trainer.is_global_zero:
+            self._publish(run_dir(trainer))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
-        epoch, metrics = trainer.current_epoch + 1, pl_module.epoch_metrics
-        score = metrics.get(self.monitor)
-        if self.monitor.startswith("val/") and score is not None and self._improves(score):
-            self.best_score, self.best_epoch, self.best_metrics = score, epoch, dict(metrics)
-        self._saved_epoch = epoch
+        self.epoch, self.step = trainer.current_epoch + 1, trainer.global_step
+        self.last_metrics = dict(pl_module.epoch_metrics)
+        score = self.last_metrics.get(self.monitor)
+        if score is not None and self._improves(score):
+            self.best_epoch, self.best_metrics = self.epoch, self.last_metrics
+        self._saved_epoch = self.epoch
         self._save(trainer)
-        if self.best_epoch == epoch:
-            self._publish_best(trainer)
         if trainer.is_global_zero:
-            run_dir(trainer).update_status(epoch=epoch, step=trainer.global_step)
+            self._publish(run_dir(trainer))
 
     def on_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
@@ -71,20 +88,40 @@ class RunCheckpoint(Checkpoint):
         trainer.save_checkpoint(run.last, storage_options={"previous": run.previous})
         self._last_save = time.monotonic()
 
-    def _publish_best(self, trainer: L.Trainer) -> None:
-        if trainer.is_global_zero:
-            run = run_dir(trainer)
+    def _publish(self, run: RunDir) -> None:
+        """Name the best epoch and its checkpoint, which a killed process may have saved without naming it."""
+        if self.best_epoch is not None and self.best_epoch == self._saved_epoch:
             link(run.last, run.best)
-            metrics = {name: value for name, value in self.best_metrics.items() if "/" in name}
-            run.update_status(best_epoch=self.best_epoch, best_checkpoint=run.relative(run.best), metrics=metrics)
+        best = run.relative(run.best) if self.best_epoch is not None else None
+        run.update_status(
+            epoch=self.epoch, step=self.step, best_epoch=self.best_epoch, best_checkpoint=best, metrics=self.metrics
+        )
+
+    def _has_lost_best(self, run: RunDir) -> bool:
+        """Whether best.ckpt is not that of the best epoch; such a file is set aside, and said."""
+        if self.best_epoch is None or self.best_epoch == self._saved_epoch:
+            return False
+        try:
+            if run.best.exists() and load(run.best)["lithydra"]["progress"]["epochs"] == self.best_epoch:
+                return False
+        except DamagedCheckpoint:
+            pass
+        log.warning(
+            "%s does not hold epoch %d, the best one: the best of the epochs from here on will stand for the run",
+            run.best,
+            self.best_epoch,
+        )
+        if run.best.exists():
+            os.replace(run.best, run.best.with_name(f"{run.best.name}.damaged"))
+        return True
 
     def state_dict(self) -> dict[str, Any]:
-        names = ("best_score", "best_epoch", "best_metrics", "_saved_epoch")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name, value in state_dict.items():
-            setattr(self, name, value)
+        for name in STATE:
+            if name in state_dict:  # an older run's has fewer
+                setattr(self, name, state_dict[name])
 
 
 def run_dir(trainer: L.Trainer) -> RunDir:
