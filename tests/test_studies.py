@@ -43,7 +43,7 @@ def test_study_can_start_and_its_rules_name_its_axes(name: str, tmp_path: Path) 
     study = OmegaConf.to_container(point.study, resolve=True)
     assert isinstance(study, dict) and study["title"] and study["expectation"]
     assert study.get("verdict") or name not in EXPECTED
-    check_rules({str(key): value for key, value in study.items()}, axes)
+    check_rules({str(key): value for key, value in study.items()}, axes, point.monitor.metric)
     with open_dict(point):
         del point["hydra"]
     check(point)

@@ -1,40 +1,49 @@
 """A study's rules, each on a sweep made by hand where the answer is known."""
 
+import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 import lithydra
-from conftest import CONF
 from lithydra.errors import ConfigError
 from lithydra.report import report_sweep
 from lithydra.study_rules import check_rules
 from lithydra.sweep_dir import SweepDir
-from lithydra.sweep_plan import Request
 from lithydra.sweep_results import curves
-from lithydra.verdicts import judge, overall
+from lithydra.verdicts import Outcome, judge, overall
 from sweeps import write_sweep
 
-SEEDS = ["0", "1", "2"]
+PROMISE = "16. A verdict means something"
+SEEDS = ["0", "1", "2", "3", "4"]
 OBJECTIVE = {"metric": "val/acc", "mode": "max"}
-MEANS = {"a": 0.8, "b": 0.7, "c": 0.795}  # each ± 0.01 over the seeds
+MEANS = {"a": 0.8, "b": 0.7, "c": 0.795}
+NOISE = {"a": (1, -2, 0, 2, -1), "b": (0, -1, 1, 2, -2), "c": (-1, 2, 1, -2, 0)}  # hundredths, by seed
 
 
-@pytest.fixture
-def sweep(tmp_path: Path) -> SweepDir:
+def score(point: dict[str, str]) -> float:
+    net, seed = point["net"], int(point.get("seed", 2))
+    return MEANS.get(net, 0.1) + 0.01 * NOISE.get(net, (0,) * 5)[seed]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepDir:
     axes = {"net": [*MEANS, "d"], "seed": SEEDS}
     states = {f"net=d,seed={seed}": "diverged" for seed in SEEDS}
-    return write_sweep(
-        tmp_path / "s", axes, lambda p: MEANS.get(p["net"], 0.1) + 0.01 * (int(p["seed"]) - 1), states=states
-    )
+    return write_sweep(tmp_path_factory.mktemp("sweeps") / "s", axes, score, states=states)
+
+
+def outcomes(sweep: SweepDir, *rules: dict[str, Any]) -> list[Outcome]:
+    frame = lithydra.results(sweep.path)
+    plan = replace(sweep.read(), study={"verdict": list(rules)})
+    return judge(plan, frame, curves(frame, []))
 
 
 def verdicts(sweep: SweepDir, *rules: dict[str, Any]) -> list[str]:
-    frame = lithydra.results(sweep.path)
-    outcomes = judge({"verdict": list(rules)}, frame, curves(frame, []), ["net", "seed"], OBJECTIVE)
-    return [outcome.verdict for outcome in outcomes]
+    return [outcome.verdict for outcome in outcomes(sweep, *rules)]
 
 
 @pytest.mark.parametrize(
@@ -47,22 +56,71 @@ def verdicts(sweep: SweepDir, *rules: dict[str, Any]) -> list[str]:
         ({"of": {"net": "a"}, "above": {"net": "b"}, "by": 0.2}, "does not show"),
         ({"of": {"net": "a"}, "above": {"net": "b"}, "by": 0.095}, "unclear"),
         ({"of": {"net": "a"}, "above": 0.7}, "shows"),
+        ({"of": {"net": "a"}, "above": 0.795}, "unclear"),
         ({"of": {"net": "a"}, "above": {"net": "d"}}, "unclear"),  # none of it finished
         ({"of": {"net": "a"}, "above": {}}, "shows"),  # all the others
-        ({"metric": "val/acc", "of": {"net": "a"}, "above": {"net": "b"}, "at_epoch": 1}, "shows"),
-        ({"metric": "gap", "of": {"net": "a"}, "below": 0.2}, "shows"),
+        ({"of": {"net": "a"}, "above": {"net": "b"}, "at_epoch": 1}, "shows"),
         ({"metric": "gap", "of": {"net": "a"}, "above": 0.4, "at_epoch": 1}, "shows"),
-        ({"metric": "gap", "of": {"net": "a"}, "below": 0.2, "at_epoch": "last"}, "shows"),
         ({"metric": "layers/weight_std", "of": {"net": "a"}, "above": 0.1, "at_epoch": 1}, "unclear"),  # not measured
-        ({"metric": "diverged", "of": {"net": "d"}, "above": {"net": "a"}, "by": 0.5}, "shows"),
-        ({"metric": "seconds", "of": {"net": "a"}, "below": 10}, "shows"),
-        ({"of": {"best": True}, "above": {}, "by": 0.01}, "shows"),  # 0.81, of all runs
-        ({"of": {"best": True}, "above": {"net": "a"}, "by": 0.03}, "does not show"),
-        ({"metric": "optimism", "of": {"best": True}, "above": 0.6, "by": 0}, "shows"),  # 0.81 - 0.19
+        ({"metric": "diverged", "of": {"net": "d"}, "above": {"net": "a"}}, "unclear"),  # five coins agree in 1 of 16
+        ({"metric": "seconds", "of": {"net": "a"}, "below": {"net": "b"}}, "unclear"),  # the same
+        ({"metric": "test/acc", "of": {"best": True}, "below": {}}, "shows"),  # here, what is good by validation is bad
+        ({"metric": "test/acc", "of": {"best": True}, "above": {"net": "b"}}, "does not show"),
+        ({"metric": "optimism", "of": {"best": True}, "above": 0.5}, "shows"),  # 0.8 - 0.2
+        ({"metric": "test/acc", "rises_with": "val/acc"}, "unclear"),  # three settings
     ],
 )
-def test_a_comparison_goes_by_the_seeds_spread(sweep: SweepDir, rule: dict[str, Any], verdict: str) -> None:
+def test_a_verdict_is_given_where_chance_is_unlikely(sweep: SweepDir, rule: dict[str, Any], verdict: str) -> None:
     assert verdicts(sweep, {"metric": "val/acc", **rule}) == [verdict]
+
+
+def test_the_best_is_a_setting_by_its_mean(sweep: SweepDir) -> None:
+    """The best run is one of c; a is the best setting. Its p value is tripled, as it is the best of three."""
+    (best,) = outcomes(sweep, {"metric": "test/acc", "of": {"best": True}, "below": {"net": "b"}})
+    (named,) = outcomes(sweep, {"metric": "test/acc", "of": {"net": "a"}, "below": {"net": "b"}})
+    assert "best=True: 0.2000 (n = 5)" in best.figures and "the best of 3" in best.figures
+    first, second = (float(re.findall(r"p = (\S+)", outcome.figures)[0]) for outcome in (named, best))
+    assert second == pytest.approx(3 * first, rel=0.1)
+
+
+def test_several_comparisons_are_corrected_for(sweep: SweepDir) -> None:
+    likely = {"metric": "val/acc", "of": {"net": "a"}, "above": 0.778}
+    sure = {"metric": "val/acc", "of": {"net": "a"}, "above": {"net": "b"}}
+    unlikely = {"metric": "val/acc", "of": {"net": "a"}, "above": {"net": "c"}}
+    assert verdicts(sweep, likely, sure) == ["shows", "shows"]
+    assert verdicts(sweep, likely, sure, unlikely) == ["unclear", "shows", "unclear"]
+    assert "corrected for 3 comparisons" in outcomes(sweep, likely, sure, unlikely)[0].figures
+
+
+def test_seeds_that_both_sides_have_are_paired_and_others_are_not(tmp_path: Path) -> None:
+    """What all nets gain by a seed decides nothing where the seeds are shared, and widens the spread where not."""
+    luck = [0.0, 0.05, 0.1, -0.05, -0.1]
+
+    def by_seed(point: dict[str, str]) -> float:
+        return score(point) + luck[int(point["seed"])]
+
+    axes = {"net": ["a", "b"], "seed": SEEDS}
+    rule = {"metric": "val/acc", "of": {"net": "a"}, "above": {"net": "b"}}
+    (shared,) = outcomes(write_sweep(tmp_path / "shared", axes, by_seed), rule)
+    assert shared.verdict == "shows" and "paired by 5 seeds" in shared.figures
+    states = {f"net={net},seed={seed}": "failed" for net, seed in ("a0", "a1", "b2", "b3", "b4")}
+    (other,) = outcomes(write_sweep(tmp_path / "other", axes, by_seed, states=states), rule)
+    assert other.verdict == "unclear" and "3 seeds against 2 others" in other.figures
+
+
+def test_a_side_of_several_settings_counts_seeds_and_not_runs(sweep: SweepDir) -> None:
+    (outcome,) = outcomes(sweep, {"metric": "val/acc", "of": {"net": "a"}, "above": {}})
+    assert "all others: 0.7475 (n = 10)" in outcome.figures  # b and c; d has no finished run
+    assert "paired by 5 seeds" in outcome.figures
+
+
+def test_folds_share_images_and_count_for_less(tmp_path: Path) -> None:
+    rule = {"metric": "val/acc", "of": {"net": "a"}, "above": 0.779}
+    by_seed = write_sweep(tmp_path / "s", {"net": ["a", "b"], "seed": SEEDS}, score)
+    by_fold = write_sweep(
+        tmp_path / "f", {"net": ["a", "b"], "data.fold": SEEDS}, lambda p: score({**p, "seed": p["data.fold"]})
+    )
+    assert (verdicts(by_seed, rule), verdicts(by_fold, rule)) == (["shows"], ["unclear"])
 
 
 def test_a_list_is_compared_with_each(sweep: SweepDir) -> None:
@@ -70,24 +128,31 @@ def test_a_list_is_compared_with_each(sweep: SweepDir) -> None:
     assert verdicts(sweep, rule) == ["shows", "unclear"]
 
 
-def test_all_but_those_in_question_are_called_the_others(sweep: SweepDir) -> None:
-    frame = lithydra.results(sweep.path)
-    rule = {"metric": "val/acc", "of": {"net": "a"}, "above": {}}
-    (outcome,) = judge({"verdict": [rule]}, frame, curves(frame, []), ["net", "seed"], OBJECTIVE)
-    assert "all others: 0.7475 (n = 6)" in outcome.figures  # b and c; d has no finished run
-
-
-def test_one_seed_leaves_the_spread_unknown(tmp_path: Path) -> None:
-    sweep = write_sweep(tmp_path / "s", {"net": ["a", "b"]}, lambda p: MEANS[p["net"]])
+def test_one_seed_decides_nothing(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s", {"net": ["a", "b"]}, score)
     rule = {"metric": "val/acc", "of": {"net": "a"}, "above": {"net": "b"}}
-    assert verdicts(sweep, rule, {**rule, "by": 0.05}) == ["unclear", "shows"]
+    found = outcomes(sweep, rule, {**rule, "by": 0.05}, {**rule, "above": 0.1})
+    assert [outcome.verdict for outcome in found] == ["unclear"] * 3
+    assert all(outcome.figures.endswith("one seed decides nothing") for outcome in found)
+
+
+def test_a_search_shows_whether_test_rises_with_validation(tmp_path: Path) -> None:
+    lrs = [str(0.001 * i) for i in range(1, 13)]
+    sweep = write_sweep(tmp_path / "s", {"lr": lrs}, lambda p: 0.5 + float(p["lr"]))
+    (outcome,) = outcomes(sweep, {"metric": "test/acc", "rises_with": "val/acc"})
+    assert outcome.verdict == "does not show" and "Kendall's rank correlation -1.00" in outcome.figures
+    assert verdicts(sweep, {"metric": "train/acc", "rises_with": "val/acc"}) == ["shows"]
+
+
+def test_an_old_study_with_a_rule_of_another_form_is_reported_as_unclear(sweep: SweepDir) -> None:
+    (outcome,) = outcomes(sweep, {"metric": "val/acc", "of": {"best": True}, "above": {}, "by": 0})
+    assert outcome.verdict == "unclear" and "it chose {best: true}" in outcome.figures
 
 
 def test_the_whole_verdict_needs_every_rule(sweep: SweepDir) -> None:
     def whole(*pairs: str) -> str:
-        frame = lithydra.results(sweep.path)
         rules = [{"metric": "val/acc", "of": {"net": x}, "above": {"net": y}} for x, y in pairs]
-        return overall(judge({"verdict": rules}, frame, curves(frame, []), ["net", "seed"], OBJECTIVE))
+        return overall(outcomes(sweep, *rules))
 
     assert (whole("ab", "cb"), whole("ab", "ac"), whole("ab", "ac", "ba")) == ("shows", "unclear", "does not show")
 
@@ -101,14 +166,14 @@ def test_the_report_states_expectation_figures_and_verdict(tmp_path: Path) -> No
     sweep = write_sweep(
         tmp_path / "s",
         {"net": ["a", "b"], "seed": SEEDS},
-        lambda p: MEANS[p["net"]] + 0.01 * int(p["seed"]),
+        score,
         study=study,
     )
     report_sweep(sweep.path)
     for file in ("report.html", "report.md"):
         text = (sweep.path / file).read_text()
         assert "A against B" in text and "A is ahead." in text and "shows" in text
-        assert "val/acc, net=a: 0.8100 (n = 3)" in text and "difference +0.1" in text
+        assert "val/acc, net=a: 0.8000 (n = 5)" in text and "difference +0.1" in text
 
 
 @pytest.mark.parametrize(
@@ -116,10 +181,16 @@ def test_the_report_states_expectation_figures_and_verdict(tmp_path: Path) -> No
     [
         ({"metric": "val/acc", "of": {"nett": "a"}, "above": 0.5}, "nett: not varied here; .* Did you mean net?"),
         ({"metric": "val/acc", "of": {"net": "z"}, "above": 0.5}, "net=z: must be one of a, b"),
-        ({"metric": "val/acc", "of": {"net": "a"}}, "must have one of above, below"),
+        ({"metric": "val/acc", "of": {"net": "a"}}, "must have one of above, below, rises_with"),
         ({"metric": "accuracy", "of": {"net": "a"}, "above": 0.5}, "metric=accuracy: must be split/name"),
         ({"metric": "val/acc", "of": {"net": "a"}, "abov": 0.5}, "abov: must be one of .* Did you mean above?"),
-        ({"metric": "val/acc", "of": {"net": "a"}, "above": 0.5, "by": "much"}, "by=much: must be spread or a number"),
+        ({"metric": "val/acc", "of": {"net": "a"}, "above": 0.5, "by": "much"}, "by=much: must be a number"),
+        ({"metric": "val/acc", "of": {"net": "a"}, "above": 0.5, "by": math.nan}, "by=nan: must be a number"),
+        ({"metric": "val/acc", "of": {"best": True}, "above": {}}, "metric=val/acc: it chose {best: true}"),
+        ({"metric": "val/acc", "of": {"net": "a"}, "above": []}, "must not be an empty list"),
+        ({"metric": "diverged", "of": {"net": "a"}, "above": 0.5}, "is compared with that of other runs"),
+        ({"metric": "test/acc", "rises_with": "val/acc", "by": 0.1}, "by: goes with above and below"),
+        ({"metric": "val/acc", "rises_with": "val/acc"}, "must be another metric"),
         ({"metric": "test/acc", "of": {"net": "a"}, "above": 0.5, "at_epoch": 2}, "test/acc has no value by epoch"),
         ({"metric": "val/acc", "of": {"net": "a"}, "above": 0.5, "at_epoch": "end"}, "at_epoch=end: must be a number"),
         ("val/acc > 0.5", "must be a mapping"),
@@ -127,15 +198,4 @@ def test_the_report_states_expectation_figures_and_verdict(tmp_path: Path) -> No
 )
 def test_a_bad_rule_is_refused_before_the_first_job(rule: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=rf"study\.verdict\[0\]: .*{message}"):
-        check_rules({"verdict": [rule]}, {"net": ["a", "b"]})
-
-
-def test_every_study_in_conf_has_rules_that_fit_its_axes() -> None:
-    for path in (CONF / "study").rglob("*.yaml"):
-        content = yaml.safe_load(path.read_text())
-        params = content.get("hydra", {}).get("sweeper", {}).get("params", {})
-        search = {"override /hydra/sweeper": "optuna"} in content.get("defaults", [])
-        parsed = {} if search else Request.parse(None, params, []).axes  # pyright: ignore[reportArgumentType]
-        axes = {key: parsed.get(key, []) for key in params}
-        check_rules(content["study"], axes)
-        assert content["study"]["title"] and content["study"]["expectation"]
+        check_rules({"verdict": [rule]}, {"net": ["a", "b"]}, "val/acc")

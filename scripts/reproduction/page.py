@@ -178,8 +178,7 @@ def _judge(study: Study) -> Judged | None:
     if not study.sweep.exists():
         return None
     sweep = write_report(study.sweep.path)
-    plan = sweep.plan
-    return Judged(study, sweep, judge(plan.study or {}, sweep.frame, sweep.epochs, list(plan.axes), plan.objective))
+    return Judged(study, sweep, judge(sweep.plan, sweep.frame, sweep.epochs))
 
 
 def _studies(studies: Sequence[Study], judged: Mapping[str, Judged | None]) -> list[str]:

@@ -6,10 +6,14 @@ from typing import Any
 FOLDED = ("seed", "data.fold")
 
 
+def bare(override: str) -> str:
+    """The key of `key`, `+key=value`, `++key=value` or `~key`."""
+    return override.partition("=")[0].lstrip("+~")
+
+
 def split_override(override: str) -> tuple[str, str]:
     """Key and value of `+key=value`."""
-    key, _, value = override.partition("=")
-    return key.lstrip("+~"), value
+    return bare(override), override.partition("=")[2]
 
 
 def typed(text: object) -> Any:

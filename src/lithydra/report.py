@@ -60,7 +60,7 @@ def _render(template: str, content: dict[str, Any]) -> str:
 
 def _content(sweep: Sweep) -> dict[str, Any]:
     plan, study = sweep.plan, sweep.plan.study or {}
-    outcomes = judge(study, sweep.frame, sweep.epochs, list(plan.axes), plan.objective)
+    outcomes = judge(plan, sweep.frame, sweep.epochs)
     bad = sweep.frame[sweep.frame["state"].isin([*BAD_STATES, "interrupted"])]
     return {
         "title": study.get("title") or f"Sweep {plan.name}",

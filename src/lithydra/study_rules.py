@@ -1,22 +1,27 @@
 """The form of a study's rules, checked before its first job. Light: no pandas. docs/studies.md describes them."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from lithydra.axis_values import typed
 from lithydra.errors import ConfigError, nearest
 
-KEYS = ("claim", "metric", "of", "above", "below", "by", "at_epoch")
+KEYS = ("claim", "metric", "of", "above", "below", "rises_with", "by", "at_epoch")
+KINDS = ("above", "below", "rises_with")
 # What can be compared besides the metrics of the best epoch.
 DERIVED = ("gap", "optimism", "seconds", "best_epoch", "diverged")
 WITHOUT = " study.verdict=[] judges nothing"
 BY_EPOCH = ("gap",)  # of these, the ones that have a value after each epoch
 LAST = "last"  # at_epoch
-BEST = "best"  # {best: true} is the run that validation chose
+BEST = "best"  # {best: true} is the setting that validation chose
 
 
-def check_rules(study: Mapping[str, Any], axes: Mapping[str, list[str]]) -> None:
+def check_rules(study: Mapping[str, Any], axes: Mapping[str, list[str]], objective: str) -> None:
     """Refuse a study's rules before its first job.
+
+    Args:
+        objective: the metric that chooses the best setting.
 
     Raises:
         ConfigError: One names an axis or a value that the sweep does not have, or is not of the documented form.
@@ -25,29 +30,61 @@ def check_rules(study: Mapping[str, Any], axes: Mapping[str, list[str]]) -> None
     if not isinstance(rules, list):
         raise ConfigError(f"study.verdict={rules}: must be a list of comparisons")
     for position, rule in enumerate(rules):
-        problem = _problem(rule, axes)
+        problem = rule_problem(rule, axes, objective)
         if problem:
             raise ConfigError(f"study.verdict[{position}]: {problem}")
 
 
-def _problem(rule: Any, axes: Mapping[str, list[str]]) -> str | None:
+def rule_problem(rule: Any, axes: Mapping[str, list[str]], objective: str) -> str | None:
+    """What is wrong with the form of a rule."""
     if not isinstance(rule, Mapping):
         return f"{rule}: must be a mapping with {', '.join(KEYS)}"
     for key in rule:
         if key not in KEYS:
             return f"{key}: must be one of {', '.join(KEYS)}.{nearest(str(key), KEYS)}"
-    if not isinstance(rule.get("metric"), str) or not ("/" in rule["metric"] or rule["metric"] in DERIVED):
+    if not _is_metric(rule.get("metric")):
         return f"metric={rule.get('metric')}: must be split/name, as val/acc, or one of {', '.join(DERIVED)}"
-    if ("above" in rule) == ("below" in rule):
-        return "must have one of above, below"
+    if sum(kind in rule for kind in KINDS) != 1:
+        return f"must have one of {', '.join(KINDS)}"
     if "at_epoch" in rule and (problem := _epoch_problem(rule["metric"], rule["at_epoch"])):
         return problem
-    by = rule.get("by", "spread")
-    if by != "spread" and not is_number(by):
-        return f"by={by}: must be spread or a number"
-    others = rule.get("above", rule.get("below"))
-    selectors = [rule.get("of", {}), *([] if is_number(others) else others if isinstance(others, list) else [others])]
-    return next((problem for selector in selectors if (problem := _selector_problem(selector, axes))), None)
+    if not is_number(rule.get("by", 0)):
+        return f"by={rule['by']}: must be a number"
+    others = others_of(rule)
+    if not others and "rises_with" not in rule:
+        return "above and below: must not be an empty list"
+    selectors = [rule.get("of", {}), *(other for other in others if not is_number(other))]
+    problem = next((problem for selector in selectors if (problem := _selector_problem(selector, axes))), None)
+    return problem or _pointless(rule, selectors, objective)
+
+
+def others_of(rule: Mapping[str, Any]) -> list[Any]:
+    """What is compared with, each item by itself."""
+    others = rule.get("above", rule.get("below", []))
+    return others if isinstance(others, list) else [others]
+
+
+def _pointless(rule: Mapping[str, Any], selectors: list[Any], objective: str) -> str | None:
+    """What would be well formed and mean nothing."""
+    metric = rule["metric"]
+    if "rises_with" in rule:
+        if not _is_metric(rule["rises_with"]) or rule["rises_with"] == metric:
+            return f"rises_with={rule['rises_with']}: must be another metric"
+        if surplus := next((key for key in ("by", "at_epoch") if key in rule), None):
+            return f"{surplus}: goes with above and below, not with rises_with"
+    if metric == objective and any(map(mentions_best, selectors)):
+        return f"metric={metric}: it chose {{best: true}}, which is its best by that; compare another, as test/acc"
+    if metric == "diverged" and ("by" in rule or any(map(is_number, others_of(rule)))):
+        return "metric=diverged: is compared with that of other runs, without by"
+    return None
+
+
+def mentions_best(selector: Any) -> bool:
+    return isinstance(selector, Mapping) and BEST in selector
+
+
+def _is_metric(metric: Any) -> bool:
+    return isinstance(metric, str) and ("/" in metric or metric in DERIVED)
 
 
 def _epoch_problem(metric: str, epoch: Any) -> str | None:
@@ -74,4 +111,4 @@ def _selector_problem(selector: Any, axes: Mapping[str, list[str]]) -> str | Non
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

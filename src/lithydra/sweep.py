@@ -15,6 +15,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lithydra.axis_values import bare
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.resume_config import flatten
 from lithydra.study_rules import check_rules
@@ -169,22 +170,22 @@ class Sweep:
 
     def _opened_plan(self) -> Plan:
         request, config = self.request, self.config
-        axes = {key: list(dict.fromkeys(values)) for key, values in request.axes.items()}
-        objective = {"metric": str(config.monitor.metric), "mode": str(config.monitor.mode)}
-        if not self.directory.exists():
-            study: Any = OmegaConf.to_container(config.study, resolve=True) if config.get("study") is not None else None
-            check_rules(study or {}, axes)
-            name = self.directory.path.name
-            return Plan(name, ["python", *sys.argv], objective, axes, request.common, study)  # pyright: ignore[reportArgumentType]
-        plan = self.directory.read()
+        if self.directory.exists():
+            plan = self.directory.read()
+        else:
+            objective = {"metric": str(config.monitor.metric), "mode": str(config.monitor.mode)}
+            plan = Plan(self.directory.path.name, ["python", *sys.argv], objective, common=request.common)
         given, before = set(request.common), set(plan.common)
         if given != before:
             raise ConfigError(
                 f"sweep.name={plan.name}: its jobs have {_shown_list(before - given)}, this command has "
                 f"{_shown_list(given - before)}. Take another sweep.name, or sweep.fresh=true"
             )
-        for key, values in axes.items():
-            plan.axes[key] = list(dict.fromkeys([*plan.axes.get(key, []), *values]))
+        for key, values in request.axes.items():
+            plan.axes[bare(key)] = list(dict.fromkeys([*plan.axes.get(bare(key), []), *values]))
+        study: Any = OmegaConf.to_container(config.study, resolve=True) if config.get("study") is not None else None
+        check_rules(study or {}, plan.axes, plan.objective["metric"])
+        plan.study = study  # its rules may have changed since; they are no part of the jobs
         return plan
 
     def _freeze(self, point: Prepared) -> Job:

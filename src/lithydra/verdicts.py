@@ -1,20 +1,27 @@
 """Whether a study shows what was expected: comparisons that the study file declares, and what came out of them.
 
-docs/studies.md describes the form of a rule. Nothing in it is executed.
+docs/studies.md describes the form of a rule and the tests that decide. Nothing in a rule is executed.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from lithydra.axis_values import FOLDED, typed
-from lithydra.study_rules import BEST, LAST, is_number
-from lithydra.sweep_results import Frame, Spread, number
+from lithydra import significance
+from lithydra.axis_values import FOLDED, bare, typed
+from lithydra.significance import LEVEL
+from lithydra.study_rules import BEST, LAST, is_number, mentions_best, others_of, rule_problem
+from lithydra.sweep_dir import Plan
+from lithydra.sweep_results import Frame, number, ranked_settings
 
 SHOWS, DOES_NOT_SHOW, UNCLEAR = "shows", "does not show", "unclear"
+MIN_SETTINGS = 5  # that `rises_with` ranks; four agree by chance in 8 % of cases
+ONE_SEED = "one seed decides nothing"
+Key = tuple[str, ...]  # of a setting, its values; of a repeat, seed and fold
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,33 @@ class Outcome:
     figures: str
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A rule before all are judged together.
+
+    Attributes:
+        excess: how far the figures are in the direction claimed; below 0 against it.
+        p: of such an excess by chance alone; None where nothing can tell.
+        figures: what was compared, and where p is None, why nothing can tell.
+        test: what p is of, in a few words.
+    """
+
+    claim: str
+    figures: str
+    excess: float = 0.0
+    p: float | None = None
+    test: str = ""
+
+    def outcome(self, p: float, count: int) -> Outcome:
+        """The verdict, with `p` corrected for the `count` comparisons of the study."""
+        if self.p is None:
+            return Outcome(self.claim, UNCLEAR, self.figures)
+        corrected = f"; corrected for {count} comparisons" if count > 1 else ""
+        figures = f"{self.figures}; p = {p:.2g} ({self.test}{corrected})"
+        decided = SHOWS if self.excess > 0 else DOES_NOT_SHOW
+        return Outcome(self.claim, decided if p < LEVEL else UNCLEAR, figures)
+
+
 def overall(outcomes: list[Outcome]) -> str:
     """`shows` where every rule does, `does not show` where one does not, else `unclear`."""
     verdicts = {outcome.verdict for outcome in outcomes}
@@ -34,36 +68,31 @@ def overall(outcomes: list[Outcome]) -> str:
     return SHOWS if verdicts == {SHOWS} else UNCLEAR
 
 
-def judge(
-    study: Mapping[str, Any], frame: Frame, epochs: Frame, axes: list[str], objective: Mapping[str, str]
-) -> list[Outcome]:
-    """Try each rule of a study.
+def judge(plan: Plan, frame: Frame, epochs: Frame) -> list[Outcome]:
+    """Try each rule of the plan's study.
 
     Args:
         frame: `lithydra.results` of the sweep.
         epochs: `sweep_results.curves` of it.
-        axes: all keys that vary.
-        objective: `metric` and `mode` that choose the best run.
     """
-    frame = frame.assign(diverged=(frame["state"] == "diverged").astype(float))
+    axes = {bare(axis): values for axis, values in plan.axes.items()}
+    settings = [axis for axis in axes if axis not in FOLDED]
+    ended = {"diverged": 1.0, "finished": 0.0}
+    frame = frame.assign(diverged=frame["state"].map(ended).astype(float))
     if {"train/acc", "val/acc"} <= set(frame.columns):
         frame["gap"] = frame["train/acc"] - frame["val/acc"]
     if {"val/acc", "test/acc"} <= set(frame.columns):
         frame["optimism"] = frame["val/acc"] - frame["test/acc"]
-    frame[BEST] = frame.index == _best(frame, **objective)
-    return [
-        outcome
-        for rule in study.get("verdict", [])
-        for outcome in _try_rule(rule, _with_epoch(frame, epochs, rule), [axis for axis in axes if axis not in FOLDED])
-    ]
-
-
-def _best(frame: Frame, metric: str, mode: str) -> Any:
-    """The row of the run that validation chooses; None where there is none."""
-    scores = frame.loc[frame["state"] == "finished", metric].dropna() if metric in frame else pd.Series(dtype=float)
-    if scores.empty:
-        return None
-    return scores.idxmax() if mode == "max" else scores.idxmin()
+    ranked = [s for s in ranked_settings(frame, plan) if plan.objective["metric"] in s.metrics]
+    frame[BEST] = frame.index.isin(ranked[0].jobs.index if ranked else [])
+    comparisons: list[Comparison] = []
+    for rule in (plan.study or {}).get("verdict") or []:
+        if problem := rule_problem(rule, axes, plan.objective["metric"]):
+            comparisons.append(Comparison(f"{rule}", problem))
+        else:
+            comparisons += _try_rule(rule, _with_epoch(frame, epochs, rule), settings, len(ranked))
+    corrected = significance.holm(np.array([1.0 if c.p is None else c.p for c in comparisons]))
+    return [c.outcome(float(p), len(comparisons)) for c, p in zip(comparisons, corrected, strict=True)]
 
 
 def _with_epoch(frame: Frame, epochs: Frame, rule: Mapping[str, Any]) -> Frame:
@@ -80,43 +109,56 @@ def _with_epoch(frame: Frame, epochs: Frame, rule: Mapping[str, Any]) -> Frame:
     return frame.assign(**{metric: frame["name"].map(then[metric])})
 
 
-def _try_rule(rule: Mapping[str, Any], frame: Frame, axes: list[str]) -> list[Outcome]:
+def _try_rule(rule: Mapping[str, Any], frame: Frame, settings: list[str], choices: int) -> list[Comparison]:
+    if "rises_with" in rule:
+        return [_correlate(rule, frame, settings)]
     direction = "above" if "above" in rule else "below"
-    others = rule[direction]
-    return [
-        _compare(rule, direction, other, frame, axes) for other in (others if isinstance(others, list) else [others])
-    ]
+    return [_compare(rule, direction, other, frame, settings, choices) for other in others_of(rule)]
 
 
-def _compare(rule: Mapping[str, Any], direction: str, other: Any, frame: Frame, axes: list[str]) -> Outcome:
-    metric, by = rule["metric"], rule.get("by", "spread")
+def _compare(
+    rule: Mapping[str, Any], direction: str, other: Any, frame: Frame, settings: list[str], choices: int
+) -> Comparison:
+    metric, by, of = rule["metric"], float(rule.get("by", 0)), rule.get("of", {})
     when = f" after {_epoch(rule['at_epoch'])}" if "at_epoch" in rule else ""
-    margin = "" if by == "spread" else f" by more than {by}"
-    claim = (
-        rule.get("claim") or f"{metric} of {_shown(rule.get('of', {}))} is {direction} {_shown(other)}{margin}{when}"
-    )
-    mine = _Side(frame, rule.get("of", {}), metric, axes)
-    theirs = None if is_number(other) else _Side(frame, other, metric, axes, without=rule.get("of", {}))
-    missing = next((side.name for side in (mine, theirs) if side is not None and side.spread is None), None)
-    if missing:
-        return Outcome(claim, UNCLEAR, f"no finished run of {missing} has {metric}")
-    assert mine.spread is not None
-    reference = float(other) if theirs is None or theirs.spread is None else theirs.spread.mean
-    difference = mine.spread.mean - reference
-    stds = [side.std for side in (mine, theirs) if side is not None and side.std is not None]
-    shown = [
-        f"{side.name}: {number(side.spread.mean)} (n = {side.spread.count})"
-        for side in (mine, theirs)
-        if side and side.spread
-    ]
-    spread_text = f"the seeds' spread is {number(max(stds))}" if stds else "one seed each, so the spread is not known"
-    figures = f"{metric}{when}, {'; '.join(shown)}; difference {difference:+.4g}; {spread_text}"
-    if not stds and by == "spread":
-        return Outcome(claim, UNCLEAR, figures)
-    excess = (difference if direction == "above" else -difference) - (0.0 if by == "spread" else float(by))
-    noise = max(stds, default=0.0)
-    verdict = SHOWS if excess > noise else DOES_NOT_SHOW if excess < -noise else UNCLEAR
-    return Outcome(claim, verdict, figures)
+    margin = f" by more than {rule['by']}" if by else ""
+    claim = rule.get("claim") or f"{metric} of {_shown(of)} is {direction} {_shown(other)}{margin}{when}"
+    mine = _Side(frame, of, metric, settings)
+    theirs = None if is_number(other) else _Side(frame, other, metric, settings, without=of)
+    sides = [mine] if theirs is None else [mine, theirs]
+    if missing := next((side.name for side in sides if not side.runs), None):
+        return Comparison(claim, f"no finished run of {missing} has {metric}")
+    sign = 1.0 if direction == "above" else -1.0
+    if theirs is None:
+        difference, p, test = _one_sample(mine, float(other), sign * by)
+    else:
+        difference, p, test = _two_samples(mine, theirs, sign * by)
+    shown = "; ".join(f"{side.name}: {number(side.mean)} (n = {side.count})" for side in sides)
+    figures = f"{metric}{when}, {shown}; difference {difference:+.4g}"
+    if p is None:
+        return Comparison(claim, f"{figures}; {test}")
+    if choices > 1 and (mentions_best(of) or mentions_best(other)):
+        p, test = min(1.0, p * choices), f"{test}, the best of {choices}"
+    return Comparison(claim, figures, sign * difference - by, p, test)
+
+
+def _correlate(rule: Mapping[str, Any], frame: Frame, settings: list[str]) -> Comparison:
+    """Whether what is ahead by one metric is ahead by another: Kendall's rank correlation over the settings."""
+    metric, other, of = rule["metric"], rule["rises_with"], rule.get("of", {})
+    claim = rule.get("claim") or f"{metric} rises with {other}"
+    frame = frame[_matches(frame, of) & (frame["state"] == "finished")]
+    if not {metric, other} <= set(frame.columns):
+        return Comparison(claim, f"no finished run of {_shown(of)} has {metric} and {other}")
+    means = frame.groupby(settings, dropna=False)[[metric, other]].mean().dropna()
+    if len(means) < MIN_SETTINGS:
+        return Comparison(claim, f"{len(means)} settings: fewer than {MIN_SETTINGS} tell nothing")
+    from scipy.stats import kendalltau
+
+    found: Any = kendalltau(means[metric], means[other])
+    tau, p = float(found.statistic), float(found.pvalue)
+    if math.isnan(p):
+        return Comparison(claim, f"all {len(means)} settings have the same {metric} or {other}")
+    return Comparison(claim, f"Kendall's rank correlation {tau:+.2f}", tau, p, f"{len(means)} settings")
 
 
 def _epoch(epoch: Any) -> str:
@@ -126,7 +168,8 @@ def _epoch(epoch: Any) -> str:
 class _Side:
     """One side of a comparison: the finished runs that a selector takes.
 
-    `std` is the spread over seeds and folds within a setting, pooled over the settings taken; None without repeats.
+    `repeats` has the mean over the side's settings for each seed and fold in which all of them have the metric, so
+    that no setting weighs more in one repeat than in another.
     """
 
     def __init__(
@@ -134,7 +177,7 @@ class _Side:
         frame: Frame,
         selector: Mapping[str, Any],
         metric: str,
-        axes: list[str],
+        settings: list[str],
         without: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = _shown(selector) if selector or not without else "all others"
@@ -143,18 +186,75 @@ class _Side:
             taken = taken[~_matches(taken, without)]
         if metric != "diverged":
             taken = taken[taken["state"] == "finished"]
-        values = taken[metric].astype(float) if metric in taken.columns else pd.Series(dtype=float)
-        self.spread = Spread.of(values.tolist())
-        self.std = _pooled_std(taken, values, axes)
+        taken = taken[np.isfinite(taken[metric].astype(float))] if metric in taken.columns else taken[:0]
+        values = taken[metric].astype(float).tolist() if metric in taken.columns else []
+        self.has_folds = "data.fold" in taken.columns
+        settings_of, repeats_of = _keys(taken, settings), _keys(taken, [a for a in FOLDED if a in taken.columns])
+        self.runs: dict[Key, dict[Key, float]] = {}  # repeat -> setting -> value
+        for setting, repeat, value in zip(settings_of, repeats_of, values, strict=True):
+            self.runs.setdefault(repeat, {})[setting] = value
+        width = len(set(settings_of))
+        self.repeats = {r: math.fsum(v.values()) / width for r, v in self.runs.items() if len(v) == width}
+        self.limit_to(self.repeats if len(self.repeats) > 1 else self.runs)
+
+    def limit_to(self, repeats: Iterable[Key]) -> None:
+        """The mean and the number of runs that are shown, of these repeats alone."""
+        values = [value for repeat in repeats for value in self.runs[repeat].values()]
+        self.count, self.mean = len(values), math.fsum(values) / len(values) if values else math.nan
+
+    def array(self, repeats: Iterable[Key]) -> np.ndarray:
+        return np.array([self.repeats[repeat] for repeat in repeats])
+
+    @property
+    def lacks_repeats(self) -> str:
+        """Why this side has no spread over seeds; empty where it has."""
+        if len(self.repeats) > 1:
+            return ""
+        return ONE_SEED if len(self.runs) < 2 else f"all settings of {self.name} finished with fewer than two seeds"
+
+    def counted(self, repeats: Sized) -> str:
+        return f"{len(repeats)} {'seeds and folds' if self.has_folds else 'seeds'}"
+
+    def overlap(self, repeats: Iterable[Key]) -> float:
+        """Test over training images of `significance.paired`, where folds repeat a setting."""
+        folds = len({repeat[-1] for repeat in repeats}) if self.has_folds else 1
+        return 1 / (folds - 1) if folds > 1 else 0.0
 
 
-def _pooled_std(taken: Frame, values: Frame, axes: list[str]) -> float | None:
-    groups = [values] if not axes else [values[group.index] for _, group in taken.groupby(axes, dropna=False)]
-    spreads = [spread for group in groups if (spread := Spread.of(group.tolist())) and spread.std is not None]
-    freedom = sum(spread.count - 1 for spread in spreads)
-    if not freedom:
-        return None
-    return math.sqrt(sum((spread.count - 1) * (spread.std or 0.0) ** 2 for spread in spreads) / freedom)
+def _one_sample(side: _Side, reference: float, margin: float) -> tuple[float, float | None, str]:
+    """Difference, p value and name of the test that a side differs from a number by more than `margin`."""
+    difference = side.mean - reference
+    if side.lacks_repeats:
+        return difference, None, side.lacks_repeats
+    differences = _rounded(side.array(side.repeats) - reference - margin, side.mean, reference)
+    p = significance.paired(differences, side.overlap(side.repeats))
+    return difference, float(p), side.counted(side.repeats)
+
+
+def _two_samples(mine: _Side, theirs: _Side, margin: float) -> tuple[float, float | None, str]:
+    """The same of two sides: of the seeds that both have, or of all where they share fewer than two."""
+    shared = [repeat for repeat in mine.repeats if repeat in theirs.repeats]
+    if len(shared) > 1:
+        for side in (mine, theirs):
+            side.limit_to(shared)
+        differences = _rounded(mine.array(shared) - theirs.array(shared) - margin, mine.mean, theirs.mean)
+        p = significance.paired(differences, mine.overlap(shared))
+        return mine.mean - theirs.mean, float(p), f"paired by {mine.counted(shared)}"
+    difference = mine.mean - theirs.mean
+    if lacking := mine.lacks_repeats or theirs.lacks_repeats:
+        return difference, None, lacking
+    overlap = max(side.overlap(side.repeats) for side in (mine, theirs))
+    p = significance.unpaired(mine.array(mine.repeats) - margin, theirs.array(theirs.repeats), overlap)
+    return difference, float(p), f"{mine.counted(mine.repeats)} against {len(theirs.repeats)} others"
+
+
+def _rounded(differences: np.ndarray, *sizes: float) -> np.ndarray:
+    """What is 0 but for rounding becomes 0."""
+    return np.where(np.abs(differences) <= 1e-12 * max(map(abs, sizes)), 0.0, differences)
+
+
+def _keys(frame: Frame, axes: list[str]) -> list[Key]:
+    return list(zip(*(map(str, frame[axis]) for axis in axes), strict=True)) if axes else [()] * len(frame)
 
 
 def _matches(frame: Frame, selector: Mapping[str, Any]) -> Frame:
