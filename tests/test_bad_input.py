@@ -72,6 +72,10 @@ EARLY = {
     "a key of an augmentation that is not there": ("+augmentation.padding=1", "there is no augmentation to set"),
     "a weight of a regularizer that is not there": ("+regularizer.l1.weight=1", "regularizer.l1: has no _target_"),
     "a callback without a class": ("+callbacks.patience=1", "callbacks.patience: has no _target_"),
+    "a callback that saves by time": (
+        "+callbacks.saver._target_=lightning.pytorch.callbacks.ModelCheckpoint +callbacks.saver.train_time_interval=9",
+        "callbacks.saver.train_time_interval: does not work here; use checkpoint.every_seconds",
+    ),
     "a logger without a class": ("+logger.name=x", "logger.name: has no _target_"),
     "callbacks in trainer with +": ("+trainer.callbacks=[]", "trainer.callbacks=[]: not taken, the group callbacks"),
     "val_check_interval": ("+trainer.val_check_interval=0.5", "validation follows each epoch"),

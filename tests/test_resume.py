@@ -59,6 +59,10 @@ SETTINGS = {
         "checkpoint.every_n_steps=2",
     ),
     "lbfgs": ("optimizer=lbfgs", "lr=0.5", "data.batch_size=64", "checkpoint.every_n_steps=1"),
+    "averaged": (
+        "+callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.9}",
+        "checkpoint.every_n_steps=3",
+    ),
     "files_0_workers": ("data.num_workers=0", *FILES),
     "files_2_workers": ("data.num_workers=2", *FILES),
     "augmentation": (
@@ -79,8 +83,9 @@ POINTS = {  # and after how many passages: early, in the middle, late
     "after rename": (1, 2, 3),
 }
 FAST = [("steps", point, passages[1]) for point, passages in POINTS.items()]
+FAST += [("averaged", "after optimizer step", 8)]
 FULL = ("plateau", "steps", "accumulation", "augmentation")
-SHORT = ("lbfgs", "files_0_workers", "files_2_workers")  # fewer steps: an early kill in each point
+SHORT = ("lbfgs", "averaged", "files_0_workers", "files_2_workers")  # fewer steps: an early kill in each point
 ALL = [(name, point, n) for name in FULL for point, passages in POINTS.items() for n in passages]
 ALL += [(name, point, 2 if point != "saving" else 7) for name in SHORT for point in POINTS]
 

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lithydra import transfer
+from lithydra.batch_hooks import refuse_unsupported, steps_beside
 from lithydra.callbacks.checkpoint import RunCheckpoint
 from lithydra.callbacks.record import RunRecord
 from lithydra.checkpoint_io import AtomicCheckpointIO
@@ -184,8 +186,16 @@ def try_out(config: DictConfig, data: ImageDataModule, module: Classifier) -> No
     part = config.trainer.get("limit_train_batches")
     if isinstance(part, float) and part * data.num_training_batches < 1:
         raise ConfigError(f"trainer.limit_train_batches={part}: less than one of {data.num_training_batches} batches")
+    refuse_unsupported(callbacks := _targets(config, "callbacks"))
     module.layer_shapes, seconds = dry_run(module, data, device(config))
-    data.steps_per_execution = steps_per_execution(config.trainer, seconds)
+    steps = steps_per_execution(config.trainer, seconds)
+    data.steps_per_execution = steps_beside(callbacks, steps, config.trainer.steps_per_execution)
+
+
+def _targets(config: DictConfig, key: str) -> dict[str, Any]:
+    """The class or function that makes each part of a group, by the part's dotted key."""
+    targets = {f"{key}.{name}": node._target_ for name, node in config[key].items()}
+    return {name: _explained(name, partial(get_object, target)) for name, target in targets.items()}
 
 
 def _trainer_settings(config: DictConfig) -> dict[str, Any]:
@@ -212,6 +222,8 @@ def trainer(
     if device(config).type != "cuda":
         # Lightning has torch look for Nvidia's driver through NVML, and torch 2.15 looks at every optimizer step.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+    # It saves what it should: the weights after the step, as it does in automatic optimization.
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
     torch.set_float32_matmul_precision(config.accelerator.matmul_precision)
     settings = _trainer_settings(config)
     if isinstance(module, StatisticsClassifier):
@@ -219,8 +231,11 @@ def trainer(
     if data.val is None:
         settings["limit_val_batches"] = 0
     keeper = RunCheckpoint(config.monitor.metric, config.monitor.mode, **config.checkpoint)
+    chosen = {f"callbacks.{name}": callback for name, callback in make(config, "callbacks").items()}
+    # Once more: a function may have made them, and what they override may depend on their settings.
+    data.steps_per_execution = steps_beside(chosen, data.steps_per_execution, config.trainer.steps_per_execution)
     callbacks = [
-        *make(config, "callbacks").values(),
+        *chosen.values(),
         RunRecord(),
         keeper,
         StopOnSignal(interrupts, keeper),

@@ -36,7 +36,7 @@ def dry_run(
     """
     assert data.train is not None
     order = TrainingOrder(len(data.train), data.batch_size, data.seed)
-    batch = next(iter(next(iter(TrainingLoader(data.train, order)))))
+    batch = next(next(iter(TrainingLoader(data.train, order))).batches())
     images, labels = batch.images.to(device), batch.labels.to(device)
     with torch.random.fork_rng():
         trial = copy.deepcopy(module).to(device).train()

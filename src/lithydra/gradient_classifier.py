@@ -12,6 +12,7 @@ from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lithydra import transfer
+from lithydra.batch_hooks import call_hook
 from lithydra.classifier import Classifier
 from lithydra.data.loaders import Chunk, TrainingBatch
 from lithydra.divergence import NotFiniteError, Snapshot, all_finite, refuse_broken_weights, refuse_divergence
@@ -25,7 +26,8 @@ class GradientClassifier(Classifier):
 
     Lightning's cost per call is paid once per chunk of batches. Optimization is manual, so that accumulation, clipping,
     schedulers and `global_step` go by optimizer steps whatever the size of the chunk. A callback with a method
-    `on_optimizer_step(trainer, module)` is called after each of them.
+    `on_optimizer_step(trainer, module)` is called after each of them. At one step an execution, Lightning's own hooks
+    around a batch are called as in its automatic optimization.
 
     Args:
         optimizer: Called with groups of trainable parameters, as dicts with `params` and `lr_factor`.
@@ -71,6 +73,9 @@ class GradientClassifier(Classifier):
         self.watched: list[Tensor] = []  # what must stay finite
         # Of the batches since the epoch's sums were last brought up to date: losses, logits, labels.
         self._pending: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+        self._by_batch = False  # one step an execution
+        self._updated = False  # whether the last batch ended in an optimizer step
+        self._objective = torch.zeros(())  # what the last batch's gradient is of
         self._gradient_norm = torch.zeros(())  # of the step that was last logged, before clipping
         self._to_log: list[tuple[int, dict[str, Tensor | float]]] = []  # steps and their values, for the loggers
 
@@ -83,7 +88,9 @@ class GradientClassifier(Classifier):
     def configure_optimizers(self) -> Any:
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         optimizer, scheduler = self.make_optimizer_and_scheduler(data.num_training_batches)
-        return ([optimizer], [scheduler]) if scheduler is not None else optimizer
+        if scheduler is None:
+            return optimizer
+        return [optimizer], [{"scheduler": scheduler, "interval": self.scheduler_interval}]
 
     def make_optimizer_and_scheduler(self, batches_per_epoch: int) -> tuple[Optimizer, LRScheduler | None]:
         groups = transfer.parameter_groups(self, self.net, self.backbone_lr_factor)
@@ -102,23 +109,29 @@ class GradientClassifier(Classifier):
         self._progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         callbacks: list[Any] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         self._observers = [c.on_optimizer_step for c in callbacks if hasattr(c, "on_optimizer_step")]
-        # Without these two, Lightning's hooks around backward() have nothing to do, at 5 % of a small net's step.
-        direct = isinstance(self.trainer.strategy, SingleDeviceStrategy) and self._scaler is None
+        self._by_batch = self.trainer.datamodule.steps_per_execution == 1  # pyright: ignore[reportAttributeAccessIssue]
+        # Without these three, Lightning's hooks around backward() have nothing to do, at 5 % of a small net's step.
+        single = isinstance(self.trainer.strategy, SingleDeviceStrategy)
+        direct = single and self._scaler is None and not self._by_batch
         self._backward = torch.Tensor.backward if direct else self.manual_backward
 
     def on_train_start(self) -> None:
         super().on_train_start()
         self.train()  # Lightning leaves modes as they are, and would warn of frozen norms that it finds in eval mode
+        if self._by_batch:  # Lightning now counts and logs steps as in automatic optimization
+            trainer: Any = self.trainer
+            trainer.accumulate_grad_batches = self.accumulate_grad_batches
+            trainer.log_every_n_steps = self.log_every_n_steps
 
-    def training_step(self, chunk: Chunk, batch_idx: int) -> None:
+    def training_step(self, chunk: Chunk, batch_idx: int) -> dict[str, Tensor] | None:
         """Train on each batch of the chunk; the device is not waited for until its end.
 
         Divergence is looked for once a chunk. A chunk that diverged is undone and trained again with a look before each
         step, to stop right before the one that went wrong. Where a chunk is one step, that look is taken at once.
         """
-        if self.trainer.datamodule.steps_per_execution == 1:  # pyright: ignore[reportAttributeAccessIssue]
+        if self._by_batch:
             self._train_chunk(chunk, careful=True)
-            return
+            return {"loss": self._objective}
         self._snapshot.take()
         try:
             self._train_chunk(chunk)
@@ -126,16 +139,19 @@ class GradientClassifier(Classifier):
             self._snapshot.restore()
             self._progress.total.ready = self._progress.total.completed = self._snapshot.global_step
             self._train_chunk(chunk.again(), careful=True)
+        # What Lightning calls steps when it logs; it adds one after each call.
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step - 1
 
     def _train_chunk(self, chunk: Chunk, careful: bool = False) -> None:
         self._pending = ([], [], [])
         self._to_log = []
         max_steps, step = self.trainer.max_steps, self.global_step  # a look-up costs as much as a small layer
-        for batch in chunk:
+        for batch in chunk.batches():
             lr = self._optimizer.param_groups[0]["lr"]
             updates = batch.is_last or batch.number % self.accumulate_grad_batches == 0
             is_logged = updates and (step + 1) % self.log_every_n_steps == 0
             loss = self._train(batch, step + 1, updates, is_logged, careful)
+            self._updated = updates
             if updates:
                 step += 1
                 if careful:
@@ -143,13 +159,21 @@ class GradientClassifier(Classifier):
                 if is_logged:
                     values = {"train/loss_step": loss, "lr": lr, "gradient_norm": self._gradient_norm}
                     self._to_log.append((step, values))
-                for observe in self._observers:
-                    observe(self.trainer, self)
+                if not self._by_batch:  # else when the callbacks that need every batch have had it
+                    self._observe()
                 if step == max_steps:
                     self.trainer.should_stop = True  # validate here, wherever in the epoch this is
                     break
         self._settle()
         self._write_steps()
+
+    def on_train_batch_end(self, outputs: Any, batch: Chunk, batch_idx: int) -> None:
+        if self._by_batch and self._updated:
+            self._observe()
+
+    def _observe(self) -> None:
+        for observe in self._observers:
+            observe(self.trainer, self)
 
     def _write_steps(self) -> None:
         """Give the loggers what they have not had of this chunk."""
@@ -163,25 +187,37 @@ class GradientClassifier(Classifier):
         if self.augmentation is not None:
             images, labels = self.augmentation(images.float().div_(255), labels)
         evaluations: list[tuple[Tensor, Tensor]] = []
+        with_closure = isinstance(self._optimizer, LBFGS)
+        # Hooks may look at gradients until the next forward pass is done; else they are freed at once.
+        begins = (batch.number - 1) % self.accumulate_grad_batches == 0
+        zero_first = with_closure or (self._by_batch and begins)
 
         def evaluate() -> Tensor:
             logits = self(images)
             loss = self.loss(logits, labels)
             total = loss + sum(penalty(self.trained) for penalty in self.penalties) if self.penalties else loss
-            self._backward(total / self.accumulate_grad_batches if self.accumulate_grad_batches > 1 else total)
+            if zero_first:
+                self._zero_grad()
+            objective = total / self.accumulate_grad_batches if self.accumulate_grad_batches > 1 else total
+            self._backward(objective)
+            if self._by_batch:
+                self._objective = objective.detach()
             if careful:
                 lr = self._optimizer.param_groups[0]["lr"]
                 refuse_divergence(total, self, step, lr, scaled=self._scaler is not None)
             evaluations.append((loss.detach(), logits.detach()))
+            if with_closure:
+                self._before_step()
             return total
 
-        if isinstance(self._optimizer, LBFGS):
-            self._update(is_logged, lambda: (self._zero_grad(), evaluate())[1])
+        if with_closure:
+            self._update(is_logged, evaluate)
         else:
             evaluate()
             if updates:
                 self._update(is_logged)
-                self._zero_grad()
+                if not self._by_batch:
+                    self._zero_grad()
         loss, logits = evaluations[0]
         for values, value in zip(self._pending, (loss, logits, labels), strict=True):
             values.append(value)
@@ -190,10 +226,12 @@ class GradientClassifier(Classifier):
     def _update(self, is_logged: bool, closure: Callable[[], Tensor] | None = None) -> None:
         """One optimizer step: clip, step, count it, step the scheduler."""
         optimizer, scaler = self._optimizer, self._scaler
-        if scaler is not None and (is_logged or self.gradient_clip_val is not None):
+        if scaler is not None and (is_logged or self._by_batch or self.gradient_clip_val is not None):
             scaler.unscale_(optimizer)
-        if is_logged and closure is None:
-            self._gradient_norm = total_norm(self.trained)
+        if closure is None:
+            self._before_step()
+            if is_logged:
+                self._gradient_norm = total_norm(self.trained)
         if self.gradient_clip_val is not None:
             if self.gradient_clip_algorithm == "norm":
                 nn.utils.clip_grad_norm_(self.trained, self.gradient_clip_val)
@@ -213,7 +251,13 @@ class GradientClassifier(Classifier):
         if self._scheduler is not None and self.scheduler_interval == "step":
             self._scheduler.step()
 
+    def _before_step(self) -> None:
+        if self._by_batch:
+            call_hook(self, "on_before_optimizer_step", self._optimizer)
+
     def _zero_grad(self) -> None:
+        if self._by_batch:
+            call_hook(self, "on_before_zero_grad", self._optimizer)
         for parameter in self.trained:
             parameter.grad = None
 

@@ -131,7 +131,7 @@ def _batches(data: ImageDataModule) -> Iterator[tuple[Tensor, Tensor]]:
         order = TrainingOrder(len(data.train), data.batch_size, data.seed)
         order.set_epoch(epoch)
         for chunk in TrainingLoader(data.train, order, order.num_batches):
-            yield from ((batch.images, batch.labels) for batch in chunk)
+            yield from ((batch.images, batch.labels) for batch in chunk.batches())
 
 
 def picture(test: RangeTest) -> "Figure":

@@ -41,6 +41,7 @@ def set_loops(checkpoint: dict[str, Any], progress: dict[str, Any], trainer: L.T
         steps = {"ready": progress["steps"], "completed": progress["steps"]}
         loop["epoch_loop.manual_optimization.optim_step_progress"][count] = steps
     loop["epoch_loop.batch_progress"]["is_last_batch"] = False
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = progress["steps"]
     loop["state_dict"]["combined_loader"] = [{"epoch": epochs, "position": batches}]
     checkpoint["loops"] = {"fit_loop": loop}
 

@@ -13,14 +13,14 @@ class StatisticsClassifier(Classifier):
         return []
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> None:
-        for batch in chunk:
+        for batch in chunk.batches():
             images, labels = batch.images.to(self.device), batch.labels.to(self.device)
             self.net.fit_batch(self.normalization(images), labels)  # pyright: ignore[reportCallIssue]
 
     def on_train_epoch_end(self) -> None:
         """The training metrics need the finished statistics, so they take a second pass."""
         order = self.trainer.datamodule.train_dataloader()  # pyright: ignore
-        for batch in (b for chunk in order for b in chunk):
+        for batch in (b for chunk in order for b in chunk.batches()):
             images, labels = batch.images.to(self.device), batch.labels.to(self.device)
             logits = self(images)
             self.train_sums.add([self.loss(logits, labels)], [logits], [labels])

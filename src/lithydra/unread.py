@@ -52,5 +52,8 @@ def unread(config: dict[str, Any]) -> Iterator[str]:
         if config[group].get("_target_") is None and extra:
             key, ways = extra[0], f"{group}=NAME chooses one, ~{group}.{extra[0]} drops what a recipe has set"
             yield f"{group}.{key}={config[group][key]}: there is no {group} to set; {ways}"
+    for name, node in config["callbacks"].items():
+        if isinstance(node, dict) and "train_time_interval" in node:  # Lightning's, in automatic optimization alone
+            yield f"callbacks.{name}.train_time_interval: does not work here; use checkpoint.every_seconds"
     for key in config["trainer"].keys() & TRAINER.keys():
         yield f"trainer.{key}={config['trainer'][key]}: not taken, {TRAINER[key]}"

@@ -169,7 +169,7 @@ def test_memory_format_changes_no_image(changes: dict[str, Any]) -> None:
     for a, b in ((first.train, last.train), (first.val, last.val), (first.test, last.test)):
         assert torch.equal(content(a)[0], content(b)[0]) and torch.equal(content(a)[1], content(b)[1])
     assert torch.equal(first.pixels(), last.pixels())
-    batches = [next(iter(next(iter(module.train_dataloader())))) for module in (first, last)]
+    batches = [next(next(iter(module.train_dataloader())).batches()) for module in (first, last)]
     assert torch.equal(batches[0].images, batches[1].images)
     assert batches[1].images.is_contiguous(memory_format=torch.channels_last)
 
@@ -212,7 +212,7 @@ def test_batch_size_may_be_all_images() -> None:
 def test_loaders_hand_out_the_splits() -> None:
     module = load()
     module.steps_per_execution = 3
-    seen = [batch.images for chunk in module.train_dataloader() for batch in chunk]
+    seen = [batch.images for chunk in module.train_dataloader() for batch in chunk.batches()]
     assert len(seen) == module.num_training_batches == 16 and len(module.train_dataloader()) == 6
     corner = torch.cat(seen)[:, :, 0, 0].long()
     assert sorted((256 * corner[:, 0] + corner[:, 1]).tolist()) == sorted(numbers(module.train))
@@ -228,7 +228,7 @@ def test_files_give_what_the_memory_gives(changes: dict[str, Any]) -> None:
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         expected, found = getattr(memory, name)(), getattr(files, name)()
         if name == "train_dataloader":
-            expected, found = ([b for chunk in loader for b in chunk] for loader in (expected, found))
+            expected, found = ([b for chunk in loader for b in chunk.batches()] for loader in (expected, found))
         expected, found = list(expected), list(found)
         assert len(expected) == len(found)
         for a, b in zip(expected, found, strict=True):

@@ -34,7 +34,7 @@ class Numbers(Dataset[tuple[Tensor, int]]):
 def positions(loader: TrainingLoader) -> Iterator[list[int]]:
     """The positions in the split of each batch's images."""
     for chunk in loader:
-        for batch in chunk:
+        for batch in chunk.batches():
             yield batch.images[:, 0, 0, 0].tolist()
 
 
@@ -72,7 +72,7 @@ def test_an_epoch_has_every_image_once_whatever_the_chunks(chunk: int) -> None:
 
 
 def test_batches_carry_labels_numbers_and_the_end_of_the_epoch() -> None:
-    batches = [batch for chunk in make_loader(5) for batch in chunk]
+    batches = [batch for chunk in make_loader(5) for batch in chunk.batches()]
     for batch in batches:
         assert batch.images.dtype == torch.uint8 and batch.labels.dtype == torch.int64
         assert (batch.images[:, 0, 0, 1].long() % 5).equal(batch.labels)
@@ -82,7 +82,7 @@ def test_batches_carry_labels_numbers_and_the_end_of_the_epoch() -> None:
 
 def test_chunks_have_the_given_length_and_the_last_the_rest() -> None:
     loader = make_loader(5)
-    assert [len(list(chunk)) for chunk in loader] == [5, 5, 2]
+    assert [len(list(chunk.batches())) for chunk in loader] == [5, 5, 2]
     assert len(loader) == 3 and len(make_loader(4)) == 3 and len(make_loader(100)) == 1
 
 
@@ -109,7 +109,7 @@ def make_epoch(epoch: int, chunk: int = 1) -> TrainingLoader:
 def test_resumed_chunks_end_where_they_would_have_ended() -> None:
     loader = make_loader(5)
     loader.load_state_dict({"epoch": 0, "position": 7})
-    assert [len(list(chunk)) for chunk in loader] == [3, 2]
+    assert [len(list(chunk.batches())) for chunk in loader] == [3, 2]
 
 
 def test_next_epoch_starts_at_its_beginning() -> None:
@@ -127,17 +127,31 @@ def test_order_is_read_at_the_first_batch_not_at_iter() -> None:
     iterator = iter(loader)
     loader.sampler.set_epoch(1)
     chunk = next(iterator)
-    assert [b.images[:, 0, 0, 0].tolist() for b in chunk] == list(positions(make_epoch(1)))[:4]
+    assert [b.images[:, 0, 0, 0].tolist() for b in chunk.batches()] == list(positions(make_epoch(1)))[:4]
 
 
 def test_chunk_can_be_run_again() -> None:
     loader = make_loader(5)
     chunks = iter(loader)
-    next_to_last = [list(next(chunks)), next(chunks)][1]
-    once = [batch.images.tolist() for batch in next_to_last]
-    again = [batch.images.tolist() for batch in next_to_last.again()]
+    next_to_last = [list(next(chunks).batches()), next(chunks)][1]
+    once = [batch.images.tolist() for batch in next_to_last.batches()]
+    again = [batch.images.tolist() for batch in next_to_last.again().batches()]
     assert again == once and len(again) == 5
-    assert len(list(next(chunks))) == 2
+    assert len(list(next(chunks).batches())) == 2
+
+
+def test_chunk_of_one_batch_is_also_a_pair() -> None:
+    """Whenever it is looked at, and without moving the order on."""
+    expected = [(batch.images, batch.labels) for chunk in make_loader(1) for batch in chunk.batches()]
+    loader = make_loader(1)
+    for number, (chunk, (images, labels)) in enumerate(zip(loader, expected, strict=True)):
+        if number % 2:
+            assert torch.equal(chunk[0], images) and loader.sampler.position == number
+        (batch,) = chunk.batches()
+        assert torch.equal(batch.images, images) and loader.sampler.position == batch.number == number + 1
+        assert all(map(torch.equal, chunk, (images, labels)))
+    with pytest.raises(TypeError, match=r"2 batches: trainer\.steps_per_execution=1 gives them one by one"):
+        images, labels = next(iter(make_loader(2)))
 
 
 @pytest.mark.parametrize(("num_images", "batch_size", "world_size"), [(23, 6, 2), (23, 6, 3), (25, 6, 2), (25, 8, 4)])
@@ -198,7 +212,7 @@ def test_files_give_the_batches_of_the_memory(num_workers: int) -> None:
         loaders = [TrainingLoader(split, TrainingOrder(23, 2, 0), 5) for split in (memory, files)]
         for loader in loaders:
             loader.load_state_dict({"epoch": 1, "position": start})
-        expected, found = ([batch for chunk in loader for batch in chunk] for loader in loaders)
+        expected, found = ([batch for chunk in loader for batch in chunk.batches()] for loader in loaders)
         assert len(found) == len(expected) == 12 - start
         for a, b in zip(expected, found, strict=True):
             assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels)

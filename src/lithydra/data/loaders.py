@@ -109,17 +109,36 @@ class TrainingBatch(NamedTuple):
 
 
 class Chunk:
-    """Consecutive batches of one epoch, for one call of `training_step`; each is gathered when it is asked for."""
+    """Consecutive batches of one epoch, for one call of `training_step`; each is gathered when it is asked for.
+
+    A chunk of one batch is also the pair that Lightning's callbacks expect: `images, labels = chunk`.
+    """
 
     def __init__(self, split: Split, order: TrainingOrder, batches: Iterator[Batch], stop: int) -> None:
         self._split, self._order, self._batches, self._stop = split, order, batches, stop
         self._start = order.position
+        self._only: Batch | None = None  # where there is one, gathered when it is first asked for
 
-    def __iter__(self) -> Iterator[TrainingBatch]:
+    def batches(self) -> Iterator[TrainingBatch]:
         order = self._order
-        for images, labels in islice(self._batches, self._stop - order.position):
+        source = iter([self._pair()]) if self._stop - order.position == 1 else self._batches
+        for images, labels in islice(source, self._stop - order.position):
             order.position += 1
             yield TrainingBatch(images, labels, order.position, order.position == order.num_batches)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self._pair())
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self._pair()[index]
+
+    def _pair(self) -> Batch:
+        if self._only is None:
+            if self._stop - self._start != 1:
+                count = self._stop - self._start
+                raise TypeError(f"{count} batches: trainer.steps_per_execution=1 gives them one by one")
+            self._only = next(self._batches)
+        return self._only
 
     def again(self) -> "Chunk":
         """The same batches once more."""
