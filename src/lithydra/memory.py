@@ -1,7 +1,13 @@
-"""Memory that a training step frees stays with the process, for the next step."""
+"""Memory that a training step frees stays with the process; what is larger than the machine's is refused."""
 
+import contextlib
 import ctypes
+import os
 import platform
+import re
+from pathlib import Path
+
+from lithydra.errors import ConfigError
 
 # Of glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
@@ -24,3 +30,26 @@ def keep_freed_memory() -> bool:
     libc = ctypes.CDLL(None)
     agreed = any(libc.mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST_KEPT)
     return bool(agreed and libc.mallopt(M_TRIM_THRESHOLD, MOST))
+
+
+def require_memory(num_bytes: int, what: str) -> None:
+    """Raise ConfigError where so much memory is not to be had; `what` opens the message."""
+    free = free_memory()
+    if free is not None and num_bytes > free:
+        raise ConfigError(f"{what}: needs {_gib(num_bytes)} of memory, and {_gib(free)} are free")
+
+
+def free_memory() -> int | None:
+    """Bytes that a process can still get on this machine, or in its container; None where the system does not say."""
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # what is free cannot be told, what there is can
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(OSError):
+        found += [1024 * int(n) for n in re.findall(r"MemAvailable:\s*(\d+)", Path("/proc/meminfo").read_text())]
+    with contextlib.suppress(OSError, ValueError):  # "max" where there is no limit
+        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(found, default=None)
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:,.1f} GiB"

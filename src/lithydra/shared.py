@@ -21,3 +21,9 @@ def once(key: Hashable, make: Callable[[], T]) -> T:
     if key not in _kept:
         _kept[key] = make()
     return _kept[key]
+
+
+def key_of(value: object) -> Hashable | None:
+    """The key that this very object is kept under, None where it is not kept. Its address would not do: it may come
+    again once the object is gone, while what is kept stays."""
+    return next((key for key, kept in (_kept or {}).items() if kept is value), None)

@@ -1,3 +1,5 @@
+import logging
+import re
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,21 @@ class ToyFiles(Toy):
 
     def files(self) -> Any:
         arrays = self.read()
-        return Files(arrays.x_train, arrays.y_train), Files(arrays.x_test, arrays.y_test)
+        return {name: Files(*split) for name, split in arrays.splits().items()}
+
+
+class ToyWithVal(Toy):
+    """With validation images of its own, which count from 1000."""
+
+    def read(self) -> Arrays:
+        arrays = super().read()
+        images = arrays.x_test.copy()
+        images[:, 0, 0, :2] = [[(1000 + i) // 256, (1000 + i) % 256] for i in range(len(images))]
+        return arrays._replace(x_val=images, y_val=arrays.y_test)
+
+
+class ToyFilesWithVal(ToyFiles, ToyWithVal):
+    pass
 
 
 class Files(Dataset[tuple[Tensor, int]]):
@@ -111,6 +127,29 @@ def test_folds_divide_the_training_split() -> None:
         assert sorted(numbers(module.train) + part) == list(range(200))
         assert numbers(module.test) == list(range(500, 520))
     assert numbers(load(num_folds=5, seed=1).val) != parts[0]
+
+
+@pytest.mark.parametrize("changes", [{}, {"limit": 100}, {"seed": 3}])
+def test_validation_split_of_the_data_is_used_whole(changes: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "lithydra"):
+        module = load(ToyWithVal, **changes)
+    assert numbers(module.val) == list(range(1000, 1020)) and numbers(module.test) == list(range(500, 520))
+    assert len(numbers(module.train)) == changes.get("limit", 200) and max(numbers(module.train)) < 200
+    assert caplog.messages == ["toy has a validation split of its own, 20 images; data.val_fraction=0.2 does not apply"]
+    assert (module.facts()["num_train"], module.facts()["num_val"]) == (changes.get("limit", 200), 20)
+
+
+def test_own_validation_split_follows_the_choice_of_classes() -> None:
+    module = load(ToyWithVal, classes=[2, 0])
+    images, labels = content(module.val)
+    assert torch.equal(images[:, 2, 0, 0].long(), torch.tensor([2, 0])[labels]) and counts(module.val) == [4, 10]
+
+
+def test_own_validation_split_can_be_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "lithydra"):
+        module = load(ToyWithVal, val_fraction=0)
+    assert module.val is None and len(numbers(module.train)) == 200
+    assert "20 images, and data.val_fraction=0 leaves them out: there is no validation" in caplog.text
 
 
 def test_classes_are_kept_and_relabelled_in_the_order_given() -> None:
@@ -205,6 +244,24 @@ def test_what_the_data_cannot_give_is_refused(changes: dict[str, Any], message: 
     assert str(caught.value).startswith(message)
 
 
+def test_folds_beside_an_own_validation_split_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^data\.num_folds=5: toy has a validation split of its own, 20 images; cross"
+    ):
+        load(ToyWithVal, num_folds=5)
+
+
+@pytest.mark.parametrize("kind", [Toy, ToyFiles])
+def test_images_too_large_for_the_memory_are_refused(kind: type[Toy], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Files, "image_size", 1000000)
+    with pytest.raises(ConfigError) as caught:
+        load(kind, image_size=1000000)
+    message = (
+        r"data\.image_size=1000000: [\d,]+ images of 3x1000000x1000000 at a time: needs .* GiB of memory, and .* free"
+    )
+    assert re.fullmatch(message, str(caught.value))
+
+
 def test_batch_size_may_be_all_images() -> None:
     assert load(batch_size=160).num_training_batches == 1
 
@@ -222,8 +279,11 @@ def test_loaders_hand_out_the_splits() -> None:
 
 
 @pytest.mark.parametrize("changes", [{}, {"classes": [2, 0]}, {"limit": 50, "seed": 3}, {"num_folds": 4, "fold": 3}])
-def test_files_give_what_the_memory_gives(changes: dict[str, Any]) -> None:
-    memory, files = load(**changes), load(ToyFiles, **changes)
+@pytest.mark.parametrize("kinds", [(Toy, ToyFiles), (ToyWithVal, ToyFilesWithVal)], ids=["divided", "own validation"])
+def test_files_give_what_the_memory_gives(kinds: tuple[type[Toy], type[Toy]], changes: dict[str, Any]) -> None:
+    if kinds[0] is ToyWithVal:
+        changes = {key: value for key, value in changes.items() if "fold" not in key}
+    memory, files = (load(kind, **changes) for kind in kinds)
     assert memory.facts() | {"image_shape": [3, 4, 4]} == files.facts()
     for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
         expected, found = getattr(memory, name)(), getattr(files, name)()

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,12 @@ def test_what_is_no_image_is_refused_by_path(tmp_path: Path, content: bytes | No
     with pytest.raises(ImageError) as caught:
         decode(path, channels=3, image_size=None)
     assert str(caught.value) == f"{path}: {reason}"
+
+
+def test_a_pipe_is_refused_and_never_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ImageError, match=r"a\.png: not a regular file"):
+        decode(tmp_path / "a.png", channels=3, image_size=None)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.webp", "a.tif", "a.gif"])

@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import signal
 import time
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lithydra import memory
 from lithydra.data import prepare
 from lithydra.data.prepare import Arrays, Source, fingerprint, load, prepared, validate
 from lithydra.errors import ConfigError
@@ -27,12 +29,19 @@ def make_arrays(num_train: int = 12, num_test: int = 6) -> Arrays:
     return Arrays(pixels[:num_train], labels[:num_train], pixels[num_train:], labels[num_train:])
 
 
+def with_val(arrays: Arrays) -> Arrays:
+    return arrays._replace(x_val=255 - arrays.x_test, y_val=arrays.y_test)
+
+
 def make_source(read: Any = make_arrays) -> Source:
     return Source("a source", read)
 
 
 def equal(first: Arrays, second: Arrays) -> bool:
-    return all(np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(first, second, strict=True))
+    one, other = first.by_key(), second.by_key()
+    return one.keys() == other.keys() and all(
+        np.array_equal(array, other[key]) and array.dtype == other[key].dtype for key, array in one.items()
+    )
 
 
 def has_nothing() -> Arrays:
@@ -188,7 +197,7 @@ def test_no_flipped_byte_changes_the_arrays(tmp_path: Path) -> None:
             refused.add(i)
         else:
             assert equal(arrays, make_arrays()), f"byte {i}"
-    for array in make_arrays()[::2]:
+    for array in (make_arrays().x_train, make_arrays().x_test):
         start = data.find(array.tobytes())
         assert refused.issuperset(range(start, start + array.nbytes))
 
@@ -222,10 +231,72 @@ def test_missing_keys_are_named(tmp_path: Path) -> None:
         load(tmp_path / "x.npz")
 
 
+def test_validation_arrays_are_kept(tmp_path: Path) -> None:
+    arrays = with_val(make_arrays())
+    assert equal(prepared(tmp_path / "x.npz", num_classes=3, sources=[make_source(lambda: arrays)]), arrays)
+    assert equal(load(tmp_path / "x.npz"), arrays)
+
+
+def test_without_test_arrays_the_validation_arrays_are_the_test_split(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = make_arrays().by_key()
+    np.savez(tmp_path / "x.npz", **{key.replace("test", "val"): array for key, array in given.items()})  # pyright: ignore[reportArgumentType]
+    with caplog.at_level(logging.INFO, "lithydra"):
+        assert equal(load(tmp_path / "x.npz"), make_arrays())
+    assert caplog.messages == [
+        f"{tmp_path / 'x.npz'}: there is no x_test, so x_val is the test split; validation is a part of x_train"
+    ]
+
+
+def test_half_a_validation_split_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", **make_arrays().by_key(), x_val=make_arrays().x_test)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match=r"y_val not there; it has x_train y_train x_test y_test x_val"):
+        load(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x_val": np.zeros((6, 2, 4), np.uint8) + np.eye(2, 4, dtype=np.uint8)}, "in x_train, (2, 4) in x_val"),
+        ({"y_val": np.full(6, 7)}, "y_val has the label 7; training labels are 0 to 2"),
+        ({"y_val": np.zeros(2, int)}, "y_val has 2 labels for 6 images"),
+    ],
+)
+def test_unfit_validation_arrays_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate(with_val(make_arrays())._replace(**changes), "my.npz")
+    assert message in str(caught.value)
+
+
 def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
     objects = np.array([{}, {}], dtype=object)
     np.savez(tmp_path / "x.npz", x_train=objects, y_train=objects, x_test=objects, y_test=objects)
     with pytest.raises(ConfigError, match="Object arrays cannot be loaded"):
+        load(tmp_path / "x.npz")
+
+
+def test_objects_under_keys_that_nobody_reads_are_left_alone(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", **make_arrays().by_key(), names=np.array([{}, "a"], dtype=object))  # pyright: ignore[reportArgumentType]
+    assert equal(load(tmp_path / "x.npz"), make_arrays())
+
+
+def test_a_zip_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for key in ("x_train", "y_train", "x_test", "y_test"):
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (10**6, 10, 10)}
+                np.lib.format.write_array_header_1_0(member, header)
+                for _ in range(10):
+                    member.write(bytes(10**7))
+    with pytest.raises(ConfigError, match=r"x\.npz: x_train is 100,000,128 bytes packed into [\d,]+, and no pictures"):
+        load(tmp_path / "x.npz")
+
+
+def test_more_than_the_memory_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared(tmp_path / "x.npz", num_classes=3, sources=[make_source()])
+    monkeypatch.setattr(memory, "free_memory", lambda: 500)
+    with pytest.raises(ConfigError, match=r"x\.npz: needs 0\.0 GiB of memory, and 0\.0 GiB are free"):
         load(tmp_path / "x.npz")
 
 
@@ -234,7 +305,7 @@ def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:
 def test_labels_of_any_integer_type_become_int64(tmp_path: Path, dtype: type, shape: tuple[int, ...]) -> None:
     arrays = make_arrays()
     y_train, y_test = (labels.astype(dtype).reshape(shape) for labels in (arrays.y_train, arrays.y_test))
-    np.savez_compressed(tmp_path / "x.npz", **arrays._replace(y_train=y_train, y_test=y_test)._asdict())
+    np.savez_compressed(tmp_path / "x.npz", **arrays._replace(y_train=y_train, y_test=y_test).by_key())  # pyright: ignore[reportArgumentType]
     assert equal(load(tmp_path / "x.npz"), arrays)
 
 

@@ -43,13 +43,13 @@ def idx(array: np.ndarray) -> bytes:
 def write_idx_files(folder: Path, packed: bool) -> None:
     folder.mkdir(parents=True)
     names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-    for name, array in zip(names, IMAGES, strict=True):
+    for name, array in zip(names, IMAGES.by_key().values(), strict=True):
         file = folder / f"{name}-ubyte{'.gz' if packed else ''}"
         file.write_bytes(gzip.compress(idx(array)) if packed else idx(array))
 
 
 def assert_images(arrays: Arrays) -> None:
-    for found, wanted in zip(arrays, IMAGES, strict=True):
+    for found, wanted in zip(arrays.by_key().values(), IMAGES.by_key().values(), strict=True):
         assert np.array_equal(found, wanted) and found.dtype == wanted.dtype and found.flags.writeable
 
 
@@ -103,7 +103,7 @@ def test_digits_are_divided_by_class_and_the_same_at_every_start(tmp_path: Path)
     assert arrays.x_train.shape == (1437, 8, 8) and arrays.x_test.shape == (360, 8, 8)
     assert arrays.x_train.max() == 255 and set(np.unique(arrays.x_train)) == {round(i * 255 / 16) for i in range(17)}
     assert set(np.bincount(arrays.y_test)) <= {35, 36, 37}
-    assert all(np.array_equal(a, b) for a, b in zip(arrays, second.read(), strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(arrays[:4], second.read()[:4], strict=True))
     assert first.fingerprint() == second.fingerprint() != {}
 
 
@@ -212,7 +212,7 @@ def test_silent_server_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_npz_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
-    np.savez(path, **IMAGES._asdict())
+    np.savez(path, **IMAGES.by_key())  # pyright: ignore[reportArgumentType]
     module = make("npz", path=str(path))
     assert module.class_names() == tuple("0123456789")
     assert_images(module.read())
@@ -231,6 +231,6 @@ def test_npz_refuses_what_it_cannot_use(tmp_path: Path) -> None:
         ConfigError, match=r"mine\.npz is damaged \(File is not a zip file\): write it again with numpy"
     ):
         make("npz", path=str(path)).read()
-    np.savez(path, **IMAGES._asdict())
+    np.savez(path, **IMAGES.by_key())  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match=r"data\.class_names: 2 names for the 10 classes"):
         make("npz", path=str(path), class_names=["cat", "dog"]).class_names()

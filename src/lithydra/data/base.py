@@ -1,6 +1,8 @@
 """The data module that every data set shares: splits, selections and loaders over uint8 images."""
 
+import logging
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -12,14 +14,18 @@ from lithydra.data.images import resize_all
 from lithydra.data.loaders import EvaluationLoader, FileSplit, Split, TensorSplit, TrainingLoader, TrainingOrder
 from lithydra.data.prepare import Arrays
 from lithydra.errors import ConfigError
-from lithydra.shared import once
+from lithydra.memory import require_memory
+from lithydra.shared import key_of, once
 
 if TYPE_CHECKING:
     from lithydra.data.image_folder import ImageFiles
 
+log = logging.getLogger(__name__)
+
 
 class ImageDataModule(L.LightningDataModule):
-    """Images in memory as uint8, handed out by index; the official test split stays the test split.
+    """Images in memory as uint8, handed out by index; the official test split stays the test split, and so does the
+    validation split of data that have one.
 
     A data set is a subclass that implements `read` and `class_names`. After `load()` it offers `train`, `val` (None
     without validation) and `test`, and tells the model `image_shape` (C, H, W) and `num_classes`.
@@ -52,15 +58,16 @@ class ImageDataModule(L.LightningDataModule):
         self.test: Split | None = None
 
     def read(self) -> Arrays:
-        """The official training and test splits, as uint8 arrays."""
+        """The official training and test splits, as uint8 arrays. Arrays that come from a file may be those of other
+        jobs, too: what is made of them is a new array."""
         raise NotImplementedError
 
     def class_names(self) -> tuple[str, ...]:
         """The names of all classes, before `classes` selects some."""
         raise NotImplementedError
 
-    def files(self) -> "tuple[ImageFiles, ImageFiles] | None":
-        """Training and test images as files to decode on demand, for sets too large for memory."""
+    def files(self) -> "dict[str, ImageFiles] | None":
+        """The images of each split, train, test and maybe val, as files to decode on demand: too many for memory."""
         return None
 
     def fingerprint(self) -> dict[str, str]:
@@ -82,18 +89,11 @@ class ImageDataModule(L.LightningDataModule):
         if self.train is not None:
             return
         files = self.files()
-        if files is not None:
-            train, test = (FileSplit(part, part.labels, torch.arange(len(part)), self.num_workers) for part in files)
-            channels, size = files[0].channels, files[0].image_size
-            self.image_shape = (channels, size, size)
-        else:
-            arrays = self.read()
-            train, test = self._tensors(arrays.x_train, arrays.y_train), self._tensors(arrays.x_test, arrays.y_test)
-            first, second, third = train.storage.shape[1:]
-            self.image_shape = (third, first, second) if self.channels_last else (first, second, third)
-        self.test = self._select_classes(test)
-        kept = self._limited(self._select_classes(train))
-        self.train, self.val = self._divided(kept)
+        splits = self._held(self.read()) if files is None else self._on_demand(files)
+        chosen = {name: self._select_classes(split) for name, split in splits.items()}
+        self.test = chosen["test"]
+        train = self._limited(chosen["train"])
+        self.train, self.val = self._with_own(train, chosen["val"]) if "val" in chosen else self._divided(train)
         if len(self.train) < self.batch_size:
             raise ConfigError(
                 f"data.batch_size={self.batch_size}: larger than the {len(self.train)} training images of {self.name}"
@@ -137,18 +137,38 @@ class ImageDataModule(L.LightningDataModule):
         images = split.storage if whole else split.storage.index_select(0, split.indices)
         return images.permute(0, 3, 1, 2) if split.channels_last else images
 
-    def _tensors(self, images: np.ndarray, labels: np.ndarray) -> TensorSplit:
-        if images.ndim == 3:
-            images = images[..., None]
-        key = (images.ctypes.data, images.shape, self.image_size, self.channels_last)
-        storage = once(key, lambda: self._storage(torch.from_numpy(images)))
-        return TensorSplit(storage, torch.from_numpy(labels), torch.arange(len(labels)), self.channels_last)
+    def _on_demand(self, files: "dict[str, ImageFiles]") -> dict[str, Split]:
+        channels, size = files["train"].channels, files["train"].image_size
+        self.image_shape = (channels, size, size)
+        self._require_memory(max(self.batch_size, self.eval_batch_size), size, channels)
+        return {
+            name: FileSplit(part, part.labels, torch.arange(len(part)), self.num_workers)
+            for name, part in files.items()
+        }
+
+    def _held(self, arrays: Arrays) -> dict[str, Split]:
+        """The arrays as tensors. What a sweep's jobs share of them is made into tensors once for all, too."""
+        key, splits = key_of(arrays), dict[str, Split]()
+        for name, (images, labels) in arrays.splits().items():
+            images = images if images.ndim == 4 else images[..., None]
+            make = partial(self._storage, torch.from_numpy(images))
+            storage = make() if key is None else once((key, name, self.image_size, self.channels_last), make)
+            indices = torch.arange(len(labels))
+            splits[name] = TensorSplit(storage, torch.from_numpy(labels), indices, self.channels_last)
+            first, second, third = storage.shape[1:]
+            self.image_shape = (third, first, second) if self.channels_last else (first, second, third)
+        return splits
 
     def _storage(self, images: Tensor) -> Tensor:
         """(N, H, W, C) at the size and in the layout that training wants."""
         if self.image_size and tuple(images.shape[1:3]) != (self.image_size, self.image_size):
+            self._require_memory(len(images), self.image_size, images.shape[3])
             images = torch.from_numpy(resize_all(images.numpy(), self.image_size))
         return images if self.channels_last else images.permute(0, 3, 1, 2).contiguous()
+
+    def _require_memory(self, num_images: int, side: int, channels: int) -> None:
+        what = f"data.image_size={side}: {num_images:,} images of {channels}x{side}x{side} at a time"
+        require_memory(num_images * channels * side**2, what)
 
     def _select_classes(self, split: Split) -> Split:
         """Keep the images of `classes` and relabel them 0, 1, … in the order given."""
@@ -171,6 +191,17 @@ class ImageDataModule(L.LightningDataModule):
         if count > len(split):
             raise ConfigError(f"data.limit={self.limit}: {self.name} has {len(split)} training images")
         return split if count == len(split) else self._parts(split, "limit", self.limit, count)[0]
+
+    def _with_own(self, train: Split, val: Split) -> tuple[Split, Split | None]:
+        """With the validation split that the data have."""
+        own = f"{self.name} has a validation split of its own, {len(val):,} images"
+        if self.num_folds:
+            raise ConfigError(f"data.num_folds={self.num_folds}: {own}; cross-validation needs data without one")
+        if self.val_fraction == 0:
+            log.info("%s, and data.val_fraction=0 leaves them out: there is no validation", own)
+            return train, None
+        log.info("%s; data.val_fraction=%s does not apply", own, self.val_fraction)
+        return train, val
 
     def _divided(self, split: Split) -> tuple[Split, Split | None]:
         """Training and validation part, stratified by class; seeded by `seed`."""

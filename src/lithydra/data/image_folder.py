@@ -1,7 +1,9 @@
 """A person's own images as files, one folder a class."""
 
+import logging
 import zlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lithydra.data.base import ImageDataModule
-from lithydra.data.images import decode, decode_all, find_images
-from lithydra.data.prepare import Arrays, validate
+from lithydra.data.images import decode, decode_all, file_size, find_images
+from lithydra.data.prepare import ONLY_VALIDATION, Arrays, validate
 from lithydra.errors import ConfigError
+from lithydra.shared import once
+
+log = logging.getLogger(__name__)
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):
@@ -36,11 +41,23 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         return image[None] if self.channels == 1 else image.permute(2, 0, 1), int(self.labels[index])
 
 
-class ImageFolder(ImageDataModule):
-    """`train/CLASS/*` and `test/CLASS/*` of a folder; or `CLASS/*`, of which `test_fraction` becomes the test split.
+# The names of the folders of splits, in any case.
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+# For a checksum of each split's files: 160 MiB at most, whatever their number and size.
+SAMPLED_FILES = 10_000
+SAMPLED_BYTES = 8192  # at each end of a file
 
-    That division is stratified and the same for every seed. Up to `memory_limit_gib` (GiB of decoded pixels), the
-    images are held in memory.
+
+class ImageFolder(ImageDataModule):
+    """`train/CLASS/*`, `val/CLASS/*` and `test/CLASS/*` of a folder.
+
+    Without val/, validation is a part of train/; without test/, val/ is the test split. Of `CLASS/*` alone,
+    `test_fraction` becomes the test split: stratified, and the same for every seed. Up to `memory_limit_gib` (GiB of
+    decoded pixels), the images are held in memory.
     """
 
     def __init__(
@@ -68,49 +85,102 @@ class ImageFolder(ImageDataModule):
         self.side, self.channels = image_size, channels
         self.test_fraction, self.memory_limit_gib = test_fraction, memory_limit_gib
 
-    def files(self) -> tuple[ImageFiles, ImageFiles] | None:
-        num_bytes = sum(len(part) for part in self._splits) * self.side**2 * self.channels
+    def files(self) -> dict[str, ImageFiles] | None:
+        num_bytes = sum(map(len, self._splits.values())) * self.side**2 * self.channels
         return self._splits if num_bytes > self.memory_limit_gib * 2**30 else None
 
     def read(self) -> Arrays:
-        images = [decode_all(part.paths, channels=self.channels, image_size=self.side) for part in self._splits]
-        labels = [part.labels.numpy() for part in self._splits]
-        arrays = Arrays(images[0], labels[0], images[1], labels[1])
-        validate(arrays, f"data.path={self.path}")
-        return arrays
+        key = ("images", self.path.resolve(), *self.fingerprint().items(), self.side, self.channels)
+        return once(key, self._decoded)
+
+    def _decoded(self) -> Arrays:
+        arrays: dict[str, np.ndarray] = {}
+        for split, part in self._splits.items():
+            arrays[f"x_{split}"] = decode_all(part.paths, channels=self.channels, image_size=self.side)
+            arrays[f"y_{split}"] = part.labels.numpy()
+        decoded = Arrays(**arrays)
+        validate(decoded, f"data.path={self.path}")
+        return decoded
 
     def class_names(self) -> tuple[str, ...]:
-        return tuple(self._paths_by_class[0])
+        return tuple(self._paths["train"])
 
     def fingerprint(self) -> dict[str, str]:
-        """CRC-32 of the names and sizes of the files: to read them all again would take too long."""
-        train, test = (
-            "".join(f"{path.relative_to(self.path)} {path.stat().st_size}\n" for path in part.paths)
-            for part in self._splits
-        )
-        return {"train": f"{zlib.crc32(train.encode()):08x}", "test": f"{zlib.crc32(test.encode()):08x}"}
+        """CRC-32 of each split's names and sizes, and of a sample of its bytes: to read all again would take long."""
+        return self._checksums
 
     @cached_property
-    def _splits(self) -> tuple[ImageFiles, ImageFiles]:
-        train, test = self._paths_by_class
-        return self._image_files(train), self._image_files(test)
+    def _checksums(self) -> dict[str, str]:
+        sums: dict[str, int] = {}
+        for split, part in self._splits.items():
+            names = "".join(f"{path.relative_to(self.path)} {file_size(path)}\n" for path in part.paths)
+            sums[split] = zlib.crc32(names.encode())
+            sums[f"{split}_contents"] = _sampled(part.paths)
+        return {key: f"{value:08x}" for key, value in sums.items()}
 
     @cached_property
-    def _paths_by_class(self) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-        """Of the training and of the test split."""
-        if not _subfolders(self.path / "train"):
+    def _splits(self) -> dict[str, ImageFiles]:
+        return {split: self._image_files(paths) for split, paths in self._paths.items()}
+
+    @cached_property
+    def _paths(self) -> dict[str, dict[str, list[Path]]]:
+        """The files of each class, of each split."""
+        folders = _split_folders(self.path)
+        if not folders:
             return _divided(_find_classes(self.path), self.test_fraction)
-        if not (self.path / "test").is_dir():
-            raise ConfigError(f"data.path={self.path}: has train/ but no test/")
-        train, test = _find_classes(self.path / "train"), _find_classes(self.path / "test")
-        if differing := sorted(train.keys() ^ test.keys()):
-            raise ConfigError(f"data.path={self.path}: only one of train/ and test/ has {', '.join(differing)}")
-        return train, test
+        if "test" not in folders:
+            if "val" not in folders:
+                raise ConfigError(f"data.path={self.path}: has {folders['train'].name}/ but no test/ or val/")
+            folders["test"] = folders.pop("val")
+            names = {"val": f"{folders['test'].name}/", "test": "test/", "train": f"{folders['train'].name}/"}
+            log.info("%s: %s", self.path, ONLY_VALIDATION.format(**names))
+        found = {split: _find_classes(folder) for split, folder in folders.items()}
+        for split in found:
+            if differing := sorted(found["train"].keys() ^ found[split].keys()):
+                both = f"{folders['train'].name}/ and {folders[split].name}/"
+                raise ConfigError(f"data.path={self.path}: only one of {both} has {', '.join(differing)}")
+        return found
 
     def _image_files(self, paths_by_class: Mapping[str, list[Path]]) -> ImageFiles:
         paths = [path for paths in paths_by_class.values() for path in paths]
         counts = torch.tensor([len(paths) for paths in paths_by_class.values()])
         return ImageFiles(paths, torch.arange(len(counts)).repeat_interleave(counts), self.channels, self.side)
+
+
+def _sampled(paths: Sequence[Path]) -> int:
+    """CRC-32 of the first and last bytes of files all along the list."""
+
+    def ends(path: Path) -> bytes:
+        with path.open("rb") as file:
+            first = file.read(SAMPLED_BYTES)
+            file.seek(max(SAMPLED_BYTES, path.stat().st_size - SAMPLED_BYTES))
+            return first + file.read(SAMPLED_BYTES)
+
+    checksum = 0
+    with ThreadPoolExecutor() as pool:
+        for content in pool.map(ends, paths[:: -(-len(paths) // SAMPLED_FILES)]):
+            checksum = zlib.crc32(content, checksum)
+    return checksum
+
+
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """The folders of the splits, the training split's among them; empty where the folders are those of classes."""
+    entries = _subfolders(folder)
+    named = [(split, entry) for entry in entries for split, names in SPLITS.items() if entry.name.lower() in names]
+    divided = [split for split, entry in named if _subfolders(entry)]  # else it may be a class: trains, tests
+    shown = " and ".join(f"{entry.name}/" for _, entry in named)
+    if not divided:
+        if named and len(named) == len(entries):
+            raise ConfigError(f"data.path={folder}: {shown} has no folders of classes in it")
+        return {}
+    if "train" not in divided:
+        raise ConfigError(f"data.path={folder}: has {shown} but no train/ with a folder for each class")
+    splits = dict(named)
+    if len(splits) < len(named):
+        raise ConfigError(f"data.path={folder}: has {shown}, two for the same split")
+    if unread := sorted({entry.name for entry in entries} - {entry.name for entry in splits.values()}):
+        log.info("%s: %s is not read, as there is %s", folder, ", ".join(unread), shown)
+    return splits
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -130,10 +200,8 @@ def _find_classes(folder: Path) -> dict[str, list[Path]]:
         raise ConfigError(f"data.path: {error}") from error
 
 
-def _divided(
-    paths_by_class: Mapping[str, list[Path]], fraction: float
-) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
-    """All but `fraction` of each class, and that fraction."""
+def _divided(paths_by_class: Mapping[str, list[Path]], fraction: float) -> dict[str, dict[str, list[Path]]]:
+    """All but `fraction` of each class for training, and that fraction for testing."""
     generator = np.random.default_rng(0)
     train: dict[str, list[Path]] = {}
     test: dict[str, list[Path]] = {}
@@ -144,4 +212,4 @@ def _divided(
         order = generator.permutation(len(paths))
         test[name] = [paths[i] for i in sorted(order[:num_test])]
         train[name] = [paths[i] for i in sorted(order[num_test:])]
-    return train, test
+    return {"train": train, "test": test}

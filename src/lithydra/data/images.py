@@ -2,6 +2,7 @@
 
 import glob
 import os
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,14 +30,30 @@ def decode(path: Path, *, channels: int, image_size: int | tuple[int, int] | Non
     width) is given, the image is scaled to cover it and its middle is kept.
 
     Raises:
-        ImageError: no image, a damaged one, or one of a pixel type whose range is not known.
+        ImageError: no file, no image, a damaged one, or one of a pixel type whose range is not known.
     """
+    file_size(path)
     try:
         with Image.open(path) as file:
             image = _eight_bit(ImageOps.exif_transpose(file)).convert("L" if channels == 1 else "RGB")
             return np.array(image if image_size is None else _fitted(image, image_size))
     except Exception as error:  # Pillow's readers raise nearly anything on broken files
         raise ImageError(f"{path}: {_reason(error)}") from error
+
+
+def file_size(path: Path) -> int:
+    """Bytes of an image file.
+
+    Raises:
+        ImageError: there is none, or it is of a kind that may never come to an end: a pipe, a socket, a device.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise ImageError(f"{path}: {_reason(error)}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise ImageError(f"{path}: not a regular file")
+    return found.st_size
 
 
 def decode_all(
@@ -122,20 +139,31 @@ def find_images(pattern: str | Path) -> list[Path]:
     In a folder, files count by their extension, and hidden ones do not. A file or a glob is taken at its word.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or one whose name cannot be written to a table or a page.
     """
     path = Path(pattern).expanduser()
     if path.is_file():
-        return [path]
-    if path.is_dir():
+        found = [path]
+    elif path.is_dir():
         found = [Path(folder, name) for folder, _, names in os.walk(path) for name in names if _is_image(name)]
         if not found:
             raise ConfigError(f"{pattern}: no images in this folder ({' '.join(EXTENSIONS)})")
-        return sorted(found)
-    matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-    if not any(match.is_file() for match in matches):
-        raise ConfigError(f"{pattern}: no such file or folder, and as a glob it matches no file")
-    return sorted(match for match in matches if match.is_file())
+    else:
+        found = [match for match in map(Path, glob.glob(str(path), recursive=True)) if match.is_file()]
+        if not found:
+            raise ConfigError(f"{pattern}: no such file or folder, and as a glob it matches no file")
+    if foreign := [name for name in map(os.fsencode, found) if not _is_utf8(name)]:
+        shown = foreign[0].decode(errors="backslashreplace")
+        raise ConfigError(f"{shown}: the name is not UTF-8 ({len(foreign)} of {len(found)}); rename it")
+    return sorted(found)
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_image(name: str) -> bool:

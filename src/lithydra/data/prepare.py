@@ -17,24 +17,46 @@ import numpy as np
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from lithydra.errors import ConfigError
+from lithydra.memory import require_memory
 from lithydra.shared import once
 
 log = logging.getLogger(__name__)
+
+# With only two splits, the second is what results are reported on (ImageNet's, for one), so it decides nothing.
+ONLY_VALIDATION = "there is no {test}, so {val} is the test split; validation is a part of {train}"
 
 
 class Arrays(NamedTuple):
     """The official splits of a data set. The field names are the keys of the npz file.
 
     Images are uint8 (N, H, W) or (N, H, W, C) with 1 or 3 channels; labels are int64 (N,), 0 to classes - 1.
+    Without a validation split of its own, validation is a part of the training split.
     """
 
     x_train: np.ndarray
     y_train: np.ndarray
     x_test: np.ndarray
     y_test: np.ndarray
+    x_val: np.ndarray | None = None
+    y_val: np.ndarray | None = None
+
+    def by_key(self) -> dict[str, np.ndarray]:
+        """As the npz file has them."""
+        return {key: array for key, array in self._asdict().items() if array is not None}
+
+    def splits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Images and labels of each split that there is."""
+        splits = {"train": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}
+        if self.x_val is not None and self.y_val is not None:
+            splits["val"] = (self.x_val, self.y_val)
+        return splits
 
 
-_KEYS = " ".join(Arrays._fields)
+_KEYS = "x_train y_train x_test y_test"
+
+# Pictures of a few strokes on black pack into a thirtieth, nothing but zeros into a thousandth.
+MOST_PACKED = 300
+LARGE_BYTES = 2**26  # less is unpacked in no time, and looked at
 
 
 @dataclass(frozen=True)
@@ -86,29 +108,44 @@ def load(path: Path, *, num_classes: int | None = None, mend: str = "delete it a
     Raises:
         ConfigError: the file is damaged, or its arrays are not those of an image data set.
     """
-    with contextlib.suppress(OSError):  # `_load` says what is wrong
-        stat = path.stat()
-        key = (path.absolute(), stat.st_mtime_ns, stat.st_size, num_classes)
-        return once(key, lambda: _load(path, num_classes, mend))
-    return _load(path, num_classes, mend)
+    try:
+        key = ("npz", path.absolute(), *fingerprint(path).items(), num_classes)
+    except Exception:  # as in `_load`, which says what is wrong
+        return _load(path, num_classes, mend)
+    return once(key, lambda: _load(path, num_classes, mend))
 
 
 def _load(path: Path, num_classes: int | None, mend: str) -> Arrays:
     try:
         with zipfile.ZipFile(path) as archive:
             keys = [name.removesuffix(".npy") for name in archive.namelist()]
+            _refuse_bomb(archive, path)
             arrays = {key: _array(archive, key) for key in Arrays._fields if key in keys}
     except PermissionError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except ConfigError:
+        raise
     except Exception as error:  # what a flipped bit makes zipfile and numpy raise can be nearly anything
         raise ConfigError(f"{path} is damaged ({_reason(error)}): {mend}") from error
-    missing = [key for key in Arrays._fields if key not in arrays]
-    if missing:
+    if "x_test" not in arrays and "x_val" in arrays:
+        log.info("%s: %s", path, ONLY_VALIDATION.format(val="x_val", test="x_test", train="x_train"))
+        arrays = {key.replace("val", "test"): array for key, array in arrays.items()}
+    needed = [*_KEYS.split(), *(("x_val", "y_val") if arrays.keys() & {"x_val", "y_val"} else ())]
+    if missing := [key for key in needed if key not in arrays]:
         raise ConfigError(f"{path}: {' '.join(missing)} not there; it has {' '.join(keys)}, {_KEYS} are needed")
-    found = Arrays(**arrays)
-    found = found._replace(y_train=_flat(found.y_train), y_test=_flat(found.y_test))
+    found = Arrays(**{key: _flat(array) if key.startswith("y") else array for key, array in arrays.items()})
     validate(found, str(path), num_classes)
     return found
+
+
+def _refuse_bomb(archive: zipfile.ZipFile, path: Path) -> None:
+    """Look at what the arrays would take before any is unpacked. What is read is bounded by what is said here."""
+    members = [info for info in archive.infolist() if info.filename.removesuffix(".npy") in Arrays._fields]
+    require_memory(sum(info.file_size for info in members), str(path))
+    for info in members:
+        if info.file_size > LARGE_BYTES and info.file_size > MOST_PACKED * info.compress_size:
+            sizes = f"{info.file_size:,} bytes packed into {info.compress_size:,}"
+            raise ConfigError(f"{path}: {info.filename.removesuffix('.npy')} is {sizes}, and no pictures pack so small")
 
 
 def fingerprint(path: Path) -> dict[str, str]:
@@ -125,16 +162,16 @@ def validate(arrays: Arrays, where: str, num_classes: int | None = None) -> None
     Raises:
         ConfigError: with the first thing that is wrong.
     """
-    for split in ("train", "test"):
-        images, labels = getattr(arrays, f"x_{split}"), getattr(arrays, f"y_{split}")
+    shape = arrays.x_train.shape[1:]
+    for split, (images, labels) in arrays.splits().items():
         _validate_images(images, f"{where}: x_{split}")
         _validate_labels(labels, f"{where}: y_{split}")
         if len(images) != len(labels):
             raise ConfigError(f"{where}: y_{split} has {len(labels):,} labels for {len(images):,} images")
-    train_shape, test_shape = arrays.x_train.shape[1:], arrays.x_test.shape[1:]
-    if train_shape != test_shape:
-        raise ConfigError(f"{where}: images of shape {train_shape} in x_train, {test_shape} in x_test; make them equal")
-    _validate_classes(arrays.y_train, arrays.y_test, where, num_classes)
+        if images.shape[1:] != shape:
+            found = f"{shape} in x_train, {images.shape[1:]} in x_{split}"
+            raise ConfigError(f"{where}: images of shape {found}; make them equal")
+    _validate_classes(arrays, where, num_classes)
 
 
 def _validate_images(images: np.ndarray, what: str) -> None:
@@ -166,8 +203,8 @@ def _validate_labels(labels: np.ndarray, what: str) -> None:
         raise ConfigError(f"{what} has the label {labels.min()}; labels start at 0")
 
 
-def _validate_classes(train: np.ndarray, test: np.ndarray, where: str, num_classes: int | None) -> None:
-    classes = np.unique(train)
+def _validate_classes(arrays: Arrays, where: str, num_classes: int | None) -> None:
+    classes = np.unique(arrays.y_train)
     if len(classes) < 2:
         raise ConfigError(f"{where}: all training images are of class {classes[0]}; two classes are the least")
     if classes[-1] != len(classes) - 1:
@@ -175,9 +212,9 @@ def _validate_classes(train: np.ndarray, test: np.ndarray, where: str, num_class
         raise ConfigError(
             f"{where}: y_train goes to {classes[-1]} but has no image of class {gap}; number the classes without a gap"
         )
-    unknown = np.setdiff1d(test, classes)
-    if len(unknown):
-        raise ConfigError(f"{where}: y_test has the label {unknown[0]}; training labels are 0 to {classes[-1]}")
+    for split, (_, labels) in arrays.splits().items():
+        if len(unknown := np.setdiff1d(labels, classes)):
+            raise ConfigError(f"{where}: y_{split} has the label {unknown[0]}; training labels are 0 to {classes[-1]}")
     if num_classes is not None and len(classes) != num_classes:
         raise ConfigError(f"{where} has {len(classes)} classes instead of {num_classes}: it is another data set")
 
@@ -232,13 +269,8 @@ def _write(arrays: Arrays, path: Path) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with aside.open("wb") as file:
-            np.savez(
-                file,
-                x_train=arrays.x_train,
-                y_train=_compact(arrays.y_train),
-                x_test=arrays.x_test,
-                y_test=_compact(arrays.y_test),
-            )
+            compact = {key: _compact(a) if key.startswith("y") else a for key, a in arrays.by_key().items()}
+            np.savez(file, **compact)  # pyright: ignore[reportArgumentType]
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
