@@ -111,9 +111,9 @@ class Killing:
         if "data=image_folder" in overrides:
             overrides = (*overrides, f"data.path={self.outputs / 'images'}")
         config, choices = _compose(*overrides, data_dir=self.data_dir, outputs=self.outputs)
-        check(config)
         if config.resume:
             config = resumed(RunDir.open(Path(config.resume), "resume"), config, list(overrides))
+        check(config)
         train(config, choices, list(overrides))
 
     def child(self, *overrides: str, kill: SignalAt | None = None) -> int:

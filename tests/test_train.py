@@ -147,11 +147,12 @@ def test_without_validation_the_last_weights_are_tested(run_train: RunTrain, cap
 def test_training_metric_can_be_monitored(
     compose: Compose, tmp_path: Path, metric: str, mode: str, val_fraction: float
 ) -> None:
-    """In these two epochs the last is the best, so it does not matter here which of them stands for the run."""
+    """best.ckpt is kept by it, with validation and without."""
     monitor = (f"monitor.metric={metric}", f"monitor.mode={mode}", f"data.val_fraction={val_fraction}")
     value = train(compose(*SMALL, *monitor, f"run={tmp_path / 'run'}"), {"data": "digits", "model": "mlp"}, [])
     run = RunDir(tmp_path / "run")
     metrics = run.read_status()["metrics"]
+    assert run.read_status()["best_epoch"] == 2 and run.best.exists()
     assert value == float(run.read_metrics()[-1][metric]) == metrics[metric]
     assert ("val/loss" in metrics) == bool(val_fraction)
 

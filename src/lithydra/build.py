@@ -29,6 +29,7 @@ from lithydra.errors import ConfigError, LithydraError, nearest
 from lithydra.gradient_classifier import GradientClassifier
 from lithydra.interrupts import Interrupts, StopOnSignal
 from lithydra.normalization import Normalization
+from lithydra.run_dir import PROFILE
 from lithydra.statistics_classifier import StatisticsClassifier
 
 # Settings under `trainer` that GradientClassifier and the loaders carry out; Lightning's Trainer gets the others.
@@ -246,7 +247,7 @@ def trainer(
     loggers = list(make(config, "logger").values())
     if config.compile:
         module.net.compile()  # in place: the checkpoint's keys stay as they are
-    return _explained(
+    trainer = _explained(
         "trainer",
         lambda: L.Trainer(
             **settings,
@@ -260,6 +261,9 @@ def trainer(
             use_distributed_sampler=False,  # the loaders divide the batches themselves
         ),
     )
+    if settings.get("profiler") and trainer.profiler.filename is None:  # it would tell a log that nobody reads
+        trainer.profiler.dirpath, trainer.profiler.filename = directory, PROFILE
+    return trainer
 
 
 def make(config: DictConfig, key: str, **arguments: Any) -> Any:

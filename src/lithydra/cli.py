@@ -163,10 +163,9 @@ def _train(config: DictConfig) -> float | None:
 
         set_up_logging()
         return run_job(Path(job.sweep.dir), config.sweep.job)
-    check(config)
     if config.resume:
-        config = resumed(RunDir.open(Path(config.resume), "resume"), config, list(job.overrides.task))
-        check(config)
+        config = resumed(RunDir.open(Path(str(config.resume)), "resume"), config, list(job.overrides.task))
+    check(config)
 
     from lithydra.train import train  # imports torch, so only once the config is known to be good
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from lithydra.checkpoint_io import DamagedCheckpoint, link, load
 from lithydra.errors import ConfigError
-from lithydra.resume_config import refuse_changes
+from lithydra.resume_config import refuse_changes, refuse_shorter
 from lithydra.run_dir import RunDir
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ def continue_from(run: RunDir, config: DictConfig, record: dict[str, Any], *, wr
     refuse_other_data(run, written, record)
     refuse_changes(run, written["config"], record["config"], written["config"], anyway=config.resume_anyway)
     progress = written["progress"]
+    refuse_shorter(config, progress["epochs"] + (progress["batches"] > 0), progress["steps"])
     log.info("Going on after epoch %d, step %d (%s)", progress["epochs"], progress["steps"], path.name)
     _continue_logs(config, run, progress["steps"])
     if writes:

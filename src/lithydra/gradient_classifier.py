@@ -298,7 +298,8 @@ class GradientClassifier(Classifier):
             return
         # Lightning steps no scheduler in manual optimization, and would skip a plateau's step after each resume.
         if isinstance(self._scheduler, ReduceLROnPlateau):
-            self._scheduler.step(self.epoch_metrics[self.monitor])
+            if self.monitor in self.epoch_metrics:  # not every epoch may be validated
+                self._scheduler.step(self.epoch_metrics[self.monitor])
         else:
             self._scheduler.step()
 

@@ -15,6 +15,9 @@ from lithydra.run_dir import RunDir, now, write_bytes
 
 log = logging.getLogger(__name__)
 
+# What status.json says of a run's end, and no longer once it goes on.
+ENDING = ("finished", "error", "stopped", "more_epochs", "no_more_epochs")
+
 
 @contextmanager
 def logged(run: RunDir) -> Iterator[None]:
@@ -47,7 +50,7 @@ def recorded(run: RunDir, config: dict[str, Any]) -> Iterator[None]:
     run.write_config(config)
     with run.command.open("a") as file:  # a line for each time that the run was gone on with
         file.write(shlex.join(["python", *sys.argv]) + "\n")
-    run.update_status(state="running", started=now(), finished=None, error=None)
+    run.update_status(state="running", started=now(), **dict.fromkeys(ENDING))
     try:
         yield
     except BaseException as error:

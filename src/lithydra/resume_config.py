@@ -1,6 +1,6 @@
 """The config that a run goes on with: its own, and of the command line only what may change."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -53,6 +53,9 @@ FOLLOWS = {
     "monitor.mode": ("callbacks.early_stopping.mode", "scheduler.mode"),
     "paths.data": ("data.dir",),
 }
+# Callbacks that end a run: like `trainer.max_epochs`, their settings say how long to train.
+STOPPERS = (".EarlyStopping", ".Timer")
+LENGTH = ("trainer.max_epochs", "trainer.max_steps")
 RECIPES = ("experiment", "debug", "study")
 
 UNLIMITED = -1  # of trainer.max_steps
@@ -128,10 +131,11 @@ def refuse_changes(
     run: RunDir, before: dict[str, Any], after: dict[str, Any], keys: Iterable[str], *, anyway: bool
 ) -> None:
     """Raise ConfigError with every setting below `keys` in which two configs differ and may not."""
-    old, new = dict(flatten(before)), dict(flatten(after))
+    old, new = ({leaf: value for leaf, value in flatten(config) if value != {}} for config in (before, after))
     leaves = sorted(leaf for leaf in {**old, **new} if any(_below(leaf, key) for key in keys))
     changed = [leaf for leaf in leaves if old.get(leaf, ABSENT) != new.get(leaf, ABSENT)]
-    forbidden = [leaf for leaf in changed if not any(_below(leaf, key) for key in MAY_CHANGE)]
+    may_change = (*MAY_CHANGE, *stoppers(before), *stoppers(after))
+    forbidden = [leaf for leaf in changed if not any(_below(leaf, key) for key in may_change)]
     never = [leaf for leaf in forbidden if any(_below(leaf, key) for key in NEVER_CHANGE)]
     refused = never if anyway else forbidden
     if refused:
@@ -144,29 +148,45 @@ def _below(leaf: str, key: str) -> bool:
     return leaf == key or leaf.startswith(f"{key}.")
 
 
+def stoppers(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The callbacks that end a run, by their keys."""
+    nodes = {f"callbacks.{name}": node for name, node in (config.get("callbacks") or {}).items()}
+    return {key: node for key, node in nodes.items() if str((node or {}).get("_target_")).endswith(STOPPERS)}
+
+
+def laid_out(config: Mapping[str, Any]) -> str | None:
+    """The setting of the scheduler that is the length of the run."""
+    return next((key for key, value in flatten(config["scheduler"], "scheduler") if value == "total"), None)
+
+
 def _refuse_new_length(stored: dict[str, Any], config: DictConfig) -> None:
-    """A run may grow but not shrink, and a schedule that was laid out over its length cannot grow with it."""
-    scheduler = flatten(stored["scheduler"], "scheduler")
-    planned = next((key for key, value in scheduler if value == "total"), None)
+    """A schedule that was laid out over a run's length cannot change with it."""
     for key in ("trainer.max_epochs", "trainer.max_steps"):
         before, now = _select(stored, key), OmegaConf.select(config, key)
-        if before == now or not isinstance(now, int):
-            continue
-        if planned:
+        if before != now and isinstance(now, int) and (planned := laid_out(stored)):
             raise ConfigError(f"{key}={now}: {planned} was laid out for {before}; train anew instead")
-        if now != UNLIMITED and (before == UNLIMITED or now < before):
-            raise ConfigError(f"{key}={now}: was {before} when the run began, and may only grow")
+
+
+def refuse_shorter(config: DictConfig, epochs: int, steps: int) -> None:
+    """A run may end earlier than was first said, but not before what it has trained already."""
+    for key, done in (("max_epochs", epochs), ("max_steps", steps)):
+        if UNLIMITED != config.trainer[key] < done:
+            raise ConfigError(f"trainer.{key}={config.trainer[key]}: the run is in {key[4:-1]} {done} already")
 
 
 def _refuse_finished(run: RunDir, stored: dict[str, Any], config: DictConfig) -> None:
+    """Raise ConfigError where nothing is left to train, and say what would be."""
     status, trainer = run.read_status(), config.trainer
     epochs, steps = status.get("epoch", 0), status.get("step", 0)
-    steps_left = trainer.max_steps == UNLIMITED or steps < trainer.max_steps
-    grew = any(stored["trainer"][key] != trainer[key] for key in ("max_epochs", "max_steps"))
-    if status.get("state") == "finished" and not (grew and steps_left and epochs < trainer.max_epochs):
-        raise ConfigError(
-            f"resume={run.path}: finished after {epochs} epochs; trainer.max_epochs={2 * max(1, epochs)} would go on"
-        )
+    left = epochs < trainer.max_epochs and (trainer.max_steps == UNLIMITED or steps < trainer.max_steps)
+    keys = (*LENGTH, *stoppers(stored), *stoppers(OmegaConf.to_container(config)))  # pyright: ignore
+    longer = status.get("more_epochs") == "" or any(_select(stored, k) != OmegaConf.select(config, k) for k in keys)
+    if status.get("state") == "finished" and not (left and longer and not trainer.get("fast_dev_run")):
+        why = f" ({status['stopped']})" if "stopped" in status else ""
+        hint = f"{status.get('more_epochs') or f'trainer.max_epochs={2 * max(1, epochs)}'} would go on"
+        if "no_more_epochs" in status:
+            hint = f"{status['no_more_epochs']}; train anew for more"
+        raise ConfigError(f"resume={run.path}: finished after {epochs} epochs{why}; {hint}")
 
 
 def flatten(node: Any, prefix: str = "") -> list[tuple[str, Any]]:

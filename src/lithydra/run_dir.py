@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 COLUMNS: tuple[str, ...] = ("epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc", "seconds")
+PROFILE = "profile"  # what the files of a profiler have in their names
 ASIDE = ".tmp"  # how the names of files end that are being written
 
 

@@ -73,9 +73,16 @@ def _commands(run: RunDir, status: dict[str, Any]) -> dict[str, str]:
     return {
         "evaluate": f"python scripts/evaluate.py run={path}",
         "predict": f"python scripts/predict.py run={path} input=IMAGE",
-        "more epochs": f"python train.py resume={path} trainer.max_epochs={2 * max(1, status.get('epoch', 1))}",
+        "more epochs": more_epochs(run, status),
         "look inside": f"tensorboard --logdir {parent}",
     }
+
+
+def more_epochs(run: RunDir, status: dict[str, Any]) -> str:
+    """The command that trains more epochs, or why there is none."""
+    if (settings := status.get("more_epochs")) is None:
+        return f"none: {status.get('no_more_epochs')}"
+    return f"python train.py resume={shlex.quote(str(run.path))} {settings}".rstrip()
 
 
 def _environment(origin: dict[str, Any]) -> dict[str, str]:

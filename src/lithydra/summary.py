@@ -13,7 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from lithydra.axis_values import split_override, typed
-from lithydra.run_dir import RunDir
+from lithydra.run_dir import PROFILE, RunDir
+from lithydra.run_page import more_epochs
 
 # Groups whose choice says something about a result.
 NAMED_GROUPS = ("data", "normalization", "augmentation", "model", "loss", "optimizer", "scheduler", "regularizer")
@@ -21,6 +22,7 @@ NAMED_GROUPS = ("data", "normalization", "augmentation", "model", "loss", "optim
 # Groups whose settings say nothing about it.
 NOT_ABOUT_RESULTS = ("hydra", "sweep", "paths", "callbacks", "logger", "checkpoint")
 
+PROFILE_LINES = 16  # of each file of a profiler that are printed
 ROW_SUFFIX = ".hparams"  # of the file with a run's row in the HPARAMS tab
 
 
@@ -39,7 +41,7 @@ def print_results(run: RunDir, seconds: float, images_per_second: float | None) 
     if "best_epoch" in status:
         which = f"best epoch {status['best_epoch']} of {status['epoch']}"
     else:
-        which = f"last of {status['epoch']} epochs (no validation)"
+        which = f"last of {status['epoch']} epochs ({'not one is best' if 'val/loss' in metrics else 'no validation'})"
     speed = f", {images_per_second:,.0f} images/s in training" if images_per_second else ""
     console.print(f"{which}, {seconds:.1f} s in all{speed}")
     console.print(f"run directory  {run.path}")
@@ -48,8 +50,10 @@ def print_results(run: RunDir, seconds: float, images_per_second: float | None) 
     path, parent = (shlex.quote(str(path)) for path in (run.path, run.path.parent))
     console.print(f"evaluate       python scripts/evaluate.py run={path}")
     console.print(f"predict        python scripts/predict.py run={path} input=IMAGE")
-    console.print(f"more epochs    python train.py resume={path} trainer.max_epochs={2 * max(1, status['epoch'])}")
+    console.print(f"more epochs    {more_epochs(run, status)}")
     console.print(f"look inside    tensorboard --logdir {parent}")
+    for profile in sorted(run.path.glob(f"*-{PROFILE}*.txt")):
+        console.print(f"\n{profile}, its first lines:", *profile.read_text().splitlines()[:PROFILE_LINES], sep="\n")
 
 
 def write_hparams(

@@ -19,6 +19,7 @@ from lithydra.checkpoint_io import load
 from lithydra.classifier import Classifier
 from lithydra.continuation import continue_from
 from lithydra.data.base import ImageDataModule
+from lithydra.ending import ending
 from lithydra.errors import ConfigError
 from lithydra.interrupts import interruptible
 from lithydra.memory import keep_freed_memory
@@ -68,12 +69,15 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
             run.add_provenance(origin)
         trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
         trainer.strategy.barrier()  # until the main process has named the best checkpoint
-        metrics = kept(trainer).metrics
+        metrics, end = kept(trainer).metrics, ending(trainer, config)
+        if end.stopped and trainer.is_global_zero:
+            log.info("Stopped after epoch %d of %d: %s", trainer.current_epoch, config.trainer.max_epochs, end.stopped)
         pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
         if config.test and not pruned:
             metrics |= test(trainer, module, data, run)
         if trainer.is_global_zero:
-            run.update_status(state="pruned" if pruned else "finished", finished=now(), metrics=metrics)
+            state = "pruned" if pruned else "finished"
+            run.update_status(state=state, finished=now(), metrics=metrics, **end.status())
             summary.write_hparams(trainer, config, choices, all_overrides(run), metrics)
             if not pruned:
                 look_inside(trainer, module, data)
