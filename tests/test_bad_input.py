@@ -98,7 +98,7 @@ EARLY = {
     "resume with fewer max_epochs": ("resume=T/run trainer.max_epochs=0", "trainer.max_epochs=0: must be"),
     "max_epochs=0": ("trainer.max_epochs=0", "trainer.max_epochs=0: must be a whole number at least 1"),
     "max_epochs=abc": ("trainer.max_epochs=abc", "trainer.max_epochs='abc' (text): must be"),
-    "limit_train_batches=0": ("+trainer.limit_train_batches=0", "trainer.limit_train_batches=0: must be"),
+    "limit_train_batches=0": ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0: must be"),
     "accumulate 0": ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0: must be"),
     "two runs in one directory": ("run=T/run", "holds a run already; resume="),
     "optimized metric that is never logged": ("monitor.metric=val/f1", "monitor.metric=val/f1: must be one of val/acc"),
@@ -161,7 +161,7 @@ LATE = {
     "an activation that is none": ("model.activation=rleu", "model.activation=rleu"),
     "a horizon shorter than the run": ("scheduler=onecycle scheduler.total_steps=10", "shorter than the run"),
     "a mean for three channels of one": ("normalization=z_score normalization.mean=[1,1,1]", "normalization.mean="),
-    "limit_train_batches of less than a batch": ("+trainer.limit_train_batches=0.001", "limit_train_batches"),
+    "limit_train_batches of less than a batch": ("trainer.limit_train_batches=0.001", "limit_train_batches"),
 }
 EVALUATE_EARLY = {
     "evaluate nothing": ("", "run: must be given"),

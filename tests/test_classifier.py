@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -165,6 +166,53 @@ def test_schedulers_go_to_the_end_of_the_run(run_train: RunTrain) -> None:
         assert [float(row["lr"]) for row in rows(run)] == [pytest.approx(halfway), pytest.approx(0, abs=1e-12)]
     assert [float(row["lr"]) for row in rows(per_epoch)] == [0.01, pytest.approx(halfway)]
     assert float(rows(stopped)[-1]["lr"]) == pytest.approx(0, abs=1e-12)
+
+
+# 17 batches an epoch, 2 epochs: how many epochs and steps are trained.
+LENGTHS = {
+    "a number of batches": (("trainer.limit_train_batches=10",), 2, 20),
+    "more than there are": (("trainer.limit_train_batches=1000",), 2, 34),
+    "a part of them": (("trainer.limit_train_batches=0.5",), 2, 16),
+    "accumulated": (("trainer.limit_train_batches=10", "trainer.accumulate_grad_batches=4"), 2, 6),
+    "max_steps": (("trainer.limit_train_batches=10", "trainer.max_steps=13"), 2, 13),
+    "debug=limit": (("debug=limit", "trainer.limit_train_batches=5"), 2, 10),
+    "fast_dev_run": (("debug=fast_dev_run",), 1, 1),
+    "fast_dev_run of 5 batches": (("trainer.fast_dev_run=5",), 1, 5),
+}
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "onecycle"])
+@pytest.mark.parametrize(("settings", "epochs", "steps"), LENGTHS.values(), ids=LENGTHS.keys())
+def test_schedules_end_with_what_is_trained(
+    run_train: RunTrain, settings: tuple[str, ...], epochs: int, steps: int, scheduler: str
+) -> None:
+    run = run_train(*SMALL, *settings, f"scheduler={scheduler}", "lr=0.01")
+    last = rows(run)[-1]
+    assert (int(last["epoch"]), int(last["step"])) == (epochs, steps)
+    # After the last step cosine stands at its end, and onecycle one step before it: its first lr is its start.
+    (saved,) = checkpoint(run.last)["lr_schedulers"]
+    assert saved["last_epoch"] == steps == saved["T_max" if scheduler == "cosine" else "total_steps"]
+
+
+def test_limited_epochs_do_not_depend_on_steps_per_execution(run_train: RunTrain) -> None:
+    settings = (*SMALL, "trainer.limit_train_batches=10", "trainer.accumulate_grad_batches=4", "scheduler=onecycle")
+    one, many = (run_train(*settings, f"trainer.steps_per_execution={k}") for k in (1, 7))
+    assert_equal(weights(many), weights(one))
+    assert rows(many) == rows(one) and [row["step"] for row in rows(one)] == ["3", "6"]
+
+
+def test_a_last_batch_that_is_never_trained_is_no_reason_to_refuse(run_train: RunTrain) -> None:
+    run_train(*SMALL, "data.batch_size=269", "model.batch_norm=true", "trainer.limit_train_batches=1")
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_part_of_the_batches_that_comes_to_none_is_refused_before_training(
+    run_train: RunTrain, tmp_path: Path, split: str
+) -> None:
+    one_batch = (*SMALL, "data.batch_size=270")
+    with pytest.raises(ConfigError, match=rf"trainer\.limit_{split}_batches=0\.5: less than one of 1 batches; a smal"):
+        run_train(*one_batch, f"trainer.limit_{split}_batches=0.5")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_plateau_lowers_lr_after_patience(run_train: RunTrain) -> None:

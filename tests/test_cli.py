@@ -27,6 +27,10 @@ BAD = {
     "model=foo": "model=foo: choose one of",
     "model=rsnet18": "Did you mean resnet18?",
     "optimizer.lrr=1": "optimizer.lrr: no such setting. Did you mean optimizer.lr?",
+    "trainer.limit_tran_batches=3": (
+        "trainer.limit_tran_batches: no such setting. Did you mean trainer.limit_train_batches?"
+    ),
+    "trainer.val_check_interval=0.5": "trainer.val_check_interval: not taken, validation follows each epoch",
     "max_epochs=abc": "max_epochs: no such setting. Did you mean trainer.max_epochs?",
     "trainer.max_epochs=abc": "trainer.max_epochs='abc' (text): must be a whole number at least 1",
     "lr=-1": "lr=-1: must be a number above 0",

@@ -42,7 +42,7 @@ def test_other_launchers_fill_the_same_directory(launcher: str, data_dir: Path, 
     folder = tmp_path / "other"
     folder.mkdir()
     broken = command(
-        *SWEEP, f"hydra/launcher={launcher}", *settings, "+trainer.fast_dev_run=abc", folder=folder, data_dir=data_dir
+        *SWEEP, f"hydra/launcher={launcher}", *settings, "trainer.fast_dev_run=abc", folder=folder, data_dir=data_dir
     )
     assert broken.code in (1, 2), shlex.join(SWEEP)
     done = command(

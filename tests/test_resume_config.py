@@ -5,16 +5,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from omegaconf import open_dict
 
-from conftest import write_npz
+from conftest import _compose, write_npz
 from killing import differences, outcome
 from lithydra.checkpoint_io import load
 from lithydra.errors import ConfigError
 from lithydra.run_dir import RunDir
+from lithydra.train import train
 from test_resume import COMMON, SETTINGS, Killing
 
 PROMISE = "5. Resuming as another run is refused"
 
+# Settings of `trainer` in the first form of the program.
+BEFORE = {
+    *("max_epochs", "max_steps", "precision", "gradient_clip_val", "gradient_clip_algorithm"),
+    *("accumulate_grad_batches", "steps_per_execution", "log_every_n_steps", "devices", "num_nodes"),
+    *("strategy", "accelerator", "deterministic", "enable_model_summary"),
+}
 ONE_EPOCH = (*COMMON, "trainer.max_epochs=1", "regularizer=l2")
 
 
@@ -132,6 +140,19 @@ def test_max_epochs_may_grow(killing: Killing, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     killing.train(*COMMON, *SETTINGS["plateau"], "trainer.max_epochs=1", f"run={run.path}")
     killing.train(f"resume={run.path}", "trainer.max_epochs=3")
+    assert differences(killing.reference("plateau"), outcome(run)) == []
+
+
+def test_a_run_from_before_some_settings_of_the_trainer_goes_on(killing: Killing, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    settings = (*COMMON, *SETTINGS["plateau"], "trainer.max_epochs=1", f"run={run.path}")
+    config, choices = _compose(*settings, data_dir=killing.data_dir, outputs=killing.outputs)
+    with open_dict(config.trainer):
+        for key in config.trainer.keys() - BEFORE:
+            del config.trainer[key]
+    train(config, choices, list(settings))
+    killing.train(f"resume={run.path}", "trainer.max_epochs=3")
+    assert run.read_config()["trainer"].keys() == BEFORE
     assert differences(killing.reference("plateau"), outcome(run)) == []
 
 

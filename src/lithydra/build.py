@@ -33,13 +33,8 @@ from lithydra.run_dir import PROFILE
 from lithydra.statistics_classifier import StatisticsClassifier
 
 # Settings under `trainer` that GradientClassifier and the loaders carry out; Lightning's Trainer gets the others.
-OWN_TRAINER_KEYS = (
-    "accumulate_grad_batches",
-    "gradient_clip_val",
-    "gradient_clip_algorithm",
-    "log_every_n_steps",
-    "steps_per_execution",
-)
+CLASSIFIER_KEYS = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "log_every_n_steps")
+LOADER_KEYS = ("limit_train_batches", "steps_per_execution")
 
 # Settings of a scheduler that are learning rates, and that torch takes one of for each group of parameters.
 ABSOLUTE_LRS = ("max_lr", "min_lr")
@@ -51,6 +46,8 @@ def data(config: DictConfig) -> ImageDataModule:
     """The data set, read and divided."""
     module: ImageDataModule = make(config, "data")
     module.channels_last = bool(config.accelerator.channels_last) and _wants_channels_last(config)
+    fast_dev_run = int(config.trainer.get("fast_dev_run") or 0)
+    module.limit_train_batches = fast_dev_run or config.trainer.get("limit_train_batches")
     module.load()
     return module
 
@@ -101,7 +98,7 @@ def _classifier(
         penalties=list(make(config, "regularizer").values()),
         augmentation=_augmentation(config, image_shape, num_classes),
         backbone_lr_factor=_init(config)["backbone_lr_factor"],
-        **{key: trainer[key] for key in OWN_TRAINER_KEYS if key != "steps_per_execution"},
+        **{key: trainer[key] for key in CLASSIFIER_KEYS},
     )
 
 
@@ -155,7 +152,7 @@ def _scheduler(config: DictConfig) -> Callable[[Optimizer, int], Any] | None:
 
     def build(optimizer: Optimizer, steps_per_epoch: int) -> Any:
         trainer = config.trainer
-        steps = trainer.max_epochs * steps_per_epoch if trainer.max_epochs else trainer.max_steps
+        steps = steps_per_epoch * (1 if trainer.get("fast_dev_run") else trainer.max_epochs)
         if trainer.max_steps > 0:
             steps = min(steps, trainer.max_steps)
         total = steps if config.scheduler.interval == "step" else -(-steps // steps_per_epoch)
@@ -184,13 +181,26 @@ def try_out(config: DictConfig, data: ImageDataModule, module: Classifier) -> No
     _explained("trainer", lambda: L.Trainer(**_trainer_settings(config), logger=False))
     for key in ("callbacks", "logger"):  # these are made when there is a run directory
         _refuse_unknown_arguments(key, config[key])
-    part = config.trainer.get("limit_train_batches")
-    if isinstance(part, float) and part * data.num_training_batches < 1:
-        raise ConfigError(f"trainer.limit_train_batches={part}: less than one of {data.num_training_batches} batches")
+    _refuse_less_than_a_batch(config, data)
     refuse_unsupported(callbacks := _targets(config, "callbacks"))
     module.layer_shapes, seconds = dry_run(module, data, device(config))
     steps = steps_per_execution(config.trainer, seconds)
     data.steps_per_execution = steps_beside(callbacks, steps, config.trainer.steps_per_execution)
+
+
+def _refuse_less_than_a_batch(config: DictConfig, data: ImageDataModule) -> None:
+    """A part of a split's batches that comes to none."""
+    assert data.train is not None and data.test is not None
+    splits = {"train": (len(data.train), data.batch_size), "test": (len(data.test), data.eval_batch_size)}
+    if data.val is not None:
+        splits["val"] = (len(data.val), data.eval_batch_size)
+    for split, (num_images, batch_size) in splits.items():
+        part, count = config.trainer.get(f"limit_{split}_batches"), -(-num_images // batch_size)
+        if isinstance(part, float) and int(part * count) < 1:
+            key = "data.batch_size" if split == "train" else "data.eval_batch_size"
+            raise ConfigError(
+                f"trainer.limit_{split}_batches={part}: less than one of {count} batches; a smaller {key} makes more"
+            )
 
 
 def _targets(config: DictConfig, key: str) -> dict[str, Any]:
@@ -201,7 +211,7 @@ def _targets(config: DictConfig, key: str) -> dict[str, Any]:
 
 def _trainer_settings(config: DictConfig) -> dict[str, Any]:
     """What Lightning's Trainer gets of the group `trainer`."""
-    return {str(key): value for key, value in config.trainer.items() if key not in OWN_TRAINER_KEYS}
+    return {str(key): value for key, value in config.trainer.items() if key not in (*CLASSIFIER_KEYS, *LOADER_KEYS)}
 
 
 def device(config: DictConfig) -> torch.device:

@@ -28,6 +28,7 @@ from lithydra.extras import require_extra
 from lithydra.resume_config import resumed
 from lithydra.run_dir import RunDir
 from lithydra.signals import end_at_once_on_signal
+from lithydra.unread import TRAINER
 from lithydra.verb_checks import EVALUATE, EXPLAIN, EXPORT, REPRODUCE_RUN, SERVE, check_predict, check_verb
 
 HYDRA_OPTIONS = (
@@ -106,6 +107,8 @@ def _explain_unknown_key(cause: OmegaConfBaseException, message: str) -> str:
     key = override.group(1) if override else str(cause.full_key)
     parent: Any = cause.parent_node
     prefix, name = str(parent._get_full_key("") or ""), str(cause.key)
+    if prefix == "trainer" and name in TRAINER:
+        return f"{key}: not taken, {TRAINER[name]}"
     siblings = [str(k) for k in parent if not str(k).startswith("_")]
     near = nearest(name, siblings)
     if not near:  # the right name at the wrong level

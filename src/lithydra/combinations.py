@@ -74,10 +74,11 @@ def _device(config: dict[str, Any]) -> Iterator[str]:
     trainer = config["trainer"]
     if trainer["accelerator"] in ("gpu", "cuda") and not gpu_device_exists():
         yield "accelerator=gpu: this machine has no GPU; accelerator=cpu or accelerator=auto trains without one"
-    if str(trainer["precision"]) in ("16", "16-mixed") and (
-        trainer["accelerator"] == "cpu" or (trainer["accelerator"] == "auto" and not gpu_device_exists())
-    ):
+    on_cpu = trainer["accelerator"] == "cpu" or (trainer["accelerator"] == "auto" and not gpu_device_exists())
+    if str(trainer["precision"]) in ("16", "16-mixed") and on_cpu:
         yield f"trainer.precision={trainer['precision']}: needs a GPU; on a CPU use bf16-mixed or 32-true"
+    if trainer.get("sync_batchnorm") and on_cpu:
+        yield "trainer.sync_batchnorm=true: works between GPUs alone; on a CPU leave it false"
 
 
 def gpu_device_exists() -> bool:

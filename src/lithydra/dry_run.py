@@ -59,7 +59,7 @@ def _try_last_batch(trial: Classifier, data: ImageDataModule, images: Tensor, la
     """An epoch's last batch may be smaller; BatchNorm, for one, cannot train on a single image."""
     assert data.train is not None
     size = len(data.train) % data.batch_size
-    if size == 0:
+    if size == 0 or data.num_training_batches * data.batch_size < len(data.train):
         return
     try:
         _step(trial, images[:size], labels[:size])
@@ -101,8 +101,8 @@ def _record_shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def steps_per_execution(trainer: DictConfig, step_seconds: float) -> int:
     """`trainer.steps_per_execution`, or for `auto` as many steps as take `CHUNK_SECONDS`, up to `MAX_STEPS`."""
-    if trainer.get("fast_dev_run") or trainer.get("limit_train_batches") or trainer.get("overfit_batches"):
-        return 1  # Lightning counts calls of training_step, and these count batches
+    if trainer.get("fast_dev_run"):
+        return 1  # Lightning counts calls of training_step
     if trainer.steps_per_execution != "auto":
         return trainer.steps_per_execution
     if trainer.strategy != "auto":

@@ -52,6 +52,7 @@ class ImageDataModule(L.LightningDataModule):
         self.val_fraction, self.num_folds, self.fold = val_fraction, num_folds, fold
         self.limit, self.selected, self.image_size, self.num_workers = limit, classes, image_size, num_workers
         self.channels_last = False  # build sets it to what the net wants, before load()
+        self.limit_train_batches: int | float | None = None  # batches an epoch, or a part of them; build sets it
         self.steps_per_execution = 1  # build sets it, before the first loader is asked for
         self.train: Split | None = None
         self.val: Split | None = None
@@ -119,9 +120,12 @@ class ImageDataModule(L.LightningDataModule):
 
     @property
     def num_training_batches(self) -> int:
-        """Batches an epoch."""
+        """Batches an epoch: as many as `limit_train_batches` leaves."""
         assert self.train is not None
-        return -(-len(self.train) // self.batch_size)
+        limit, count = self.limit_train_batches, -(-len(self.train) // self.batch_size)
+        if limit is None:
+            return count
+        return int(limit * count) if isinstance(limit, float) else min(limit, count)
 
     def pixels(self) -> Tensor:
         """Training images as (M, C, H, W) uint8, for the statistics that normalization needs.
@@ -259,7 +263,8 @@ class ImageDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> TrainingLoader:
         assert self.train is not None
-        order = TrainingOrder(len(self.train), self.batch_size, self.seed, **self._share())
+        num_batches = self.num_training_batches
+        order = TrainingOrder(len(self.train), self.batch_size, self.seed, num_batches=num_batches, **self._share())
         return TrainingLoader(self.train, order, self.steps_per_execution)
 
     def val_dataloader(self) -> EvaluationLoader | list[Any]:

@@ -75,10 +75,18 @@ class TrainingOrder:
     the batches that a single process sees.
     """
 
-    def __init__(self, num_images: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        num_batches: int | None = None,  # an epoch; None: all
+    ) -> None:
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.num_batches = math.ceil(num_images / batch_size)
+        self.num_batches = math.ceil(num_images / batch_size) if num_batches is None else num_batches
         self.epoch = 0
         self.position = 0  # batches of this epoch that were handed out
 
@@ -94,7 +102,7 @@ class TrainingOrder:
 
     def remaining_batches(self, device: torch.device) -> list[Tensor]:
         """Positions of each batch from `position` on: this process's share."""
-        batches = self.permutation(device).split(self.batch_size)[self.position :]
+        batches = self.permutation(device).split(self.batch_size)[self.position : self.num_batches]
         if self.world_size == 1:
             return list(batches)
         # A last batch with fewer images than processes is given to each of them, so that none waits for ever.
