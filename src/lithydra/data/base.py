@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lithydra.data.arrays import Arrays
 from lithydra.data.images import resize_all
 from lithydra.data.loaders import EvaluationLoader, FileSplit, Split, TensorSplit, TrainingLoader, TrainingOrder
-from lithydra.data.prepare import Arrays
+from lithydra.data.prepare import note_code
 from lithydra.errors import ConfigError
 from lithydra.memory import require_memory
 from lithydra.shared import key_of, once
@@ -30,6 +31,10 @@ class ImageDataModule(L.LightningDataModule):
     A data set is a subclass that implements `read` and `class_names`. After `load()` it offers `train`, `val` (None
     without validation) and `test`, and tells the model `image_shape` (C, H, W) and `num_classes`.
     """
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        note_code(cls.__module__)
 
     def __init__(
         self,

@@ -7,15 +7,17 @@ import contextlib
 import functools
 import logging
 import os
+import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
+from lithydra.data.arrays import Arrays, validate
 from lithydra.errors import ConfigError
 from lithydra.memory import require_memory
 from lithydra.shared import once
@@ -24,32 +26,6 @@ log = logging.getLogger(__name__)
 
 # With only two splits, the second is what results are reported on (ImageNet's, for one), so it decides nothing.
 ONLY_VALIDATION = "there is no {test}, so {val} is the test split; validation is a part of {train}"
-
-
-class Arrays(NamedTuple):
-    """The official splits of a data set. The field names are the keys of the npz file.
-
-    Images are uint8 (N, H, W) or (N, H, W, C) with 1 or 3 channels; labels are int64 (N,), 0 to classes - 1.
-    Without a validation split of its own, validation is a part of the training split.
-    """
-
-    x_train: np.ndarray
-    y_train: np.ndarray
-    x_test: np.ndarray
-    y_test: np.ndarray
-    x_val: np.ndarray | None = None
-    y_val: np.ndarray | None = None
-
-    def by_key(self) -> dict[str, np.ndarray]:
-        """As the npz file has them."""
-        return {key: array for key, array in self._asdict().items() if array is not None}
-
-    def splits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Images and labels of each split that there is."""
-        splits = {"train": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}
-        if self.x_val is not None and self.y_val is not None:
-            splits["val"] = (self.x_val, self.y_val)
-        return splits
 
 
 _KEYS = "x_train y_train x_test y_test"
@@ -67,39 +43,97 @@ class Source:
         what: its name in messages, e.g. "torchvision's raw files in data/MNIST/raw".
         read: gives the arrays; raises OSError, RuntimeError or ValueError, with the reason, where it has none.
         by_hand: a person can put these files there.
+        published: the data are files of others, and stay what they are when the code that reads them is edited. Else
+            they are made anew when the module of `read` has changed.
     """
 
     what: str
     read: Callable[[], Arrays]
     by_hand: bool = True
+    published: bool = False
 
 
 def prepared(path: Path, *, num_classes: int, sources: Sequence[Source]) -> Arrays:
     """The arrays in `path`; where it does not exist, it is made from the first of `sources` that has the data.
 
     Any number of processes may call this at once: one makes the file, the others wait for it. In a folder that cannot
-    be written, each process reads the source for itself.
+    be written, each process reads the source for itself. A file that a source of other code has made is made anew.
 
     Raises:
         ConfigError: the file is damaged or holds something else, or no source has the data.
     """
-    if path.is_file():
+    if _up_to_date(path, sources):
         return load(path, num_classes=num_classes)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = _lock(path)
     except OSError as error:
         _warn_unwritten(path, _reason(error))
-        return _first(sources, path, num_classes)
+        return _made(path, num_classes, sources, writable=False)
     with lock:
-        if path.is_file():
+        if _up_to_date(path, sources):
             return load(path, num_classes=num_classes)
-        arrays = _first(sources, path, num_classes)
+        return _made(path, num_classes, sources, writable=True)
+
+
+def _made(path: Path, num_classes: int, sources: Sequence[Source], *, writable: bool) -> Arrays:
+    """The arrays of the first source that has them, written to `path` where the lock is held."""
+    outdated = path.is_file()
+    if outdated:
+        log.info("%s was made by code that has changed since: making it anew", path)
+    try:
+        arrays, code = _first(sources, num_classes)
+    except ConfigError as error:
+        if outdated:
+            log.warning("%s cannot be made anew, so the old file is used. Tried: %s", path, error)
+            return load(path, num_classes=num_classes)
+        places = [f"{path} with {_KEYS}", *(source.what for source in sources if source.by_hand)]
+        raise ConfigError(
+            f"{path} is not there and cannot be made. Tried: {error}. Add {', or '.join(places)}; "
+            "data=digits needs none"
+        ) from error
+    if writable:
         try:
-            _write(arrays, path)
+            _write(arrays, path, code)
         except OSError as error:
             _warn_unwritten(path, _reason(error))
-        return arrays
+    return arrays
+
+
+def _up_to_date(path: Path, sources: Sequence[Source]) -> bool:
+    """Whether there is a file, and its data are not what another state of a source's code has made."""
+    if not path.is_file():
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            made_by = archive.comment.decode()
+    except Exception:  # `load` says what is wrong
+        return True
+    return not made_by or made_by in map(_code, sources)
+
+
+# What is written to a file's comment, by module: of the code that was imported, whatever is on disk by now.
+_code_of_modules: dict[str, str] = {}
+
+
+def note_code(module: str) -> str:
+    """A checksum of a module's file, to be taken when it is imported; empty where there is none."""
+    try:
+        content = Path(sys.modules[module].__file__ or "").read_bytes()
+    except (OSError, KeyError, AttributeError):
+        return ""
+    _code_of_modules[module] = f"code {zlib.crc32(content):08x}"
+    return _code_of_modules[module]
+
+
+def _code(source: Source) -> str:
+    if source.published:
+        return ""
+    read = source.read
+    while isinstance(read, functools.partial):
+        read = read.func
+    module = getattr(read, "__module__", "")
+    return _code_of_modules.get(module) or note_code(module)
 
 
 def load(path: Path, *, num_classes: int | None = None, mend: str = "delete it and it is made anew") -> Arrays:
@@ -156,69 +190,6 @@ def fingerprint(path: Path) -> dict[str, str]:
         return {info.filename.removesuffix(".npy"): f"{info.CRC:08x}" for info in archive.infolist()}
 
 
-def validate(arrays: Arrays, where: str, num_classes: int | None = None) -> None:
-    """Refuse arrays that cannot be an image classification data set; `where` opens the message.
-
-    Raises:
-        ConfigError: with the first thing that is wrong.
-    """
-    shape = arrays.x_train.shape[1:]
-    for split, (images, labels) in arrays.splits().items():
-        _validate_images(images, f"{where}: x_{split}")
-        _validate_labels(labels, f"{where}: y_{split}")
-        if len(images) != len(labels):
-            raise ConfigError(f"{where}: y_{split} has {len(labels):,} labels for {len(images):,} images")
-        if images.shape[1:] != shape:
-            found = f"{shape} in x_train, {images.shape[1:]} in x_{split}"
-            raise ConfigError(f"{where}: images of shape {found}; make them equal")
-    _validate_classes(arrays, where, num_classes)
-
-
-def _validate_images(images: np.ndarray, what: str) -> None:
-    if images.dtype.kind == "f" and np.isnan(images).any():
-        raise ConfigError(f"{what} has NaN among its pixels; uint8 from 0 to 255 is needed")
-    if images.dtype != np.uint8:
-        raise ConfigError(f"{what} has dtype {images.dtype}: scale it to 0..255 and convert it with .astype('uint8')")
-    if images.ndim not in (3, 4):
-        raise ConfigError(f"{what} has shape {images.shape}; (N, H, W) or (N, H, W, C) is needed")
-    if images.size == 0:
-        raise ConfigError(f"{what} is empty")
-    if images.ndim == 4 and images.shape[3] not in (1, 3):
-        advice = ""
-        if images.shape[3] == 4:
-            advice = ": convert RGBA to RGB"
-        elif images.shape[1] in (1, 3):
-            advice = ": move the channels last, (N, H, W, C)"
-        raise ConfigError(f"{what} has {images.shape[3]} channels; 1 or 3 are allowed{advice}")
-    if (value := images.min()) == images.max():
-        raise ConfigError(f"{what} holds no picture: every pixel is {value}")
-
-
-def _validate_labels(labels: np.ndarray, what: str) -> None:
-    if labels.ndim != 1:
-        raise ConfigError(f"{what} has shape {labels.shape}; (N,) is needed, one class number an image")
-    if labels.dtype.kind not in "iu":
-        raise ConfigError(f"{what} has dtype {labels.dtype}; whole numbers are needed, one class number an image")
-    if labels.size and labels.min() < 0:
-        raise ConfigError(f"{what} has the label {labels.min()}; labels start at 0")
-
-
-def _validate_classes(arrays: Arrays, where: str, num_classes: int | None) -> None:
-    classes = np.unique(arrays.y_train)
-    if len(classes) < 2:
-        raise ConfigError(f"{where}: all training images are of class {classes[0]}; two classes are the least")
-    if classes[-1] != len(classes) - 1:
-        gap = np.flatnonzero(classes != np.arange(len(classes)))[0]
-        raise ConfigError(
-            f"{where}: y_train goes to {classes[-1]} but has no image of class {gap}; number the classes without a gap"
-        )
-    for split, (_, labels) in arrays.splits().items():
-        if len(unknown := np.setdiff1d(labels, classes)):
-            raise ConfigError(f"{where}: y_{split} has the label {unknown[0]}; training labels are 0 to {classes[-1]}")
-    if num_classes is not None and len(classes) != num_classes:
-        raise ConfigError(f"{where} has {len(classes)} classes instead of {num_classes}: it is another data set")
-
-
 def _array(archive: zipfile.ZipFile, key: str) -> np.ndarray:
     """Like numpy.load, which misses damage that makes an array look shorter: the CRC is checked at a member's end."""
     with archive.open(f"{key}.npy") as member:
@@ -235,8 +206,8 @@ def _flat(labels: np.ndarray) -> np.ndarray:
     return labels.astype(np.int64) if labels.dtype.kind in "iu" else labels
 
 
-def _first(sources: Sequence[Source], path: Path, num_classes: int) -> Arrays:
-    """The arrays of the first source that has the data set."""
+def _first(sources: Sequence[Source], num_classes: int) -> tuple[Arrays, str]:
+    """The arrays of the first source that has the data set, and the state of its code."""
     tried: list[str] = []
     for source in sources:
         try:
@@ -245,12 +216,8 @@ def _first(sources: Sequence[Source], path: Path, num_classes: int) -> Arrays:
         except (OSError, RuntimeError, ValueError, ImportError, ConfigError) as error:
             tried.append(f"{source.what} ({_reason(error)})")
         else:
-            return arrays
-    places = [f"{path} with {_KEYS}", *(source.what for source in sources if source.by_hand)]
-    raise ConfigError(
-        f"{path} is not there and cannot be made. Tried: {'; '.join(tried)}. "
-        f"Add {', or '.join(places)}; data=digits needs none"
-    )
+            return arrays, _code(source)
+    raise ConfigError("; ".join(tried))
 
 
 def _lock(path: Path) -> AcquireReturnProxy:
@@ -262,15 +229,17 @@ def _lock(path: Path) -> AcquireReturnProxy:
         return lock.acquire()
 
 
-def _write(arrays: Arrays, path: Path) -> None:
+def _write(arrays: Arrays, path: Path, code: str) -> None:
     """Write beside `path` and move into place, so that the name never stands for half a file. Needs the lock."""
     for stale in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that died here: we hold the lock
         stale.unlink()
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("wb") as file:
+        with aside.open("w+b") as file:
             compact = {key: _compact(a) if key.startswith("y") else a for key, a in arrays.by_key().items()}
             np.savez(file, **compact)  # pyright: ignore[reportArgumentType]
+            with zipfile.ZipFile(file, "a") as archive:
+                archive.comment = code.encode()
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

@@ -26,17 +26,21 @@ log = logging.getLogger(__name__)
 
 def idx_files(folder: Path, what: str) -> Source:
     """The four files of MNIST's family, plain or gzipped, under the names that torchvision and Debian give them."""
-    return Source(f"{what} in {folder}", partial(_read_idx_files, folder))
+    return Source(f"{what} in {folder}", partial(_read_idx_files, folder), published=True)
 
 
 def torchvision_files(name: str, root: Path, folder: str) -> Source:
     """What torchvision's data set `name` has unpacked to `root/folder`."""
-    return Source(f"torchvision's raw files in {root / folder}", partial(_read_torchvision_files, name, root, folder))
+    return Source(
+        f"torchvision's raw files in {root / folder}",
+        partial(_read_torchvision_files, name, root, folder),
+        published=True,
+    )
 
 
 def download(name: str, root: Path) -> Source:
     """A download of torchvision's data set `name`. The raw files are removed once they are read."""
-    return Source("a download by torchvision", partial(_download, name, root), by_hand=False)
+    return Source("a download by torchvision", partial(_download, name, root), by_hand=False, published=True)
 
 
 def _read_idx_files(folder: Path) -> Arrays:
