@@ -47,15 +47,23 @@ def started(task: Callable[[], Any], log: Path) -> int:
 
 
 class SignalAt:
-    """Sends this process a signal at the n-th passage of one point of a run. Points: see `install`."""
+    """Sends this process a signal at the n-th passage of one point of a run. Points: see `install`.
 
-    def __init__(self, point: str, passage: int, number: int = signal.SIGKILL) -> None:
+    Of several processes it is the one of `rank`, or, with `group`, all of them at once.
+    """
+
+    def __init__(
+        self, point: str, passage: int, number: int = signal.SIGKILL, *, rank: int = 0, group: bool = False
+    ) -> None:
         self.point, self.left, self.number = point, passage, number
+        self.rank, self.group = rank, group
 
     def __call__(self) -> None:
+        if int(os.environ.get("LOCAL_RANK", "0")) != self.rank:
+            return
         self.left -= 1
         if self.left == 0:
-            os.kill(os.getpid(), self.number)
+            os.kill(0 if self.group else os.getpid(), self.number)
 
     def install(self) -> None:
         """Patch the classes of this (forked) process so that the point is noticed."""

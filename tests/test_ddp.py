@@ -1,101 +1,88 @@
-"""Several processes on this machine's CPU, as `accelerator=ddp_cpu` starts them."""
+"""Promise 13: what two processes on this machine's CPU make of a run is what one makes of it."""
 
-import ast
-import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-import lithydra
-from conftest import ROOT, assert_equal, rows
+from conftest import rows
+from killing import SignalAt, differences, outcome
 from lithydra.checkpoint_io import load
 from lithydra.run_dir import RunDir
+from lithydra.signals import EXIT_CODES
+from ranks import Runs, ended
 
-# 320 images less a tenth are 18 batches of 16: each is divided evenly between two processes.
-SETTINGS = ("data.limit=320", "data.batch_size=16", "trainer.max_epochs=2", "model.hidden=[16]", "callbacks=none")
+PROMISE = "13. Several processes, one result"
 
-
-# train.py, but each process writes down what it draws.
-WATCHED = """
-import os, sys
-from lithydra import cli, plots, run_page
-
-def noted(module, name, say):
-    original = getattr(module, name)
-    def call(*arguments):
-        with open("drawn.txt", "a") as file:
-            print(os.environ.get("LOCAL_RANK", "0"), name, say(*arguments), sep="|", file=file)
-        return original(*arguments)
-    setattr(module, name, call)
-
-noted(plots, "save", lambda figure, path: path.stem)
-noted(plots, "confusion", lambda counts, names, title: counts.tolist())
-noted(plots, "guesses", lambda items, *_: [item.probability for item in items])
-noted(run_page, "write", lambda run: "")
-cli.main_train()
-"""
+PLAIN = ("callbacks=none", "logger=none", "model.hidden=[16]", "optimizer=sgd", "lr=0.3", "trainer.max_epochs=2")
 
 
-def trained(
-    name: str, accelerator: str, folder: Path, data_dir: Path, *settings: str, program: Path = ROOT / "train.py"
-) -> RunDir:
-    run = RunDir(folder / name)
-    command = [sys.executable, str(program), f"accelerator={accelerator}", f"paths.data={data_dir}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    settings = (*SETTINGS, *settings, f"run={run.path}")
-    subprocess.run([*command, *settings], cwd=folder, env=environment, check=True, timeout=300)
-    return run
+@pytest.fixture
+def runs(data_dir: Path, tmp_path: Path) -> Runs:
+    return Runs(data_dir, tmp_path)
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one_within_rounding(tmp_path: Path, data_dir: Path) -> None:
-    one, two = (trained(name, name, tmp_path, data_dir) for name in ("cpu", "ddp_cpu"))
+@pytest.mark.counted("batch sizes x last batches: equal to one process")
+@pytest.mark.parametrize("last", [1, 3])
+@pytest.mark.parametrize("batch_size", [16, 17, 18])
+def test_two_processes_train_as_one(runs: Runs, batch_size: int, last: int) -> None:
+    size = ("data.val_fraction=0", f"data.limit={7 * batch_size + last}", f"data.batch_size={batch_size}")
+    one, two = (runs.finished(name, *PLAIN, *size, f"accelerator={name}") for name in ("cpu", "ddp_cpu"))
     for name, value in load(one.last)["state_dict"].items():
-        torch.testing.assert_close(load(two.last)["state_dict"][name], value, rtol=1e-4, atol=1e-6)
-    for first, second in zip(one.read_metrics(), two.read_metrics(), strict=True):
-        for name in ("step", "train/loss", "train/acc", "val/loss", "val/acc"):
-            assert float(second[name]) == pytest.approx(float(first[name]), rel=1e-4)
-    assert two.read_status()["state"] == "finished"
+        torch.testing.assert_close(load(two.last)["state_dict"][name], value, rtol=0, atol=1e-5)
+    for first, second in zip(rows(one), rows(two), strict=True):
+        assert second["train/acc"] == first["train/acc"]
 
 
-@pytest.mark.slow
-def test_chunks_of_steps_change_nothing_in_two_processes(tmp_path: Path, data_dir: Path) -> None:
-    accumulating = ("trainer.accumulate_grad_batches=2",)
-    one, many = (
-        trained(k, "ddp_cpu", tmp_path, data_dir, f"trainer.steps_per_execution={k}", *accumulating) for k in ("1", "7")
-    )
-    assert_equal(load(many.last)["state_dict"], load(one.last)["state_dict"])
-    assert_equal(load(many.last)["optimizer_states"], load(one.last)["optimizer_states"])
-    assert rows(many) == rows(one)
+# What the processes have to themselves: dropout and augmentation, BatchNorm's statistics, and sums in mid-epoch.
+OWN = (
+    "accelerator=ddp_cpu",
+    "callbacks=none",
+    "logger=none",
+    "data.limit=257",
+    "data.batch_size=16",
+    "trainer.max_epochs=3",
+    "model.hidden=[16]",
+    "model.dropout=0.3",
+    "model.batch_norm=true",
+    "augmentation=flip_crop",
+    "augmentation.padding=1",
+    "scheduler=onecycle",
+    "trainer.steps_per_execution=4",
+    "checkpoint.every_n_steps=3",
+)
 
 
-@pytest.mark.slow
-def test_two_processes_draw_once_what_both_have_seen(tmp_path: Path, data_dir: Path) -> None:
-    (tmp_path / "watched.py").write_text(WATCHED)
-    settings = ("callbacks=plots", "data.eval_batch_size=50", "trainer.max_epochs=1")
-    run = trained("run", "ddp_cpu", tmp_path, data_dir, *settings, program=tmp_path / "watched.py")
-    lines = [line.split("|") for line in (tmp_path / "drawn.txt").read_text().splitlines()]
-    assert {rank for rank, _, _ in lines} == {"0"}
-    pictures = ["confusion", "curves", "filters", "mistakes", "samples"]
-    assert sorted(said for _, name, said in lines if name == "save") == pictures
-    assert sum(name == "write" for _, name, _ in lines) == 1
-    assert sorted(path.stem for path in run.plots.iterdir()) == pictures and run.page.exists()
+@pytest.fixture(scope="module")
+def reference(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """How an uninterrupted run of two processes ends."""
+    return outcome(Runs(data_dir, tmp_path_factory.mktemp("reference")).finished("run", *OWN))
 
-    with np.load(data_dir / "digits.npz") as file:
-        images, labels = file["x_test"], file["y_test"]
-    module = lithydra.load(run.path)
-    with torch.no_grad():
-        probabilities = module.probabilities(module(torch.from_numpy(images)[:, None])).numpy()
-    predicted = probabilities.argmax(1)
-    expected = np.zeros((10, 10), int)
-    np.add.at(expected, (labels, predicted), 1)
-    ((counts,), (mistakes,)) = (
-        [ast.literal_eval(said) for _, name, said in lines if name == wanted] for wanted in ("confusion", "guesses")
-    )
-    assert np.sum(counts) == len(labels) and (np.array(counts) == expected).all()
-    surest = np.sort(probabilities[predicted != labels].max(1))[::-1][:24]
-    assert mistakes == pytest.approx(surest.tolist(), abs=1e-5)
+
+TARGETS = {"main": {"rank": 0}, "other": {"rank": 1}, "all": {"rank": 0, "group": True}}
+POINTS = {"set-up": "fit start", "training": "batch", "validation": "validation", "test": "test"}
+FAST = {("training", "other", signal.SIGTERM), ("validation", "all", signal.SIGINT), ("test", "other", signal.SIGTERM)}
+
+
+@pytest.mark.counted("signals to one of two processes, or to both: saved, stopped, resumed bit-equal")
+@pytest.mark.parametrize(
+    ("point", "target", "number"),
+    [
+        pytest.param(point, TARGETS[target], number, id=f"{number.name} to {target} in {phase}", marks=marks)
+        for number in EXIT_CODES
+        for target in TARGETS
+        for phase, point in POINTS.items()
+        for marks in [[] if (phase, target, number) in FAST else [pytest.mark.slow]]
+    ],
+)
+def test_a_signal_to_any_process_stops_all(
+    runs: Runs, reference: dict, point: str, target: dict, number: signal.Signals
+) -> None:
+    run, kill = RunDir(runs.folder / "run"), SignalAt(point, 1, number, **target)
+    assert ended(runs.start(*OWN, f"run={run.path}", prepare=kill.install)) == EXIT_CODES[number]
+    assert run.read_status()["state"] == "interrupted"
+    assert f"Go on with: python train.py resume={run.path}" in run.read_status()["error"]
+    assert runs.rank_is_gone()
+    assert ended(runs.start(f"resume={run.path}", "accelerator=ddp_cpu")) == 0, runs.log.read_text()
+    assert differences(reference, outcome(run)) == []

@@ -13,6 +13,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
@@ -23,6 +24,7 @@ from lithydra.callbacks.checkpoint import RunCheckpoint
 from lithydra.callbacks.record import RunRecord
 from lithydra.checkpoint_io import AtomicCheckpointIO
 from lithydra.classifier import Classifier
+from lithydra.combinations import refused_in_several
 from lithydra.data.base import ImageDataModule
 from lithydra.dry_run import dry_run, steps_per_execution
 from lithydra.errors import ConfigError, LithydraError, nearest
@@ -176,14 +178,30 @@ def _augmentation(config: DictConfig, image_shape: tuple[int, int, int], num_cla
     return make(config, "augmentation", image_shape=image_shape, num_classes=num_classes)
 
 
-def try_out(config: DictConfig, data: ImageDataModule, module: Classifier) -> None:
+def place(config: DictConfig) -> L.Trainer:
+    """A bare Trainer: Lightning's word on how many processes there are, and whether this is the main one.
+
+    Raises:
+        ConfigError: The settings of `trainer` do not work here.
+    """
+    bare: L.Trainer = _explained("trainer", lambda: L.Trainer(**_trainer_settings(config), logger=False))
+    if isinstance(bare.strategy.launcher, _MultiProcessingLauncher):
+        raise ConfigError(f"trainer.devices={config.trainer.devices}: one in a notebook; python train.py has several")
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportAssignmentType]
+    if bare.world_size > 1 and (problems := [*refused_in_several(plain)]):
+        raise ConfigError("\n".join(problems))
+    return bare
+
+
+def try_out(config: DictConfig, data: ImageDataModule, module: Classifier, world_size: int) -> None:
     """One step on a copy: refuses what does not fit together, and settles how many steps go into an execution."""
-    _explained("trainer", lambda: L.Trainer(**_trainer_settings(config), logger=False))
     for key in ("callbacks", "logger"):  # these are made when there is a run directory
         _refuse_unknown_arguments(key, config[key])
     _refuse_less_than_a_batch(config, data)
+    if world_size > 1 and isinstance(module, StatisticsClassifier):
+        raise ConfigError(f"model: {type(module.net).__name__} learns in one process; trainer.devices=1")
     refuse_unsupported(callbacks := _targets(config, "callbacks"))
-    module.layer_shapes, seconds = dry_run(module, data, device(config))
+    module.layer_shapes, seconds = dry_run(module, data, device(config), world_size)
     steps = steps_per_execution(config.trainer, seconds)
     data.steps_per_execution = steps_beside(callbacks, steps, config.trainer.steps_per_execution)
 

@@ -131,6 +131,8 @@ RULES: dict[str, Any] = {
     "trainer.log_every_n_steps": COUNT,
     "trainer.devices": AnyOf((COUNT, Choice((-1, "auto")), ListOf(Number(least=0, whole=True), min_length=1))),
     "trainer.num_nodes": COUNT,
+    # What starts processes as copies of this one (ddp_spawn, ddp_fork) cannot pass a run on to them.
+    "trainer.strategy": Choice(("auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true")),
     "trainer.accelerator": Choice(("auto", "cpu", "gpu", "cuda", "mps", "tpu")),
     "trainer.deterministic": Choice((True, False, "warn")),
     "trainer.enable_model_summary": FLAG,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lithydra import resume
+from lithydra.collectives import gathered
 from lithydra.data.loaders import Batch
 from lithydra.divergence import refuse_broken_evaluation
 from lithydra.metrics import SplitMetrics, TrainingSums, predicted_classes
@@ -23,7 +24,7 @@ class Classifier(L.LightningModule):
         self.num_classes = num_classes
         self.epoch_metrics: dict[str, float] = {}  # of the epoch at hand, by name
         self.layer_shapes: dict[str, tuple[int, ...]] = {}  # output of each layer of the net, without the batch
-        self._resumed: dict[str, Any] | None = None
+        self._random_states: list[dict[str, Any]] = []  # of each process of the run that is resumed
         self.record: dict[str, Any] = {}  # config and data, as plain values: what a checkpoint needs to be rebuilt
         self.train_sums = TrainingSums()
         self.val_metrics = SplitMetrics("val", num_classes)
@@ -41,20 +42,22 @@ class Classifier(L.LightningModule):
         return logits.float().softmax(dim=1)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        sums = {"train_sums": vars(self.train_sums), "epoch_metrics": self.epoch_metrics}
-        checkpoint["lithydra"] = {**self.record, "progress": {**sums, **resume.progress(self.trainer)}}
+        own = {"train_sums": vars(self.train_sums), "random_state": resume.random_state()}
+        first, *others = gathered(own, self.trainer)
+        progress = {**first, "other_processes": others, "epoch_metrics": self.epoch_metrics}
+        checkpoint["lithydra"] = {**self.record, "progress": {**progress, **resume.progress(self.trainer)}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         progress: dict[str, Any] = checkpoint["lithydra"]["progress"]
-        self.train_sums = TrainingSums(**progress["train_sums"])
+        rank, shares = self.trainer.global_rank, [progress, *progress.get("other_processes", [])]
+        self.train_sums = TrainingSums.total(share["train_sums"] for share in shares[rank :: self.trainer.world_size])
+        self._random_states = [share["random_state"] for share in shares]
         self.epoch_metrics = progress["epoch_metrics"]
         resume.set_loops(checkpoint, progress, self.trainer)
-        self._resumed = progress
 
     def on_train_start(self) -> None:
-        if self._resumed is not None:
-            resume.set_random_state(self._resumed["random_state"])
-            self._resumed = None
+        resume.take_random_state(self._random_states, self.trainer.global_rank)
+        self._random_states = []
 
     def on_train_epoch_start(self) -> None:
         self.train_sums = TrainingSums()
@@ -62,6 +65,9 @@ class Classifier(L.LightningModule):
 
     def _evaluate(self, metrics: SplitMetrics, batch: Batch) -> Tensor:
         images, labels = batch[0].to(self.device), batch[1].to(self.device)
+        if not len(labels):  # fewer images than processes: this one has none
+            metrics.update(torch.zeros((), device=self.device), labels, labels)
+            return torch.zeros(0, self.num_classes, device=self.device)
         logits = self(images)
         metrics.update(self.loss(logits, labels), predicted_classes(logits), labels)
         return logits

@@ -59,6 +59,21 @@ def _lbfgs(config: dict[str, Any]) -> Iterator[str]:
         yield "optimizer=lbfgs: evaluates each batch anew; leave trainer.accumulate_grad_batches=1"
 
 
+def _processes(config: dict[str, Any]) -> Iterator[str]:
+    """Where there are certainly several; of `devices=-1` Lightning has the last word, later."""
+    trainer = config["trainer"]
+    devices = trainer["devices"]
+    count = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) else 1
+    if count > 1 or trainer["num_nodes"] > 1:
+        yield from refused_in_several(config)
+
+
+def refused_in_several(config: dict[str, Any]) -> Iterator[str]:
+    """What cannot be trained by several processes."""
+    if str(config["optimizer"]["_target_"]).endswith("LBFGS"):
+        yield "optimizer=lbfgs: each process would search along its own line; trainer.devices=1 trains with one"
+
+
 def _nesterov(config: dict[str, Any]) -> Iterator[str]:
     if config["optimizer"].get("nesterov") and not config["optimizer"].get("momentum"):
         yield "optimizer.nesterov=true: needs optimizer.momentum above 0"
@@ -91,8 +106,9 @@ def gpu_device_exists() -> bool:
 def _directories(config: dict[str, Any]) -> Iterator[str]:
     if config["run"] and config["resume"]:
         yield f"run={config['run']}: resume={config['resume']} names the run directory already"
-    first_process = os.environ.get("LOCAL_RANK", "0") == "0"  # it makes the directory that the others share
-    if config["run"] and first_process and (Path(config["run"]) / "status.json").exists():
+    # Of several processes that a cluster starts, the first may have begun. Lightning says later which one this is.
+    ranks = {os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")}
+    if config["run"] and ranks == {"0"} and (Path(config["run"]) / "status.json").exists():
         yield f"run={config['run']}: holds a run already; resume={config['run']} goes on with it"
     told: set[Path] = set()  # runs and sweeps lie below the same file more often than not
     for key in ("runs", "sweeps", "data"):
@@ -132,6 +148,7 @@ COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
     _folds,
     _classes,
     _lbfgs,
+    _processes,
     _nesterov,
     _momentum_cycle,
     _device,

@@ -95,7 +95,7 @@ def refuse_divergence(loss: Tensor, module: "GradientClassifier", step: int, lr:
         scaled: A scaler multiplies the loss: it expects infinite gradients, and skips their step by itself.
     """
     gradients = [p.grad for p in module.trained if p.grad is not None]
-    if bool(loss.isfinite()) and (scaled or all_finite(gradients)):
+    if module.agreed(bool(loss.isfinite()) and (scaled or all_finite(gradients))):
         return
     named = [(name, p.grad) for name, p in module.named_parameters() if p.grad is not None]
     broken = next((name for name, gradient in named if not bool(gradient.isfinite().all())), None)
@@ -108,10 +108,10 @@ def refuse_divergence(loss: Tensor, module: "GradientClassifier", step: int, lr:
 
 def refuse_broken_weights(module: "GradientClassifier", step: int, lr: float) -> None:
     """Raise DivergedError if a finite gradient was enough to break a weight, or a statistic of BatchNorm."""
-    if all_finite(module.watched):
+    if module.agreed(all_finite(module.watched)):
         return
     named = [*module.named_parameters(), *module.net.named_buffers("net")]
-    broken = next(name for name, value in named if not bool(value.isfinite().all()))
+    broken = next((name for name, value in named if not bool(value.isfinite().all())), "a value of another process")
     raise DivergedError(f"Diverged at step {step}: it made {broken} infinite (lr {lr:g}). {ADVICE}")
 
 

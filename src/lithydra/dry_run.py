@@ -17,14 +17,13 @@ from lithydra.statistics_classifier import StatisticsClassifier
 
 CHUNK_SECONDS = 0.5  # long beside the 2 to 4 ms that a chunk costs, short enough to do again where it diverged
 MAX_STEPS = 1024  # bounds the logits that a chunk keeps
-STEPS_OF_SEVERAL_PROCESSES = 16  # a measured number would differ between them, and they must agree
 TIMED_STEPS = 3  # the fastest counts: on a busy machine a single one may take a hundred times as long
 
 
 def dry_run(
-    module: Classifier, data: ImageDataModule, device: torch.device
+    module: Classifier, data: ImageDataModule, device: torch.device, world_size: int = 1
 ) -> tuple[dict[str, tuple[int, ...]], float]:
-    """Forward and backward on a copy of `module` with the first training batch.
+    """Forward and backward on a copy of `module` with the first training batch, or with a process's share of it.
 
     Nothing is left changed: not the weights, not the statistics of BatchNorm, not torch's random state.
 
@@ -35,7 +34,7 @@ def dry_run(
         ConfigError: Net, loss and data do not fit together.
     """
     assert data.train is not None
-    order = TrainingOrder(len(data.train), data.batch_size, data.seed)
+    order = TrainingOrder(len(data.train), data.batch_size, data.seed, 0, world_size)
     batch = next(next(iter(TrainingLoader(data.train, order))).batches())
     images, labels = batch.images.to(device), batch.labels.to(device)
     with torch.random.fork_rng():
@@ -51,22 +50,24 @@ def dry_run(
                 f"model and data do not fit together: images {tuple(images.shape)}, {data.num_classes} classes: "
                 f"{str(error).splitlines()[0]}"
             ) from error
-        _try_last_batch(trial, data, images, labels)
+        _try_last_batch(trial, data, images, labels, world_size)
     return shapes, seconds
 
 
-def _try_last_batch(trial: Classifier, data: ImageDataModule, images: Tensor, labels: Tensor) -> None:
-    """An epoch's last batch may be smaller; BatchNorm, for one, cannot train on a single image."""
+def _try_last_batch(trial: Classifier, data: ImageDataModule, images: Tensor, labels: Tensor, world_size: int) -> None:
+    """An epoch's last batch may be smaller, and a process's share of it; BatchNorm cannot train on a single image."""
     assert data.train is not None
-    size = len(data.train) % data.batch_size
-    if size == 0 or data.num_training_batches * data.batch_size < len(data.train):
+    size = min(data.batch_size, len(data.train) - (data.num_training_batches - 1) * data.batch_size)
+    share = max(1, size // world_size)  # the smallest
+    if share == len(images):
         return
     try:
-        _step(trial, images[:size], labels[:size])
+        _step(trial, images[:share], labels[:share])
     except (RuntimeError, ValueError) as error:
+        shared = f", {share} for one of {world_size} processes" if world_size > 1 else ""
         raise ConfigError(
-            f"data.batch_size={data.batch_size}: the last batch of the {len(data.train):,} training images has {size}, "
-            f"which the model does not take ({str(error).splitlines()[0]}); choose another batch size"
+            f"data.batch_size={data.batch_size}: the last batch of the {len(data.train):,} training images has {size}"
+            f"{shared}, which the model does not take ({str(error).splitlines()[0]}); choose another batch size"
         ) from error
 
 
@@ -105,6 +106,4 @@ def steps_per_execution(trainer: DictConfig, step_seconds: float) -> int:
         return 1  # Lightning counts calls of training_step
     if trainer.steps_per_execution != "auto":
         return trainer.steps_per_execution
-    if trainer.strategy != "auto":
-        return STEPS_OF_SEVERAL_PROCESSES
     return max(1, min(MAX_STEPS, round(CHUNK_SECONDS / step_seconds)))

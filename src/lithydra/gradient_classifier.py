@@ -103,6 +103,7 @@ class GradientClassifier(Classifier):
         # Looked up once: a look-up through the trainer costs as much as a small layer.
         self._optimizer: Optimizer = self.optimizers(use_pl_optimizer=False)  # pyright: ignore[reportAttributeAccessIssue]
         self._scheduler: Any = self.lr_schedulers()
+        self.agreed: Callable[[bool], bool] = self.trainer.strategy.reduce_boolean_decision  # true in every process
         self._scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         self._snapshot = Snapshot(self, self._optimizer, self._scheduler, self._scaler)
         self.watched = [*self.trained, *(b for b in self.net.buffers() if b.is_floating_point())]
@@ -122,6 +123,12 @@ class GradientClassifier(Classifier):
             trainer: Any = self.trainer
             trainer.accumulate_grad_batches = self.accumulate_grad_batches
             trainer.log_every_n_steps = self.log_every_n_steps
+
+    def on_validation_start(self) -> None:
+        """Evaluate with the first process's statistics of BatchNorm, which are those that are saved."""
+        if self.trainer.world_size > 1:
+            for buffer in self.net.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> dict[str, Tensor] | None:
         """Train on each batch of the chunk; the device is not waited for until its end.
@@ -198,7 +205,7 @@ class GradientClassifier(Classifier):
             total = loss + sum(penalty(self.trained) for penalty in self.penalties) if self.penalties else loss
             if zero_first:
                 self._zero_grad()
-            objective = total / self.accumulate_grad_batches if self.accumulate_grad_batches > 1 else total
+            objective = total * batch.weight if batch.weight != 1 else total
             self._backward(objective)
             if self._by_batch:
                 self._objective = objective.detach()
@@ -219,6 +226,8 @@ class GradientClassifier(Classifier):
                 if not self._by_batch:
                     self._zero_grad()
         loss, logits = evaluations[0]
+        if batch.weight == 0:  # another process counts these images
+            logits, labels = logits[:0], labels[:0]
         for values, value in zip(self._pending, (loss, logits, labels), strict=True):
             values.append(value)
         return loss
@@ -271,7 +280,7 @@ class GradientClassifier(Classifier):
         self._pending = ([], [], [])
         if losses:
             self.train_sums.add(losses, logits, labels)
-            if not (math.isfinite(self.train_sums.loss) and all_finite(self.watched)):
+            if not self.agreed(math.isfinite(self.train_sums.loss) and all_finite(self.watched)):
                 raise NotFiniteError
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -4,8 +4,10 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from lithydra.callbacks.checkpoint import RunCheckpoint
@@ -19,20 +21,23 @@ class Interrupts:
 
     def __init__(self, run: RunDir) -> None:
         self.run = run
-        self.received: signal.Signals | None = None
+        self.received: signal.Signals | None = None  # by this process
         self.training = False
+        self.ending = False  # an exception is on its way out of the trainer
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         signal.signal(number, signal.SIG_DFL)  # a second signal of the kind ends the process at once
         if not self.training:
-            self.stop()
+            self.stop(self.received)
 
-    def stop(self) -> None:
-        assert self.received is not None
+    def stop(self, number: signal.Signals) -> None:
+        raise self.stopped_by(number)
+
+    def stopped_by(self, number: signal.Signals) -> RunInterrupted:
         saved = "saved" if self.run.last.exists() else "nothing to save yet"
-        message = f"Stopped by {self.received.name}, {saved}. Go on with: python train.py resume={self.run.path}"
-        raise RunInterrupted(message, EXIT_CODES[self.received])
+        message = f"Stopped by {number.name}, {saved}. Go on with: python train.py resume={self.run.path}"
+        return RunInterrupted(message, EXIT_CODES[number])
 
 
 @contextmanager
@@ -48,25 +53,60 @@ def interruptible(run: RunDir) -> Iterator[Interrupts]:
 
 
 class StopOnSignal(Checkpoint):  # a Checkpoint, so that it runs after the epoch was saved
-    """Stops training at the next optimizer step, or after the validation at hand."""
+    """Stops training at the next optimizer step, or after the validation at hand.
+
+    Several processes must stop, and save, at the same step. After each execution they agree on whether a signal came to
+    any of them, and on whether `checkpoint.every_seconds` have gone by on the main one's clock.
+    """
 
     def __init__(self, interrupts: Interrupts, keeper: RunCheckpoint) -> None:
         self.interrupts, self.keeper = interrupts, keeper
+        self.several = False
+        self._agreed: signal.Signals | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        # Lightning's own handler of SIGTERM talks to the other processes in the middle of whatever they exchange.
+        connector: Any = trainer._signal_connector
+        connector.register_signal_handlers = lambda: None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.several = self.keeper.several = trainer.world_size > 1
         self.interrupts.training = True
 
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.several:
+            self._agree(trainer)
+
     def on_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.interrupts.received:
+        number = self._agreed if self.several else self.interrupts.received
+        if number is None:
             return
         order = trainer.train_dataloader.sampler  # pyright: ignore[reportOptionalMemberAccess]
         if order.position < order.num_batches:  # else the epoch's end saves and stops
             self.keeper.save_within_epoch(trainer)
-            self.interrupts.stop()
+            self.interrupts.stop(number)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.interrupts.received:
-            self.interrupts.stop()
+        if self.several:
+            self._agree(trainer)
+        number = self._agreed if self.several else self.interrupts.received
+        if number is not None:
+            self.interrupts.stop(number)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.interrupts.training = False
+        if self.interrupts.received is not None:  # after the last epoch's end
+            self.interrupts.stop(self.interrupts.received)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self.interrupts.ending = True
+
+    def _agree(self, trainer: L.Trainer) -> None:
+        """On the signal to obey, if one came to any process, and on whether a save is overdue in the main one."""
+        overdue = trainer.is_global_zero and self.keeper.overdue()
+        mine = torch.tensor([self.interrupts.received or 0, overdue], device=trainer.strategy.root_device)
+        number, overdue = trainer.strategy.reduce(mine, reduce_op="max").tolist()  # pyright: ignore[reportAttributeAccessIssue]
+        self._agreed = signal.Signals(number) if number else None
+        self.keeper.agreed_overdue = bool(overdue)

@@ -1,6 +1,8 @@
 """Loss and accuracy by split."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +80,16 @@ class TrainingSums:
     loss: float = 0.0
     num_correct: int = 0
     num_images: int = 0
+
+    @classmethod
+    def total(cls, parts: Iterable[dict[str, Any]]) -> "TrainingSums":
+        """The sum of several, as a checkpoint holds them."""
+        total = cls()
+        for part in parts:
+            total.loss += part["loss"]
+            total.num_correct += part["num_correct"]
+            total.num_images += part["num_images"]
+        return total
 
     def add(self, losses: list[Tensor], logits: list[Tensor], labels: list[Tensor]) -> None:
         """Add some batches: mean loss (), logits (B, outputs) and targets of each."""

@@ -58,11 +58,16 @@ def recorded(run: RunDir, config: dict[str, Any]) -> Iterator[None]:
             before.bring_back()
             raise
         log.error("%s", error, exc_info=not isinstance(error, LithydraError))
-        state = error.state if isinstance(error, LithydraError) else "failed"
-        message = str(error) or type(error).__name__
-        with suppress(LithydraError):  # on a full disk, the first error is the one to tell
-            run.update_status(state=state, finished=now(), error=message)
+        record_error(run, error)
         raise
+
+
+def record_error(run: RunDir, error: BaseException) -> None:
+    """Say in status.json how the run has ended."""
+    state = error.state if isinstance(error, LithydraError) else "failed"
+    message = str(error) or type(error).__name__
+    with suppress(LithydraError):  # on a full disk, the first error is the one to tell
+        run.update_status(state=state, finished=now(), error=message)
 
 
 class _Before:

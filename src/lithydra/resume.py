@@ -12,14 +12,13 @@ import torch
 
 
 def progress(trainer: L.Trainer) -> dict[str, Any]:
-    """Where training stands: finished epochs, batches trained of the one at hand, optimizer steps, random state."""
+    """Where training stands: finished epochs, batches trained of the one at hand, optimizer steps."""
     order = trainer.train_dataloader.sampler  # pyright: ignore[reportOptionalMemberAccess]
     epochs: int = trainer.fit_loop.epoch_progress.current.processed  # pyright: ignore[reportAttributeAccessIssue]
     return {
         "epochs": epochs,
         "batches": order.position if order.epoch == epochs else 0,
         "steps": trainer.global_step,
-        "random_state": random_state(),
     }
 
 
@@ -50,6 +49,18 @@ def random_state() -> dict[str, Any]:
     """State of the generators that dropout and augmentation draw from."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def take_random_state(saved: list[dict[str, Any]], rank: int) -> None:
+    """Resume with this process's state, if it is among those saved by rank.
+
+    Else it gets random numbers of its own, from the state that all processes have at the start; the first keeps that.
+    With the same numbers in each, every share of a batch would have the same dropout masks.
+    """
+    if saved:
+        set_random_state(saved[rank if rank < len(saved) else 0])
+    if rank >= max(1, len(saved)):
+        torch.manual_seed(int(torch.randint(2**63 - 1, (rank,))[-1]))
 
 
 def set_random_state(state: dict[str, Any]) -> None:

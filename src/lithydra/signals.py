@@ -8,6 +8,9 @@ from types import FrameType
 # Exit codes as of a process that the signal ended; SIGUSR1 is how schedulers announce a SIGTERM.
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 
+# Of a process's exit code: what has ended it, by its handler or without one.
+SIGNALS_OF = {130: signal.SIGINT, 143: signal.SIGTERM} | {-number: number for number in EXIT_CODES}
+
 
 def end_at_once_on_signal() -> None:
     """Until a run takes the signals over, they end the process at once: there is nothing to save."""

@@ -1,7 +1,6 @@
 """Train one model on one data set: what `python train.py` does once its config has been checked."""
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lithydra import build, summary
 from lithydra.callbacks.checkpoint import RunCheckpoint
@@ -23,14 +22,13 @@ from lithydra.ending import ending
 from lithydra.errors import ConfigError
 from lithydra.interrupts import interruptible
 from lithydra.memory import keep_freed_memory
+from lithydra.processes import other_processes
 from lithydra.provenance import all_choices, all_overrides, provenance
 from lithydra.recording import logged, recorded
 from lithydra.resume_config import frozen
 from lithydra.run_dir import RunDir, now
 
 log = logging.getLogger(__name__)
-
-SHARED_RUN = "LITHYDRA_SHARED_RUN"
 
 
 def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> float | None:
@@ -48,21 +46,24 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
     started = time.perf_counter()
     keep_freed_memory()
     L.seed_everything(config.seed, verbose=False)
+    place = build.place(config)
     data = build.data(config)
     module = build.classifier(config, data)
-    build.try_out(config, data, module)
+    build.try_out(config, data, module, place.world_size)
 
-    run = open_run(config, choices)
+    main = place.is_global_zero
+    run = open_run(config, choices, main=main)
     module.record = {"config": frozen(config), "data": data.facts(), "checksums": data.fingerprint()}
     config.run = str(run.path)
+    job = {"config": OmegaConf.to_container(config, resolve=True), "choices": choices, "overrides": overrides}
     with ExitStack() as stack:
-        main = is_main_process()
         start = stack.enter_context(owned(run, config, module.record, writes=main))
         if main:
             stack.enter_context(recorded(run, module.record["config"]))
         interrupts = stack.enter_context(interruptible(run))
         trainer = build.trainer(config, run.path, data, module, interrupts)
-        if trainer.is_global_zero:
+        stack.enter_context(other_processes(trainer, job, interrupts))
+        if main:
             choices = all_choices(run, choices, overrides)
             facts = {**data.facts(), **data.fingerprint()}
             origin = provenance(config.seed, choices, overrides, facts, how_it_trains(config, trainer, data))
@@ -75,7 +76,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
         pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
         if config.test and not pruned:
             metrics |= test(trainer, module, data, run)
-        if trainer.is_global_zero:
+        if main:
             state = "pruned" if pruned else "finished"
             run.update_status(state=state, finished=now(), metrics=metrics, **end.status())
             summary.write_hparams(trainer, config, choices, all_overrides(run), metrics)
@@ -111,26 +112,17 @@ def how_it_trains(config: DictConfig, trainer: L.Trainer, data: ImageDataModule)
     }
 
 
-def is_main_process() -> bool:
-    """Whether this process is the only one, or the first of several that train together."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
-
-
-def open_run(config: DictConfig, choices: dict[str, str]) -> RunDir:
+def open_run(config: DictConfig, choices: dict[str, str], *, main: bool) -> RunDir:
     """The directory to train in: an old one with `resume`, else a new one; of several processes, the main one's."""
     if config.resume:
         return RunDir.open(Path(config.resume), "resume")
-    if not is_main_process():
-        path = os.environ.get(SHARED_RUN, config.run)
-        if path is None:
+    if not main:
+        if config.run is None:
             raise ConfigError("run=null: processes on several machines need a directory that all of them see: run=DIR")
-        return RunDir(Path(path))
+        return RunDir(Path(config.run))
     if config.run:
-        run = RunDir.make(Path(config.run))
-    else:
-        run = RunDir.create(Path(config.paths.runs), f"{choices['data']}_{choices['model']}")
-    os.environ[SHARED_RUN] = str(run.path.absolute())  # Lightning starts the other processes with this environment
-    return run
+        return RunDir.make(Path(config.run))
+    return RunDir.create(Path(config.paths.runs), f"{choices['data']}_{choices['model']}")
 
 
 def test(trainer: L.Trainer, module: Classifier, data: ImageDataModule, run: RunDir) -> dict[str, float]:

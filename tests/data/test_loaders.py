@@ -168,8 +168,30 @@ def test_processes_divide_each_batch(num_images: int, batch_size: int, world_siz
         if len(batch) >= world_size:
             assert sorted(chain.from_iterable(parts)) == sorted(batch)
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
-        else:  # each process gets it all: its gradient's mean is that of the batch
-            assert all(part == batch for part in parts)
+        else:  # those without a share get all of it, at weight 0
+            assert parts == [*([image] for image in batch), *[batch] * (world_size - len(batch))]
+
+
+@pytest.mark.parametrize("accumulated", [1, 3, 4, 100])
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_weights_make_a_step_the_mean_over_its_images(world_size: int, accumulated: int) -> None:
+    """The gradient of an image's loss is, here, the image; DDP takes the mean over the processes."""
+    num_images, batch_size = 47, 6
+    whole = TrainingOrder(num_images, batch_size, 0).remaining_batches(torch.device("cpu"))
+    steps = [torch.cat(whole[start : start + accumulated]) for start in range(0, len(whole), accumulated)]
+    found = torch.zeros(len(steps), dtype=torch.float64)
+    for rank in range(world_size):
+        order = TrainingOrder(num_images, batch_size, 0, rank, world_size, accumulated)
+        loader = TrainingLoader(make_split(num_images), order, 2)
+        for batch in (batch for chunk in loader for batch in chunk):
+            mean = batch.images[:, 0, 0, 0].double().mean()
+            found[(batch.number - 1) // accumulated] += batch.weight * mean / world_size
+    assert found == pytest.approx(torch.stack([step.double().mean() for step in steps]))
+
+
+def test_a_single_process_without_accumulation_weighs_nothing() -> None:
+    order = TrainingOrder(47, 6, 0)
+    assert {order.weight(number) for number in range(1, 9)} == {1.0}
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -191,6 +213,11 @@ def test_processes_divide_the_evaluation(world_size: int) -> None:
     parts = [EvaluationLoader(split, 10, rank, world_size) for rank in range(world_size)]
     seen = [image.item() for part in parts for images, _ in part for image in images[:, 0, 0, 0]]
     assert sorted(seen) == list(range(23))
+
+
+def test_a_process_without_an_evaluation_image_has_an_empty_batch() -> None:
+    ((images, labels),) = EvaluationLoader(make_split(2), 10, rank=2, world_size=3)
+    assert len(images) == len(labels) == 0
 
 
 def test_channels_last_batches_are_equal_and_in_that_memory_format() -> None:

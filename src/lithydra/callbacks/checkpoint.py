@@ -39,6 +39,8 @@ class RunCheckpoint(Checkpoint):
         self.best_metrics: dict[str, float] = {}
         self._saved_epoch: int | None = None  # the epoch whose end last.ckpt holds, if it holds one's end
         self._last_save = time.monotonic()
+        self.several = False  # processes: then `overdue` is the main one's, as of the last time that they agreed
+        self.agreed_overdue = False
 
     @property
     def best_score(self) -> float | None:
@@ -69,12 +71,13 @@ class RunCheckpoint(Checkpoint):
 
     def on_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
-        if not due and self.every_seconds is not None:
-            due = time.monotonic() - self._last_save >= self.every_seconds
-        if due:
+        if due or (self.agreed_overdue if self.several else self.overdue()):
             order = trainer.train_dataloader.sampler  # pyright: ignore[reportOptionalMemberAccess]
             if order.position < order.num_batches:  # the epoch's end is saved with its metrics
                 self.save_within_epoch(trainer)
+
+    def overdue(self) -> bool:
+        return self.every_seconds is not None and time.monotonic() - self._last_save >= self.every_seconds
 
     def save_within_epoch(self, trainer: L.Trainer) -> None:
         self._saved_epoch = None
@@ -86,7 +89,7 @@ class RunCheckpoint(Checkpoint):
     def _save(self, trainer: L.Trainer) -> None:
         run = run_dir(trainer)
         trainer.save_checkpoint(run.last, storage_options={"previous": run.previous})
-        self._last_save = time.monotonic()
+        self._last_save, self.agreed_overdue = time.monotonic(), False
 
     def _publish(self, run: RunDir) -> None:
         """Name the best epoch and its checkpoint, which a killed process may have saved without naming it."""

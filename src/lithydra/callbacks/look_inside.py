@@ -19,6 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lithydra.callbacks.checkpoint import run_dir
 from lithydra.classifier import Classifier
+from lithydra.collectives import gathered
 from lithydra.data.base import ImageDataModule
 from lithydra.data.loaders import Batch, Split
 from lithydra.run_dir import RunDir
@@ -106,8 +107,7 @@ class LookInside(L.Callback):
             return
         assert self.results is not None  # each process has its own share
         self.results.counts = trainer.strategy.reduce(self.results.counts, reduce_op="sum")  # pyright: ignore[reportAttributeAccessIssue]
-        shares: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(shares, self.results.mistakes)
+        shares = gathered(self.results.mistakes, trainer)
         self.results.mistakes = sorted(itertools.chain(*shares), key=lambda mistake: -mistake[2])[:NUM_MISTAKES]
 
     def finish(self, trainer: L.Trainer, module: Classifier, data: ImageDataModule) -> None:

@@ -249,6 +249,7 @@ class ImageDataModule(L.LightningDataModule):
         self.load()
         if self.trainer:
             self._move_to(self.trainer.strategy.root_device)
+            self.steps_per_execution = self.trainer.strategy.broadcast(self.steps_per_execution)  # each has measured
 
     def _move_to(self, device: torch.device) -> None:
         """Put the images on the device that trains. Splits share tensors, so each tensor is moved once."""
@@ -268,8 +269,9 @@ class ImageDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> TrainingLoader:
         assert self.train is not None
-        num_batches = self.num_training_batches
-        order = TrainingOrder(len(self.train), self.batch_size, self.seed, num_batches=num_batches, **self._share())
+        module = self.trainer.lightning_module if self.trainer else None
+        how = {"num_batches": self.num_training_batches, "accumulated": getattr(module, "accumulate_grad_batches", 1)}
+        order = TrainingOrder(len(self.train), self.batch_size, self.seed, **how, **self._share())
         return TrainingLoader(self.train, order, self.steps_per_execution)
 
     def val_dataloader(self) -> EvaluationLoader | list[Any]:

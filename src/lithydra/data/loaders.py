@@ -72,7 +72,8 @@ class TrainingOrder:
     """The order of an epoch's batches: a pure function of (seed, epoch), the same in every process.
 
     A batch of `batch_size` images is divided between the `world_size` processes, so an epoch of DDP sees the images and
-    the batches that a single process sees.
+    the batches that a single process sees. `accumulated` batches make an optimizer step; the last of an epoch takes
+    what is left.
     """
 
     def __init__(
@@ -82,10 +83,11 @@ class TrainingOrder:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        accumulated: int = 1,
         num_batches: int | None = None,  # an epoch; None: all
     ) -> None:
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size, self.accumulated = rank, world_size, accumulated
         self.num_batches = math.ceil(num_images / batch_size) if num_batches is None else num_batches
         self.epoch = 0
         self.position = 0  # batches of this epoch that were handed out
@@ -105,8 +107,22 @@ class TrainingOrder:
         batches = self.permutation(device).split(self.batch_size)[self.position : self.num_batches]
         if self.world_size == 1:
             return list(batches)
-        # A last batch with fewer images than processes is given to each of them, so that none waits for ever.
-        return [b[self.rank :: self.world_size] if len(b) >= self.world_size else b for b in batches]
+        # Of a batch with fewer images than processes, those without a share get all of it, at weight 0.
+        return [b[self.rank :: self.world_size] if len(b) > self.rank else b for b in batches]
+
+    def weight(self, number: int) -> float:
+        """Times the mean loss of this process's share of batch `number` (from 1).
+
+        The mean over all processes of the sum over an optimizer step's batches is then the mean over the step's images.
+        """
+        if self.world_size == self.accumulated == 1:
+            return 1.0
+        size = min(self.batch_size, self.num_images - (number - 1) * self.batch_size)
+        share = max(0, -(-(size - self.rank) // self.world_size))
+        first = (number - 1) // self.accumulated * self.accumulated
+        end = min(first + self.accumulated, self.num_batches)
+        of_the_step = min(end * self.batch_size, self.num_images) - first * self.batch_size
+        return self.world_size * share / of_the_step
 
 
 class TrainingBatch(NamedTuple):
@@ -114,6 +130,7 @@ class TrainingBatch(NamedTuple):
     labels: Tensor
     number: int  # in its epoch, from 1
     is_last: bool  # of its epoch
+    weight: float  # of its mean loss, see TrainingOrder.weight; 0: these images are another process's
 
 
 class Chunk:
@@ -132,7 +149,8 @@ class Chunk:
         source = iter([self._pair()]) if self._stop - order.position == 1 else self._batches
         for images, labels in islice(source, self._stop - order.position):
             order.position += 1
-            yield TrainingBatch(images, labels, order.position, order.position == order.num_batches)
+            number = order.position
+            yield TrainingBatch(images, labels, number, number == order.num_batches, order.weight(number))
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self._pair())
@@ -189,10 +207,12 @@ class EvaluationLoader:
     def __init__(self, split: Split, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.split = split
         positions = torch.arange(rank, len(split), world_size, device=split.indices.device)
-        self._batches = list(positions.split(batch_size))
+        self._batches = list(positions.split(batch_size))  # of no positions, one that is empty
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.split.batches(self._batches)
+        if len(self._batches[0]):
+            return self.split.batches(self._batches)
+        return iter([(torch.empty(0), self.split.labels[:0])])  # fewer images than processes
