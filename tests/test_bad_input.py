@@ -46,6 +46,8 @@ EARLY = {
     "momentum 1.5": ("optimizer=sgd optimizer.momentum=1.5", "optimizer.momentum=1.5: must be"),
     "LBFGS with bf16": ("optimizer=lbfgs trainer.precision=bf16-mixed", "optimizer=lbfgs: needs full precision"),
     "LBFGS with clipping": ("optimizer=lbfgs trainer.gradient_clip_val=1", "trainer.gradient_clip_val=null"),
+    "LBFGS in several processes": ("optimizer=lbfgs trainer.devices=2", "optimizer=lbfgs: each process would search"),
+    "processes that are copies": ("trainer.strategy=ddp_spawn", "trainer.strategy=ddp_spawn: must be one of auto, ddp"),
     "LBFGS with accumulation": ("optimizer=lbfgs trainer.accumulate_grad_batches=2", "accumulate_grad_batches=1"),
     "gradient_clip_val -1": ("trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1: must be"),
     "patience -1 of early stopping": (

@@ -108,6 +108,10 @@ optimizer=lbfgs optimizer.tolerance_grad=-1
 optimizer=lbfgs optimizer.tolerance_change=abc
 optimizer=lbfgs trainer.precision=bf16-mixed
 optimizer=lbfgs trainer.gradient_clip_val=1
+optimizer=lbfgs accelerator=ddp_cpu
+optimizer=lbfgs trainer.num_nodes=2
+accelerator=ddp_cpu trainer.strategy=ddp_spawn
+accelerator=ddp_cpu trainer.strategy=ddp_fork
 optimizer=lbfgs trainer.accumulate_grad_batches=2
 scheduler=step scheduler.gamma=-1
 scheduler=step scheduler.gamma=0
