@@ -89,9 +89,9 @@ class Runs:
         state = Path(f"/proc/{(self.folder / 'rank').read_text()}/stat")
         return not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
-    def finished(self, name: str, *settings: str) -> RunDir:
+    def finished(self, name: str, *settings: str, prepare: Callable[[], Any] | None = None) -> RunDir:
         run = RunDir(self.folder / name)
-        code = ended(self.start(*settings, f"run={run.path}"))
+        code = ended(self.start(*settings, f"run={run.path}", prepare=prepare))
         assert code == 0, self.log.read_text()
         return run
 

@@ -66,7 +66,6 @@ class Classifier(L.LightningModule):
     def _evaluate(self, metrics: SplitMetrics, batch: Batch) -> Tensor:
         images, labels = batch[0].to(self.device), batch[1].to(self.device)
         if not len(labels):  # fewer images than processes: this one has none
-            metrics.update(torch.zeros((), device=self.device), labels, labels)
             return torch.zeros(0, self.num_classes, device=self.device)
         logits = self(images)
         metrics.update(self.loss(logits, labels), predicted_classes(logits), labels)

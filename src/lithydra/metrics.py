@@ -1,5 +1,6 @@
 """Loss and accuracy by split."""
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,9 @@ class SplitMetrics(nn.Module):
             self.loss.update(torch.stack(losses), sizes)
             self.acc.update(torch.cat(predictions), torch.cat(labels))
             self._batches = []
-        return {name: metric.compute() for name, metric in self.metrics().items()}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The ``compute`` method")  # of a process that has no image
+            return {name: metric.compute() for name, metric in self.metrics().items()}
 
     def reset(self) -> None:
         self._batches = []

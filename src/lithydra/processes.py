@@ -51,6 +51,7 @@ def other_processes(trainer: L.Trainer, job: dict[str, Any], interrupts: Interru
     try:
         yield
         launcher.wait()
+        launcher.leave()
     except RuntimeError as error:
         if _lost_connection(error) and (reason := launcher.reason(GRACE_SECONDS)):
             raise reason from error
@@ -117,6 +118,13 @@ class Launcher(_Launcher):
         deadline = time.monotonic() + LAST_SECONDS
         while time.monotonic() < deadline and any(process.poll() is None for process in self.processes):
             time.sleep(POLL_SECONDS / 10)
+
+    def leave(self) -> None:
+        """Leave this process as one that a further run may start in."""
+        if self.processes and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+            for name in ("MASTER_ADDR", "MASTER_PORT"):  # Lightning has set them
+                os.environ.pop(name, None)
 
     def reason(self, seconds: float = 0) -> LithydraError | None:
         """Why a process was lost, if one is within this time: a signal, or what it says itself."""
