@@ -183,7 +183,7 @@ def test_weights_make_a_step_the_mean_over_its_images(world_size: int, accumulat
     for rank in range(world_size):
         order = TrainingOrder(num_images, batch_size, 0, rank, world_size, accumulated)
         loader = TrainingLoader(make_split(num_images), order, 2)
-        for batch in (batch for chunk in loader for batch in chunk):
+        for batch in (batch for chunk in loader for batch in chunk.batches()):
             mean = batch.images[:, 0, 0, 0].double().mean()
             found[(batch.number - 1) // accumulated] += batch.weight * mean / world_size
     assert found == pytest.approx(torch.stack([step.double().mean() for step in steps]))
