@@ -174,14 +174,17 @@ def test_processes_divide_each_batch(num_images: int, batch_size: int, world_siz
 
 @pytest.mark.parametrize("accumulated", [1, 3, 4, 100])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
-def test_weights_make_a_step_the_mean_over_its_images(world_size: int, accumulated: int) -> None:
+@pytest.mark.parametrize("num_batches", [None, 5])
+def test_weights_make_a_step_the_mean_over_its_images(
+    num_batches: int | None, world_size: int, accumulated: int
+) -> None:
     """The gradient of an image's loss is, here, the image; DDP takes the mean over the processes."""
     num_images, batch_size = 47, 6
-    whole = TrainingOrder(num_images, batch_size, 0).remaining_batches(torch.device("cpu"))
+    whole = TrainingOrder(num_images, batch_size, 0).remaining_batches(torch.device("cpu"))[:num_batches]
     steps = [torch.cat(whole[start : start + accumulated]) for start in range(0, len(whole), accumulated)]
     found = torch.zeros(len(steps), dtype=torch.float64)
     for rank in range(world_size):
-        order = TrainingOrder(num_images, batch_size, 0, rank, world_size, accumulated)
+        order = TrainingOrder(num_images, batch_size, 0, rank, world_size, accumulated, num_batches)
         loader = TrainingLoader(make_split(num_images), order, 2)
         for batch in (batch for chunk in loader for batch in chunk.batches()):
             mean = batch.images[:, 0, 0, 0].double().mean()
