@@ -13,6 +13,7 @@ from typing import Any
 from lithydra.report import write_report
 from lithydra.report_input import Sweep
 from lithydra.run_dir import RunDir
+from lithydra.study_rules import rules_of
 from lithydra.sweep_results import Spread, duration
 from lithydra.verdicts import Outcome, judge, overall
 from reproduction.plan import Item, Recipe, Study
@@ -213,7 +214,7 @@ def _details(one: Judged, images: Path) -> list[str]:
 def _pictures(one: Judged) -> list[Path]:
     """Of the report's plots, those that show what the rules compare."""
     names = []
-    for rule in (one.sweep.plan.study or {}).get("verdict", []):
+    for rule in rules_of(one.sweep.plan.study):
         metric = rule["metric"]
         if metric == "gap" and "at_epoch" not in rule:  # the picture is of the best epoch
             names.append("gap.png")

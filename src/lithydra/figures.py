@@ -119,7 +119,7 @@ def learning_curves(epochs: Frame, axis: str, axes: Sequence[str]) -> Figure:
             for run in runs if len(runs) > 1 else ():
                 panel.plot(run["epoch"], run[metric], color=color, lw=0.7, alpha=0.22)
             mean = setting.groupby("epoch")[metric].mean()
-            style = dashes[setting[other].iloc[0]] if other else "-"
+            style = dashes.get(setting[other].iloc[0], "-") if other else "-"
             panel.plot(
                 mean.index, mean, color=color, lw=1.3 if many else 2, ls=style, marker="o" if len(mean) == 1 else None
             )

@@ -14,7 +14,10 @@ def read_histograms(run: RunDir) -> dict[str, Histogram]:
         return {}
     with np.load(run.histograms, allow_pickle=False) as file:
         names = [key.removesuffix("/counts") for key in file.files if key.startswith(KIND) and key.endswith("/counts")]
-        return {name[len(KIND) :]: (file[f"{name}/counts"][-1], file[f"{name}/edges"][-1]) for name in names}
+        found = {name[len(KIND) :]: (file[f"{name}/counts"][-1], file[f"{name}/edges"][-1]) for name in names}
+    if any(counts.ndim != 1 or edges.shape != (len(counts) + 1,) for counts, edges in found.values()):
+        raise ValueError("not histograms")
+    return found
 
 
 def standard_deviation(histogram: Histogram) -> float:

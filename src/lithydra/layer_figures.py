@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from lithydra.callbacks.layer_statistics import read_layers
 from lithydra.figures import DASHES, PALETTE
 from lithydra.run_dir import RunDir
-from lithydra.sweep_results import Setting
+from lithydra.sweep_results import Frame, Setting, readable
 
 PANELS = {
     "gradient": "Size of the gradient (RMS)",
@@ -57,10 +57,21 @@ def layers_at_start(settings: list[Setting]) -> Figure | None:
 
 def _lines(setting: Setting) -> dict[str, list[float]]:
     """By quantity, the values of the layers from input to output."""
-    parts = [pd.DataFrame(read_layers(RunDir(Path(path)))) for path in setting.jobs["run"]]
-    rows: Any = pd.concat(parts)
+    rows: Any = pd.concat([_at_start(RunDir(Path(path))) for path in setting.jobs["run"]])
     if rows.empty:
         return {}
-    rows = rows[rows["epoch"].astype(int) == 0].assign(value=lambda frame: frame["value"].astype(float))
     means: Any = rows.groupby(["quantity", "layer"], sort=False)["value"].mean()
     return {str(quantity): list(group) for quantity, group in means.groupby(level=0, sort=False)}
+
+
+def _at_start(run: RunDir) -> Frame:
+    """The rows of layers.csv from before training."""
+
+    def read() -> Frame:
+        rows: Frame = pd.DataFrame(read_layers(run))
+        if rows.empty:
+            return rows
+        rows = rows[["epoch", "layer", "quantity", "value"]].astype({"epoch": int, "value": float})
+        return rows[rows["epoch"] == 0]
+
+    return readable(run.path / "layers.csv", read, pd.DataFrame())

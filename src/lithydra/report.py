@@ -8,10 +8,11 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from lithydra import effects, figures
-from lithydra.axis_values import FOLDED, split_override, typed
+from lithydra.axis_values import FOLDED, bare, typed
 from lithydra.report_input import Sweep
 from lithydra.report_pictures import sections
 from lithydra.report_tables import Table, jobs_table, settings_table
+from lithydra.run_dir import write_text
 from lithydra.sweep_dir import Plan
 from lithydra.sweep_results import BAD_STATES, duration
 from lithydra.verdicts import judge, overall
@@ -31,17 +32,11 @@ def report_sweep(path: Path) -> None:
 def write_report(path: Path) -> Sweep:
     """The same without a word in the terminal."""
     sweep = Sweep(path)
-    sweep.frame.to_csv(path / "results.csv", index=False)
+    write_text(path / "results.csv", sweep.frame.to_csv(index=False))
     content = _content(sweep)
-    _write(path / "report.html", _render("report.html.j2", content))
-    _write(path / "report.md", _render("report.md.j2", content))
+    write_text(path / "report.html", _render("report.html.j2", content))
+    write_text(path / "report.md", _render("report.md.j2", content))
     return sweep
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _render(template: str, content: dict[str, Any]) -> str:
@@ -128,20 +123,10 @@ def commands(sweep: Sweep, limit: int = 3) -> list[dict[str, str]]:
         scores = done[sweep.metric]
         best = done.loc[scores.idxmax() if sweep.mode == "max" else scores.idxmin()]
         job = next(job for job in sweep.plan.jobs if job.name == best["name"])
-        given = [
-            f"{key}={value}"
-            for key, value in map(split_override, job.overrides)
-            if key.split(".")[0] not in ("run", "sweep", "hydra")
-        ]
-        text = shlex.join(["python", "train.py", *_reproducible(given, job.overrides)])
+        given = [text for text in job.overrides if bare(text).split(".")[0] not in ("run", "sweep", "hydra")]
+        text = shlex.join(["python", "train.py", *given])
         lines.append({"label": f"{place}. {setting.name}", "text": text})
     return lines
-
-
-def _reproducible(given: list[str], overrides: list[str]) -> list[str]:
-    """The overrides with the `+` and `~` that they were given with."""
-    signs = {override.lstrip("+~"): override for override in overrides}
-    return [signs.get(override, override) for override in given]
 
 
 def print_best(sweep: Sweep, limit: int = 10) -> None:

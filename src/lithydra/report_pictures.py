@@ -9,11 +9,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lithydra import effects, figures
-from lithydra.histograms import read_histograms
+from lithydra.histograms import Histogram, read_histograms
 from lithydra.layer_figures import layers_at_start
 from lithydra.report_input import Sweep
-from lithydra.run_dir import RunDir
-from lithydra.sweep_results import Setting
+from lithydra.run_dir import RunDir, said_where, write_bytes
+from lithydra.sweep_results import Setting, readable
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,19 @@ class Plots:
         self.files: set[str] = set()
 
     def save(self, title: str, name: str, draw: Callable[[], Figure | None]) -> Picture | None:
-        file, buffer = f"{name.replace('/', '_')}.png", io.StringIO()
+        file, png, svg = f"{name.replace('/', '_')}.png", io.BytesIO(), io.StringIO()
         with figures.style():
             figure = draw()
             if figure is None:
                 return None
+            figure.savefig(png, dpi=110)
+            figure.savefig(svg, format="svg", metadata={"Date": None})
+        with said_where(self.folder):
             self.folder.mkdir(exist_ok=True)
-            figure.savefig(self.folder / file, dpi=110)
-            figure.savefig(buffer, format="svg", metadata={"Date": None})
+        write_bytes(self.folder / file, png.getvalue())
         self.files.add(file)
-        svg = buffer.getvalue()
-        return Picture(title, file, svg[svg.index("<svg") :])
+        text = svg.getvalue()
+        return Picture(title, file, text[text.index("<svg") :])
 
     def remove_others(self) -> None:
         """What an earlier report drew and this one did not."""
@@ -144,7 +146,12 @@ def _effect_pictures(sweep: Sweep, plots: Plots) -> list[Picture | None]:
 def _histograms(settings: list[Setting]) -> dict[str, Any]:
     found = {}
     for setting in settings:
-        runs = (read_histograms(RunDir(Path(path))) for path in setting.jobs["run"])
+        runs = map(_histograms_of, map(Path, setting.jobs["run"]))
         if histograms := next((read for read in runs if read), None):
             found[setting.name] = histograms
     return found
+
+
+def _histograms_of(path: Path) -> dict[str, Histogram]:
+    run = RunDir(path)
+    return readable(run.histograms, lambda: read_histograms(run), {})

@@ -156,7 +156,7 @@ class RunDir:
     def add_metrics(self, row: dict[str, Any]) -> None:
         """Append an epoch to metrics.csv; metrics that the run does not have stay empty."""
         new = not self.metrics.exists()
-        with _said_where(self.metrics), self.metrics.open("a", newline="") as file:
+        with said_where(self.metrics), self.metrics.open("a", newline="") as file:
             _write_rows(file, [row], header=new)
 
     def read_metrics(self) -> list[dict[str, str]]:
@@ -164,11 +164,6 @@ class RunDir:
             return []
         with self.metrics.open(newline="") as file:
             return list(csv.DictReader(file))
-
-    def training_seconds(self) -> float | None:
-        """Spent in epochs, over all parts of a resumed run; None before the first has ended."""
-        rows = self.read_metrics()
-        return sum(float(row["seconds"]) for row in rows) if rows else None
 
     def keep_metrics(self, num_epochs: int) -> None:
         """Drop the rows after `num_epochs`, and one that a full disk cut off: a resumed run writes them again."""
@@ -257,7 +252,7 @@ def _write_rows(file: IO[str], rows: list[dict[str, Any]], *, header: bool) -> N
 
 
 @contextmanager
-def _said_where(path: Path) -> Iterator[None]:
+def said_where(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -276,7 +271,7 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write aside, then replace. Raises LithydraError, and leaves an old file as it was, where that cannot be done."""
     aside = path.with_name(f".{path.name}.{os.getpid()}{ASIDE}")
-    with _said_where(path):
+    with said_where(path):
         try:
             with aside.open("wb") as file:
                 file.write(content)

@@ -26,13 +26,17 @@ def check_rules(study: Mapping[str, Any], axes: Mapping[str, list[str]], objecti
     Raises:
         ConfigError: One names an axis or a value that the sweep does not have, or is not of the documented form.
     """
-    rules = study.get("verdict", [])
-    if not isinstance(rules, list):
-        raise ConfigError(f"study.verdict={rules}: must be a list of comparisons")
-    for position, rule in enumerate(rules):
+    if not isinstance(study.get("verdict", []), list):
+        raise ConfigError(f"study.verdict={study['verdict']}: must be a list of comparisons")
+    for position, rule in enumerate(rules_of(study)):
         problem = rule_problem(rule, axes, objective)
         if problem:
             raise ConfigError(f"study.verdict[{position}]: {problem}")
+
+
+def rules_of(study: Mapping[str, Any] | None) -> list[Any]:
+    rules = (study or {}).get("verdict", [])
+    return rules if isinstance(rules, list) else [rules]
 
 
 def rule_problem(rule: Any, axes: Mapping[str, list[str]], objective: str) -> str | None:

@@ -20,6 +20,7 @@ from lithydra.errors import ConfigError, LithydraError
 from lithydra.resume_config import flatten
 from lithydra.study_rules import check_rules
 from lithydra.sweep_dir import (
+    DAMAGED,
     DONE,
     ENDED,
     FAILED,
@@ -106,7 +107,9 @@ class Sweep:
         changed: set[str] = set()
         for point in prepared:
             job = by_key.get(point.key)
-            if job is None and (job := by_overrides.get(tuple(point.overrides))) is not None:
+            if job is not None:
+                self._heal_config(job, point)
+            elif (job := by_overrides.get(tuple(point.overrides))) is not None:
                 changed |= _differences(self.directory.config(job), point.config)
             if job is None:
                 job = self._freeze(point)
@@ -130,6 +133,9 @@ class Sweep:
         self.launched += [job for job in jobs if job not in self.launched]
         if settings.retry:
             self._reset([job for job in jobs if self.directory.state(job) in FAILED])
+        for job in jobs:
+            if self.directory.state(job) == DAMAGED:
+                self.directory.set_aside(self.directory.run(job).status, self.directory.status(job)["error"])
         pending = [job for job in jobs if self.directory.state(job) not in ENDED]
         done = len(jobs) - len(pending)
         if done:
@@ -170,9 +176,8 @@ class Sweep:
 
     def _opened_plan(self) -> Plan:
         request, config = self.request, self.config
-        if self.directory.exists():
-            plan = self.directory.read()
-        else:
+        plan = self._read_plan()
+        if plan is None:
             objective = {"metric": str(config.monitor.metric), "mode": str(config.monitor.mode)}
             plan = Plan(self.directory.path.name, ["python", *sys.argv], objective, common=request.common)
         given, before = set(request.common), set(plan.common)
@@ -188,8 +193,28 @@ class Sweep:
         plan.study = study  # its rules may have changed since; they are no part of the jobs
         return plan
 
+    def _read_plan(self) -> Plan | None:
+        """None where there is none, or no more: then its jobs are found again by name and config, as they come."""
+        if not self.directory.exists():
+            return None
+        try:
+            return self.directory.read()
+        except ConfigError as error:
+            self.directory.set_aside(self.directory.file, error)
+            return None
+
+    def _heal_config(self, job: Job, point: Prepared) -> None:
+        """The key is a hash of the config, so that a damaged one of the same key can be written again."""
+        try:
+            self.directory.config(job)
+        except ConfigError as error:
+            print(f"{error}; written again")
+            self.directory.freeze(job, point.config)
+
     def _freeze(self, point: Prepared) -> Job:
-        name = readable_name(point.varied, [job.run for job in self.plan.jobs] + ["configs", "plots"])
+        taken = [*(job.run for job in self.plan.jobs), "configs", "plots"]
+        while self.directory.holds_another(name := readable_name(point.varied, taken), point.key):
+            taken.append(name)
         job = Job(point.key, name, point.overrides, name, point.choices)
         self.directory.add(self.plan, job, point.config)
         return job
@@ -227,7 +252,7 @@ class Sweep:
             run.update_status(state="failed", error="its process ended without a word (killed from outside?)")
 
     def _problem(self, job: Job) -> str | None:
-        status = self.directory.run(job).read_status()
+        status = self.directory.status(job)
         state = status.get("state", NOT_STARTED)
         if state in DONE:
             return None

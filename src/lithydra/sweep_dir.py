@@ -11,15 +11,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from filelock import FileLock, Timeout
 
+from lithydra.axis_values import bare
 from lithydra.errors import ConfigError
-from lithydra.run_dir import RunDir, write_json
+from lithydra.run_dir import RunDir, write_json, write_text
 
 NOT_STARTED = "not started"
+DAMAGED = "damaged"  # its status.json cannot be read
 FAILED = ("failed", "diverged")
 DONE = ("finished", "pruned")  # a search stops runs without prospects
 ENDED = (*DONE, *FAILED)
@@ -91,38 +94,80 @@ class SweepDir:
         return self.file.exists()
 
     def read(self) -> Plan:
-        content = json.loads(self.file.read_text())
-        return Plan(**{**content, "jobs": [Job(**job) for job in content["jobs"]]})
+        """Raises ConfigError where sweep.json is not what a sweep wrote."""
+        try:
+            plan: Plan = _made(Plan, json.loads(self.file.read_text()))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise ConfigError(f"{self.file}: damaged ({error}); the sweep's command writes it again") from error
+        plan.axes = {bare(axis): values for axis, values in plan.axes.items()}
+        return plan
+
+    def set_aside(self, path: Path, why: object) -> None:
+        """Rename a damaged file, and say so."""
+        os.replace(path, path.with_name(f"{path.name}.damaged"))
+        print(f"{why}; it is now {path.name}.damaged", flush=True)
 
     def write(self, plan: Plan) -> None:
         write_json(self.file, asdict(plan))
 
     def add(self, plan: Plan, job: Job, config: Mapping[str, Any]) -> None:
         """Freeze a job's config and put the job into `plan`; `write` it when all are in."""
-        self.configs.mkdir(exist_ok=True)
-        path = self.configs / f"{job.key}.yaml"
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
-        os.replace(temporary, path)
+        self.freeze(job, config)
         plan.jobs.append(job)
 
+    def freeze(self, job: Job, config: Mapping[str, Any]) -> None:
+        self.configs.mkdir(exist_ok=True)
+        write_text(self.config_file(job), yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+
+    def config_file(self, job: Job) -> Path:
+        return self.configs / f"{job.key}.yaml"
+
     def config(self, job: Job) -> dict[str, Any]:
-        """The frozen, resolved config of a job."""
-        return yaml.safe_load((self.configs / f"{job.key}.yaml").read_text())
+        """The frozen, resolved config of a job. Raises ConfigError where it is not the one that was frozen."""
+        path = self.config_file(job)
+        try:
+            config = yaml.safe_load(path.read_text())
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        except (ValueError, yaml.YAMLError) as error:
+            raise ConfigError(f"{path}: damaged ({' '.join(str(error).split())})") from error
+        if not isinstance(config, dict) or config_key(config) != job.key:
+            raise ConfigError(f"{path}: damaged (not what was frozen there)")
+        return config
 
     def job(self, name: str) -> Job:
         return next(job for job in self.read().jobs if job.name == name)
 
+    def holds_another(self, name: str, key: str) -> bool:
+        """Whether the directory `name` has a run of another config than that of `key`."""
+        run = RunDir(self.path / name)
+        try:
+            return run.config.exists() and config_key(run.read_config()) != key
+        except ConfigError:
+            return True
+
     def run(self, job: Job) -> RunDir:
         return RunDir(self.path / job.run)
 
+    def status(self, job: Job) -> dict[str, Any]:
+        """What the job's status.json says; where it cannot be read, the state `damaged` and the reason."""
+        run = self.run(job)
+        try:
+            status = run.read_status()
+        except ConfigError as error:
+            return {"state": DAMAGED, "error": str(error)}
+        for key, kind in STATUS.items():
+            if key in status and not _fits(status[key], kind):
+                return {"state": DAMAGED, "error": f"{run.status}: damaged ({key} is {status[key]!r})"}
+        return status
+
     def state(self, job: Job) -> str:
-        """finished, pruned, failed, diverged, interrupted, running, or `not started`."""
-        return self.run(job).read_status().get("state", NOT_STARTED)
+        """finished, pruned, failed, diverged, interrupted, running, damaged, or `not started`."""
+        return self.status(job).get("state", NOT_STARTED)
 
     def objective(self, job: Job, plan: Plan) -> float | None:
         """The monitored metric at the best epoch so far; None where it was never measured."""
-        return self.run(job).read_status().get("metrics", {}).get(plan.objective["metric"])
+        return self.status(job).get("metrics", {}).get(plan.objective["metric"])
 
     def clear(self) -> None:
         """Remove the jobs and the plan. Files of other origin stay."""
@@ -152,6 +197,47 @@ class SweepDir:
             lock.release()
 
 
+# Of what a status.json holds, what is read here.
+STATUS = {
+    "state": str,
+    "metrics": dict[str, float | int],
+    "epoch": int,
+    "best_epoch": int | None,
+    "error": str | None,
+}
+
+
+def _made(cls: Any, content: Any) -> Any:
+    """A Plan or Job from JSON. Raises TypeError where that has other fields, or other types in them."""
+    if not isinstance(content, dict):
+        raise TypeError(f"{cls.__name__.lower()} is {content!r}")
+    kinds = get_type_hints(cls)
+    if cls is Plan:
+        jobs = content.get("jobs")
+        content = {**content, "jobs": [_made(Job, job) for job in jobs] if isinstance(jobs, list) else jobs}
+    for key, value in content.items():
+        if key in kinds and not _fits(value, kinds[key]):
+            raise TypeError(f"{key} is {value!r}")
+    made = cls(**content)
+    if cls is Plan and not {"metric", "mode"} <= made.objective.keys():
+        raise TypeError(f"objective is {made.objective!r}")
+    return made
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value from JSON is of an annotated type."""
+    if kind is Any:
+        return True
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is UnionType:
+        return any(_fits(value, part) for part in parts)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, parts[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(item, parts[1]) for item in value.values())
+    return isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
+
+
 def wait_until_free(run: RunDir, seconds: float) -> bool:
     """Whether no process trains in `run`, or ceases to within `seconds`."""
     if not run.path.is_dir():
@@ -167,6 +253,8 @@ def wait_until_free(run: RunDir, seconds: float) -> bool:
 def config_key(config: Mapping[str, Any]) -> str:
     """Hash of all that makes a resolved config this job and no other."""
     kept = {key: value for key, value in config.items() if key not in NEUTRAL}
+    if isinstance(callbacks := kept.get("callbacks"), dict):  # a search has its own beside them
+        kept["callbacks"] = {key: value for key, value in callbacks.items() if key != "report_to_trial"}
     text = json.dumps(kept, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -102,7 +102,7 @@ def _stopped(sweep: SweepDir) -> bool:
     plan = sweep.read()
     if plan.invocation.get("on_error") != "stop":
         return False
-    names = set(plan.invocation["jobs"])
+    names = set(plan.invocation.get("jobs", []))
     return any(sweep.state(job) in FAILED for job in plan.jobs if job.name in names)
 
 

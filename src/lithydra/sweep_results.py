@@ -3,23 +3,35 @@
 Torch is not imported here.
 """
 
+import csv
+import logging
 import math
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
+from zipfile import BadZipFile
 
+import numpy as np
 import pandas as pd
+from omegaconf import DictConfig, OmegaConf
 
 from lithydra.axis_values import FOLDED, short, split_override, typed
+from lithydra.errors import ConfigError
 from lithydra.run_dir import RunDir
-from lithydra.sweep_dir import NOT_STARTED, Job, Plan, SweepDir
+from lithydra.sweep_dir import DAMAGED, NOT_STARTED, Job, Plan, SweepDir
 
+log = logging.getLogger(__name__)
+
+Read = TypeVar("Read")
+# What reading a damaged file raises.
+DAMAGES = (ConfigError, OSError, ValueError, KeyError, TypeError, EOFError, csv.Error, BadZipFile, zlib.error)
 # A table of jobs or epochs. pandas' own types call any of its columns a Series, a DataFrame or an array.
 Frame: TypeAlias = Any
 
 METRICS = ("val/acc", "val/loss", "test/acc", "test/loss", "train/acc", "train/loss")
-BAD_STATES = ("failed", "diverged")
+BAD_STATES = ("failed", "diverged", DAMAGED)
 MISSING = "—"
 
 
@@ -47,29 +59,68 @@ def results(sweep: str | Path) -> pd.DataFrame:
 
 def _row(directory: SweepDir, plan: Plan, job: Job) -> dict[str, Any]:
     run = directory.run(job)
-    status = run.read_status()
-    given = dict(split_override(override) for override in job.overrides)
+    status = directory.status(job)
     return {
         "name": job.name,
-        **{axis: typed(given[axis]) for axis in plan.axes if axis in given},
+        **_axis_values(directory, plan, job),
         "state": status.get("state", NOT_STARTED),
-        **status.get("metrics", {}),
+        **{name: value for name, value in status.get("metrics", {}).items() if "/" in name},
         "best_epoch": status.get("best_epoch"),
         "epochs": status.get("epoch"),
-        "seconds": run.training_seconds(),
+        "seconds": training_seconds(run),
         "error": status.get("error"),
         "run": str(run.path),
     }
+
+
+def _axis_values(directory: SweepDir, plan: Plan, job: Job) -> dict[str, Any]:
+    """The job's value on each axis: as given, or for an axis that came later, what its config has there."""
+    given = dict(split_override(override) for override in job.overrides)
+    texts = {axis: given.get(axis, job.choices.get(axis)) for axis in plan.axes}
+    if None in texts.values():
+        config = DictConfig(readable(directory.config_file(job), lambda: directory.config(job), {}))
+        for axis in [axis for axis, text in texts.items() if text is None]:
+            texts[axis] = str(OmegaConf.select(config, axis, default=MISSING))
+    return {axis: typed(text) for axis, text in texts.items()}
+
+
+def readable(path: Path, read: Callable[[], Read], otherwise: Read) -> Read:
+    """What `read` makes of a file; where that is damaged, it is said, and the rest does without."""
+    try:
+        return read()
+    except DAMAGES as error:
+        text = str(error)
+        log.warning("%s", text if str(path) in text else f"{path}: damaged ({text}); left out")
+        return otherwise
+
+
+def epochs_of(run: RunDir) -> pd.DataFrame:
+    """metrics.csv as numbers; empty where there is none, or none that can be read."""
+
+    def read() -> Frame:
+        rows = run.read_metrics()
+        if not rows:
+            return pd.DataFrame()
+        epochs: Frame = pd.DataFrame(rows).reindex(columns=list(rows[0]))  # not what a long row has too much
+        epochs = epochs.apply(pd.to_numeric, errors="coerce").dropna(subset=["epoch", "seconds"])
+        return epochs[np.isfinite(epochs["epoch"])]
+
+    return readable(run.metrics, read, pd.DataFrame())
+
+
+def training_seconds(run: RunDir) -> float | None:
+    """Spent in epochs, over all parts of a resumed run; None before the first has ended."""
+    epochs: Frame = epochs_of(run)
+    return None if epochs.empty else float(epochs["seconds"].sum())
 
 
 def curves(frame: Frame, axes: Iterable[str]) -> pd.DataFrame:
     """metrics.csv of all jobs below each other, with the job's name and axes beside each epoch."""
     parts = []
     for job in frame.to_dict("records"):
-        epochs = pd.DataFrame(RunDir(Path(job["run"])).read_metrics())
+        epochs = epochs_of(RunDir(Path(job["run"])))
         if epochs.empty:
             continue
-        epochs = epochs.apply(pd.to_numeric, errors="coerce")
         parts.append(epochs.assign(name=job["name"], **{axis: job[axis] for axis in axes}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 

@@ -44,7 +44,7 @@ class View:
 
     def outcome(self, job: Job) -> str:
         """How a job ended, in one line."""
-        status = self.sweep.run(job).read_status()
+        status = self.sweep.status(job)
         state = status.get("state", NOT_STARTED)
         if state in ("failed", "diverged") and status.get("error"):
             return f"{state}: {status['error']}"
@@ -76,7 +76,7 @@ class View:
         """Seconds that a running job takes in all, by its finished epochs."""
         if job.name not in self.starts or job.name in self.seconds:
             return None
-        epoch = self.sweep.run(job).read_status().get("epoch")
+        epoch = self.sweep.status(job).get("epoch")
         total = self.epochs[job.name]
         return (time.monotonic() - self.starts[job.name]) * total / epoch if epoch and total else None
 
@@ -127,7 +127,7 @@ class LiveView(View):
         return [job for job in self.jobs if job in chosen]
 
     def _row(self, job: Job) -> tuple[str | Text, ...]:
-        status = self.sweep.run(job).read_status()
+        status = self.sweep.status(job)
         started = job.name in self.starts
         running = started and job.name not in self.seconds
         state = "running" if running else status.get("state", NOT_STARTED)

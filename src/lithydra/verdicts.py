@@ -14,7 +14,7 @@ import pandas as pd
 from lithydra import significance
 from lithydra.axis_values import FOLDED, bare, typed
 from lithydra.significance import LEVEL
-from lithydra.study_rules import BEST, LAST, is_number, mentions_best, others_of, rule_problem
+from lithydra.study_rules import BEST, LAST, is_number, mentions_best, others_of, rule_problem, rules_of
 from lithydra.sweep_dir import Plan
 from lithydra.sweep_results import Frame, number, ranked_settings
 
@@ -86,7 +86,7 @@ def judge(plan: Plan, frame: Frame, epochs: Frame) -> list[Outcome]:
     ranked = [s for s in ranked_settings(frame, plan) if plan.objective["metric"] in s.metrics]
     frame[BEST] = frame.index.isin(ranked[0].jobs.index if ranked else [])
     comparisons: list[Comparison] = []
-    for rule in (plan.study or {}).get("verdict") or []:
+    for rule in rules_of(plan.study):
         if problem := rule_problem(rule, axes, plan.objective["metric"]):
             comparisons.append(Comparison(f"{rule}", problem))
         else:

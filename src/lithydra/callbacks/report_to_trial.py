@@ -1,5 +1,6 @@
 """Tells a search how a trial goes, epoch by epoch, and stops what has no prospects."""
 
+import logging
 import math
 from typing import Any
 
@@ -7,12 +8,16 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from lithydra.classifier import Classifier
+from lithydra.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 class ReportToTrial(Checkpoint):  # a Checkpoint, so that it runs when the epoch's metrics are known
     """Reports `metric` after each epoch to a trial of an Optuna study, and ends the run where the pruner says so.
 
-    `pruned` says afterwards whether it did. Does nothing where the trial has ended, as when its run is resumed by hand.
+    `pruned` says afterwards whether it did. Does nothing where the trial has ended, as when its run is resumed by hand,
+    and says so where there is no such trial, as when its run has been moved.
 
     Args:
         storage: As `lithydra.search.optuna_side.storage_address` gives it.
@@ -38,14 +43,13 @@ class ReportToTrial(Checkpoint):  # a Checkpoint, so that it runs when the epoch
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        from lithydra.search.optuna_side import STUDY, import_optuna, open_storage, pruner, trial_of
+        from lithydra.search.optuna_side import pruner, running_trial
 
-        optuna = import_optuna()
-        how = pruner(self.pruner, self.max_epochs, self.pruner_options)
-        study = optuna.load_study(study_name=STUDY, storage=open_storage(self.storage), pruner=how)
-        state = study.get_trials(deepcopy=False)[self.number].state
-        if state == optuna.trial.TrialState.RUNNING:
-            self._trial = trial_of(study, self.number)
+        try:
+            how = pruner(self.pruner, self.max_epochs, self.pruner_options)
+            self._trial = running_trial(self.storage, self.number, how)
+        except ConfigError as error:
+            log.warning("%s. The run goes on by itself: it is not reported to its search, nor pruned.", error)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)

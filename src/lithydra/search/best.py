@@ -1,6 +1,7 @@
 """The best trial of a search as an experiment file that `python train.py` runs again."""
 
 import os
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ import yaml
 
 from lithydra.axis_values import split_override, typed
 from lithydra.search.space import override_value
-from lithydra.sweep_dir import Plan, SweepDir
+from lithydra.sweep_dir import Job, Plan, SweepDir
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -27,8 +28,13 @@ def best_trials(study: "Study") -> "list[FrozenTrial]":
     return sorted(study.best_trials, key=lambda trial: sign * trial.values[0])
 
 
-def write_best(directory: SweepDir, plan: Plan, study: "Study", is_group: Callable[[str], bool]) -> str | None:
-    """Write experiment/best.yaml in the sweep's directory; returns scores and name, None where no trial finished.
+def write_best(
+    directory: SweepDir, plan: Plan, study: "Study", is_group: Callable[[str], bool]
+) -> tuple[str, str] | None:
+    """Write experiment/best.yaml in the sweep's directory; None where no trial finished.
+
+    Returns:
+        Scores and name of the best, and the command that trains it again.
 
     Of several objectives, the best by the first among those that no other beats in all.
     """
@@ -41,21 +47,27 @@ def write_best(directory: SweepDir, plan: Plan, study: "Study", is_group: Callab
     folder.mkdir(exist_ok=True)
     text = experiment(job.overrides, is_group)
     values = ", ".join(f"{value:.6g}" for value in trials[0].values)
-    header = f"# @package _global_\n# python train.py --config-dir {directory.path} experiment=best\n"
+    header = f"# @package _global_\n# {best_again(directory, job)}\n"
     header += (
         f"# Trial {trials[0].number} of the search {plan.name}: {values}. Copy it to conf/experiment/ to keep it.\n"
     )
     temporary = folder / ".best.yaml"
     temporary.write_text(header + text)
     os.replace(temporary, folder / "best.yaml")
-    return f"{values} ({job.name})"
+    return f"{values} ({job.name})", best_again(directory, job)
+
+
+def best_again(directory: SweepDir, job: Job) -> str:
+    """The command that trains the best once more: best.yaml, and what a file cannot say, `~key`."""
+    deletions = [override for override in job.overrides if override.startswith("~")]
+    return shlex.join(["python", "train.py", "--config-dir", str(directory.path), "experiment=best", *deletions])
 
 
 def experiment(overrides: list[str], is_group: Callable[[str], bool]) -> str:
-    """`group=choice` into the defaults list, `key=value` into nested settings."""
+    """`group=choice` into the defaults list, `key=value` into nested settings; of `~key` a file knows nothing."""
     defaults: list[Any] = []
     settings: dict[str, Any] = {}
-    for key, value in map(split_override, overrides):
+    for key, value in map(split_override, (text for text in overrides if not text.startswith("~"))):
         if key.split(".")[0].split("/")[0] in LEFT_OUT:
             continue
         if key == "experiment":

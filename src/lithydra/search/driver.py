@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
+from lithydra.axis_values import bare
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.job_server import PRELOAD
 from lithydra.local_jobs import make_slots
@@ -20,6 +21,7 @@ from lithydra.search.space import corners, grid, override_value, parse
 from lithydra.sweep import Sweep, report
 from lithydra.sweep_dir import ENDED, Job
 from lithydra.sweep_plan import Prepared, Request
+from lithydra.sweep_results import training_seconds
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -93,6 +95,8 @@ class Search:
 
     def _go_on(self, study: "Study") -> None:
         at_once = len(make_slots(self.config, self.n_trials))
+        if not self.sweep.plan.jobs:  # of trials whose sweep.json is lost
+            self.sweep.add([self._prepared(trial) for trial in study.get_trials() if trial.state.is_finished()])
         broken = [trial for trial in study.get_trials() if trial.state.name == "RUNNING"]
         while True:
             trials, broken = broken, []
@@ -122,14 +126,14 @@ class Search:
             self._tell(study, trial, job)
         best = write_best(directory, self.sweep.plan, study, self._is_group)
         ended = len([t for t in study.get_trials(deepcopy=False) if t.state.is_finished()])
-        print(f"{ended} of {self.n_trials} trials" + (f"; best so far: {best}" if best else ""), flush=True)
+        print(f"{ended} of {self.n_trials} trials" + (f"; best so far: {best[0]}" if best else ""), flush=True)
 
     def _prepared(self, trial: "FrozenTrial") -> Prepared:
         """The trial as a point of the sweep, its values short in its name and whole in its config."""
         texts = self._texts(trial.params)
         prepared = self.sweep.prepare([texts])[0]
         for key, text in texts.items():
-            values = self.sweep.plan.axes[key]
+            values = self.sweep.plan.axes[bare(key)]
             values += [text] if text not in values else []
         short = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in trial.params.items()}
         return replace(prepared, varied=short, config=self._reporting(prepared.config, trial.number))
@@ -158,9 +162,9 @@ class Search:
         state = directory.state(job)
         if state not in ENDED:
             raise LithydraError(f"{job.name}: {state}; the same command goes on with the search")
-        metrics = directory.run(job).read_status().get("metrics", {})
+        metrics = directory.status(job).get("metrics", {})
         values = [
-            directory.run(job).training_seconds() if name == "seconds" else metrics.get(name)
+            training_seconds(directory.run(job)) if name == "seconds" else metrics.get(name)
             for name in self.settings.objectives
         ]
         if state == "pruned":
@@ -196,4 +200,4 @@ class Search:
         print("{} trials finished, {} pruned, {} failed or diverged".format(*counts))
         if best is None:
             raise LithydraError(f"No trial finished; what went wrong is in {directory.path / 'report.html'}")
-        print(f"best again     python train.py --config-dir {directory.path} experiment=best")
+        print(f"best again     {best[1]}")

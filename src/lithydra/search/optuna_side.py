@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
-    from optuna.study import Study
     from optuna.trial import Trial
 
 STUDY = "search"  # the name of the study in its storage
@@ -36,6 +35,11 @@ def storage_address(kind: str, folder: str) -> str:
     return f"sqlite:///{folder}/optuna.db" if kind == "sqlite" else f"journal:{folder}/optuna.log"
 
 
+def storage_file(address: str) -> Path:
+    """The file of a storage's address."""
+    return Path(address.removeprefix("sqlite:///").removeprefix("journal:"))
+
+
 def forget(folder: Path) -> None:
     """Remove the trials, and the best of them."""
     for name in ("optuna.db", "optuna.log", "experiment/best.yaml"):
@@ -43,12 +47,19 @@ def forget(folder: Path) -> None:
 
 
 def open_storage(address: str) -> "BaseStorage":
-    optuna = import_optuna()
-    if address.startswith("journal:"):
-        backend = optuna.storages.journal.JournalFileBackend(address.removeprefix("journal:"))
-        return optuna.storages.JournalStorage(backend)
-    # Several jobs report at once: the file is waited for, not given up.
-    return optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
+    """Raises ConfigError where the file holds something else."""
+    optuna, file = import_optuna(), storage_file(address)
+    try:
+        if address.startswith("journal:"):
+            backend = optuna.storages.journal.JournalFileBackend(str(file))
+            return optuna.storages.JournalStorage(backend)
+        # Several jobs report at once: the file is waited for, not given up.
+        return optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
+    except Exception as error:  # of SQLAlchemy, sqlite3, json or Optuna
+        raise ConfigError(
+            f"{file}: not the trials of a search, or damaged ({_first_line(error)}); without it the search suggests "
+            "its trials again, and takes what the jobs have come to"
+        ) from error
 
 
 def sampler(settings: Settings, count: int) -> "BaseSampler":
@@ -79,11 +90,21 @@ def pruner(kind: str, max_epochs: int, options: Mapping[str, Any]) -> "BasePrune
         raise ConfigError(f"hydra.sweeper.pruner_options: {_first_line(error)}") from error
 
 
-def trial_of(study: "Study", number: int) -> "Trial":
-    """The trial `number` of a study, to be gone on with in this process."""
+def running_trial(address: str, number: int, how: "BasePruner") -> "Trial | None":
+    """The trial `number` of the search at `address`, to be gone on with in this process; None where it has ended.
+
+    Raises:
+        ConfigError: There is no such trial: a run that has been moved leaves its search behind.
+    """
+    if not storage_file(address).exists():
+        raise ConfigError(f"{storage_file(address)}: no such file")
     optuna = import_optuna()
-    frozen = next(trial for trial in study.get_trials(deepcopy=False) if trial.number == number)
-    return optuna.trial.Trial(study, frozen._trial_id)
+    try:
+        study = optuna.load_study(study_name=STUDY, storage=open_storage(address), pruner=how)
+        trial = study.get_trials(deepcopy=False)[number]
+    except (KeyError, IndexError) as error:
+        raise ConfigError(f"{storage_file(address)}: has no trial {number} of a search") from error
+    return optuna.trial.Trial(study, trial._trial_id) if trial.state == optuna.trial.TrialState.RUNNING else None
 
 
 def _first_line(error: BaseException) -> str:

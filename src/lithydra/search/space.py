@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
-from lithydra.axis_values import FOLDED
+from lithydra.axis_values import FOLDED, bare
 from lithydra.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def parse(arguments: Sequence[str], params: Mapping[str, Any], config_loader: An
     common = [str(override.input_line) for override in latest.values() if not override.is_sweep_override()]
     if not space:
         raise ConfigError("hydra/sweeper=optuna: nothing to search; give a range, as lr=tag(log,interval(1e-4,1e-1))")
-    for key in FOLDED:
-        if key in space:
+    for key in space:
+        if bare(key) in FOLDED:
             raise ConfigError(
                 f"{key}: a search would choose the luckiest; search with one, then repeat the best with -m"
             )
