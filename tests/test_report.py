@@ -1,8 +1,10 @@
 """What a sweep's report says, on sweeps made by hand."""
 
+import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +26,9 @@ from lithydra.histograms import bound, read_histograms, standard_deviation
 from lithydra.layer_figures import layers_at_start
 from lithydra.report import Sweep, commands, report_sweep
 from lithydra.run_dir import Histogram, RunDir
-from lithydra.sweep_dir import SweepDir
+from lithydra.sweep_dir import Job, SweepDir, config_key
 from lithydra.sweep_results import Spread, ranked_settings
-from sweeps import write_sweep
+from sweeps import write_run, write_sweep
 
 AXES = {"optimizer": ["sgd", "adam"], "lr": ["0.1", "1e-3"], "seed": ["0", "1", "2"]}
 DIVERGED = "lr=0.1,optimizer=adam,seed=1"
@@ -140,6 +142,49 @@ def test_names_and_messages_cannot_break_the_page(tmp_path: Path) -> None:
 def test_commands_run_the_best_again(sweep: SweepDir) -> None:
     first = commands(Sweep(sweep.path))[0]
     assert first["text"] == "python train.py data=digits optimizer=adam lr=1e-3 seed=2"
+
+
+def test_axes_with_a_plus_are_told_apart(tmp_path: Path) -> None:
+    """As sweep.json had them once; `~key` stays what it is in what is run again."""
+    sweep = write_sweep(tmp_path / "s", {"+model.new": ["1", "2"], "++seed": ["0", "1"]}, lambda p: 0.5)
+    plan = json.loads(sweep.file.read_text())
+    plan["jobs"][0]["overrides"].append("~scheduler.gamma")
+    sweep.file.write_text(json.dumps(plan))
+    frame = lithydra.results(sweep.path)
+    assert frame["model.new"].tolist() == [1, 1, 2, 2] and frame["seed"].tolist() == [0, 1, 0, 1]
+    shown = Sweep(sweep.path)
+    assert [setting.name for setting in shown.settings] == ["model.new=1", "model.new=2"]
+    assert commands(shown)[0]["text"] == "python train.py data=digits +model.new=1 ++seed=0 '~scheduler.gamma'"
+
+
+def test_jobs_from_before_an_axis_have_the_value_of_their_config(tmp_path: Path) -> None:
+    """A sweep over lr that is gone on with over lr, net and a key that was not there before."""
+    sweep = write_sweep(tmp_path / "s", {"lr": ["0.1", "0.2"], "net": ["a", "b"]}, lambda p: 0.5)
+    plan = sweep.read()
+    config = {"lr": 0.1, "net": None}
+    old = Job(config_key(config), "old", ["lr=0.1"], "old", {"optimizer": "sgd"})
+    sweep.add(plan, old, config)
+    write_run(sweep.path / "old", 0.6)
+    plan.axes |= {"optimizer": ["adam"], "new": ["1"]}
+    sweep.write(plan)
+    row = lithydra.results(sweep.path).to_dict("records")[-1]
+    assert (row["lr"], row["net"], row["optimizer"], row["new"]) == (0.1, "null", "sgd", "—")
+    for axes in (("lr", "net"), ("lr", "net", "new")):
+        sweep.write(replace(plan, axes={axis: [*plan.axes[axis], "more"] for axis in axes}))
+        report_sweep(sweep.path)
+        names = {path.stem for path in (sweep.path / "plots").iterdir()}
+        assert {"heat_map" if len(axes) == 2 else "parallel", "curves_lr", "effect_net"} <= names
+
+
+def test_a_job_that_is_there_twice_is_no_repeat(tmp_path: Path) -> None:
+    """As one from before an axis, at the value that is its default."""
+    sweep = write_sweep(tmp_path / "s", {"lr": ["0.1", "0.2"], "seed": ["0", "1"]}, lambda p: 0.5 + int(p["seed"]))
+    plan = sweep.read()
+    first = plan.jobs[0]
+    plan.jobs.append(Job("again", "again", first.overrides, first.run))
+    sweep.write(plan)
+    spread = ranked_settings(lithydra.results(sweep.path), plan)[0].metrics["val/acc"]
+    assert (spread.mean, spread.count) == (1.0, 2)
 
 
 def test_three_axes_are_shown_as_parallel_coordinates(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from lithydra.search.best import experiment
 from lithydra.search.optuna_side import STUDY, open_storage, pruner, sampler, storage_address
 from lithydra.search.settings import Settings
 from lithydra.search.space import Options, Range, corners, grid, parse
+from sweeping import sweep, table
 
 DEFAULTS: dict[str, Any] = {
     k: v for k, v in yaml.safe_load((CONF / "hydra/sweeper/optuna.yaml").read_text()).items() if k != "_target_"
@@ -202,6 +203,49 @@ def test_a_run_without_prospects_is_pruned_while_it_runs(
 def test_a_trial_that_has_ended_prunes_nothing(run_train: RunTrain, study: optuna.Study, tmp_path: Path) -> None:
     run = run_train(*SHORT, *reporting(tmp_path, 0))
     assert run.read_status()["state"] == "finished" and run.read_status()["epoch"] == 5
+
+
+@pytest.mark.parametrize("damage", ["no file", "another file", "no such trial"])
+def test_a_trial_that_was_moved_goes_on_without_its_search(
+    run_train: RunTrain, study: optuna.Study, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    if damage != "no such trial":
+        (tmp_path / "optuna.db").unlink()
+    if damage == "another file":
+        (tmp_path / "optuna.db").write_bytes(b"no database" * 999)
+    run = run_train(*SHORT, "trainer.max_epochs=1", *reporting(tmp_path, 7))
+    assert run.read_status()["state"] == "finished"
+    assert f"{tmp_path}/optuna.db: " in caplog.text and "The run goes on by itself" in caplog.text
+    assert (tmp_path / "optuna.db").exists() == (damage != "no file")
+
+
+def test_a_search_over_added_keys_is_reported_and_its_lost_plan_made_again(tmp_path: Path, data_dir: Path) -> None:
+    """With `++key` and `~key`; then sweep.json is lost, and at last the trials are."""
+    every = ("hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "hydra.sweeper.n_trials=null")
+    settings = (*every, *SMALL[:-1], "trainer.max_epochs=1", "optimizer=sgd", "~optimizer.nesterov", "++lr=0.1,0.01")
+    first = sweep(*settings, folder=tmp_path, data_dir=data_dir)
+    assert first.code == 0, first.output
+    frame = lithydra.results(first.sweep.path)
+    assert frame["lr"].tolist() == [0.1, 0.01]
+    best = (first.sweep.path / "experiment" / "best.yaml").read_text()
+    again = (
+        f"python train.py --config-dir {first.sweep.path.relative_to(tmp_path)} experiment=best '~optimizer.nesterov'"
+    )
+    assert f"# {again}\n" in best and f"best again     {again}\n" in first.output
+    assert yaml.safe_load(best)["lr"] in (0.1, 0.01) and "nesterov" not in yaml.safe_load(best)
+    first.sweep.file.write_text("{")
+    second = sweep(*settings, folder=tmp_path, data_dir=data_dir)
+    assert second.code == 0, second.output
+    assert "sweep.json: damaged" in second.output
+    assert table(second) == table(first)
+    (first.sweep.path / "optuna.db").write_bytes(b"no database" * 999)
+    refused = sweep(*settings, folder=tmp_path, data_dir=data_dir)
+    assert refused.code == 2 and "optuna.db: not the trials of a search, or damaged" in refused.output
+    assert "Traceback" not in refused.output
+    (first.sweep.path / "optuna.db").unlink()
+    third = sweep(*settings, folder=tmp_path, data_dir=data_dir)
+    assert third.code == 0, third.output
+    assert table(third) == table(first) and "2 trials finished" in third.output
 
 
 SMALL = ("accelerator=cpu", "callbacks=none", "logger=none", "data.limit=300", "sweep.name=s")

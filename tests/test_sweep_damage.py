@@ -145,7 +145,8 @@ def test_a_report_does_without_what_cannot_be_read(tmp_path: Path, caplog: pytes
     directory = write_sweep(tmp_path / "s", {"lr": ["0.1", "0.2"]}, lambda _: 0.5)
     first, second = (directory.run(job) for job in directory.read().jobs)
     first.histograms.write_bytes(b"PK")
-    np.savez(second.histograms, **{"parameter/w/counts": np.zeros((1, 3)), "parameter/w/edges": np.zeros((1, 3))})
+    arrays = {"parameter/w/counts": np.zeros((1, 3)), "parameter/w/edges": np.zeros((1, 3))}
+    np.savez(second.histograms, allow_pickle=False, **arrays)
     (first.path / "layers.csv").write_text("epoch,layer\n0,a\n")
     (second.path / "layers.csv").write_bytes(b"\xff\0")
     second.metrics.write_bytes(b"\0")

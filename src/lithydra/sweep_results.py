@@ -187,8 +187,10 @@ def ranked_settings(frame: Frame, plan: Plan) -> list[Setting]:
     groups: list[Any] = list(frame.groupby(axes, sort=False, dropna=False)) if axes else [((), frame)]
     numeric = [name for name in frame.columns if "/" in name] + ["seconds", "best_epoch"]
     settings = []
+    one_job = [*axes, *(axis for axis in FOLDED if axis in frame)]
     for key, jobs in groups:
         done = jobs[jobs["state"] == "finished"]
+        done = done.drop_duplicates(one_job) if one_job else done
         spreads = {name: Spread.of(done[name].astype(float).tolist()) for name in numeric}
         found = {name: spread for name, spread in spreads.items() if spread is not None}
         settings.append(Setting(dict(zip(axes, key, strict=True)), jobs, found))
