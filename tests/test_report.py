@@ -150,8 +150,8 @@ def test_axes_with_a_plus_are_told_apart(tmp_path: Path) -> None:
     plan = json.loads(sweep.file.read_text())
     plan["jobs"][0]["overrides"].append("~scheduler.gamma")
     sweep.file.write_text(json.dumps(plan))
-    frame = lithydra.results(sweep.path)
-    assert frame["model.new"].tolist() == [1, 1, 2, 2] and frame["seed"].tolist() == [0, 1, 0, 1]
+    rows = lithydra.results(sweep.path).to_dict("records")
+    assert [(row["model.new"], row["seed"]) for row in rows] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     shown = Sweep(sweep.path)
     assert [setting.name for setting in shown.settings] == ["model.new=1", "model.new=2"]
     assert commands(shown)[0]["text"] == "python train.py data=digits +model.new=1 ++seed=0 '~scheduler.gamma'"
