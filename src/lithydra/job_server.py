@@ -195,7 +195,7 @@ def main() -> None:
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     import torch
 
-    from lithydra import provenance, shared, train
+    from lithydra import provenance, shared
 
     for name in (*IMPORTED_LATE, *os.environ.get(PRELOAD, "").split()):
         with contextlib.suppress(ImportError):  # then the run that needs it says so
@@ -203,7 +203,7 @@ def main() -> None:
     torch.set_num_threads(1)  # threads would not survive a fork
     shared.share()
     provenance.packages()
-    provenance.git_state(Path(train.__file__).parent)
+    provenance.note_start()
     JobServer(connection).serve()
     os._exit(0)  # libraries that were loaded here complain when they are unloaded
 

@@ -1,9 +1,13 @@
 """Where a run comes from: code, packages, machine, data. Enough to say later why two runs differ."""
 
+import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
+import sysconfig
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -12,6 +16,8 @@ from typing import Any
 import torch
 
 from lithydra.run_dir import RunDir
+
+PACKAGE = Path(__file__).parent
 
 
 def provenance(
@@ -23,7 +29,7 @@ def provenance(
         "choices": choices,
         "overrides": overrides,
         "seed": seed,
-        "git": git_state(Path(__file__).parent),
+        "git": code(),
         "python": platform.python_version(),
         "packages": packages(),
         "hardware": hardware(),
@@ -57,19 +63,84 @@ def packages() -> dict[str, str]:
     return {d.name: d.version for d in sorted(distributions(), key=lambda d: d.name.lower())}
 
 
-@cache
+# Where a person's own code lies, at any depth of the checkout.
+OWN_CODE = (":(glob)**/src/**", ":(glob)**/conf/**")
+LONGEST_FILE = 2**18  # bytes, of an untracked file that is recorded with its content
+
+
 def git_state(folder: Path) -> dict[str, str | None]:
-    """Commit and uncommitted changes of the checkout that `folder` is in; None where there is no git."""
+    """Commit and uncommitted changes of the checkout that `folder` is in; None where there is no git.
+
+    A file below src/ or conf/ that git does not know yet is a change, too: a person's new model is one.
+    """
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, check=True)
+            done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return None
-        return done.stdout
+        return done.stdout.decode(errors="replace")
 
-    commit = git("rev-parse", "HEAD")
-    return {"commit": commit and commit.strip(), "diff": git("diff", "HEAD")}
+    top, _, commit = (git("rev-parse", "--show-toplevel", "HEAD") or "").strip().partition("\n")
+    if not commit:
+        return {"commit": None, "diff": None}
+    diff = git("diff", "--no-color", "--no-ext-diff", "HEAD") or ""
+    listed = git("-C", top, "ls-files", "-z", "--others", "--exclude-standard", "--", *OWN_CODE) or ""
+    new = (_as_new(Path(top), name) for name in listed.split("\0") if name)
+    return {"commit": commit, "diff": diff + "".join(new)}
+
+
+def _as_new(top: Path, name: str) -> str:
+    """An untracked file as `git diff` would show it if it were added; of one that is long or no text, a checksum."""
+    try:
+        content = (top / name).read_bytes() if (top / name).is_file() else b""
+    except OSError as error:
+        content = f"cannot be read: {error.strerror}".encode()
+    head = f"diff --git a/{name} b/{name}\nnew file mode 100644\n"
+    if len(content) > LONGEST_FILE or b"\0" in content:
+        checksum = hashlib.sha256(content).hexdigest()
+        return f"{head}Binary files /dev/null and b/{name} differ: {len(content):,} bytes, SHA-256 {checksum}\n"
+    lines = re.findall(r"[^\n]*\n|[^\n]+", content.decode(errors="replace"))
+    if not lines:
+        return head
+    end = "" if lines[-1].endswith("\n") else "\n\\ No newline at end of file\n"
+    return f"{head}--- /dev/null\n+++ b/{name}\n@@ -0,0 +1,{len(lines)} @@\n+{'+'.join(lines)}{end}"
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What a process had imported, and out of which state of the checkout, before it forked others."""
+
+    git: dict[str, Any]
+    modules: frozenset[str]
+
+
+_start: _Start | None = None
+
+
+def note_start() -> None:
+    """To be called when a process that jobs are forked from has imported what they have in common."""
+    global _start
+    _start = _Start(git_state(PACKAGE), frozenset(sys.modules))
+
+
+def code() -> dict[str, Any]:
+    """The state of the checkout that this process's code comes from.
+
+    Where the checkout has changed since the process was forked from a server, the server's state, and below `later`
+    the one that `modules` were imported from, which the server had not imported yet.
+    """
+    now = git_state(PACKAGE)
+    if _start is None or now == _start.git:
+        return now
+    new = (name for name, module in sorted(sys.modules.items()) if name not in _start.modules and _is_own(module))
+    return {**_start.git, "later": {**now, "modules": list(new)}}
+
+
+def _is_own(module: object) -> bool:
+    """Whether a module is neither Python's nor an installed package's."""
+    file = getattr(module, "__file__", None)
+    return bool(file) and "-packages" not in file and not file.startswith(sysconfig.get_path("stdlib"))
 
 
 def hardware() -> dict[str, Any]:
