@@ -108,7 +108,7 @@ class Killing:
         self.references: dict[str, dict] = {}
 
     def train(self, *overrides: str) -> None:
-        if "data=image_folder" in overrides:
+        if "data=image_folder" in overrides and not any(o.startswith("data.path=") for o in overrides):
             overrides = (*overrides, f"data.path={self.outputs / 'images'}")
         config, choices = _compose(*overrides, data_dir=self.data_dir, outputs=self.outputs)
         if config.resume:

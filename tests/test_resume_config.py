@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import yaml
 from omegaconf import open_dict
+from PIL import Image
 
 from conftest import _compose, write_npz
 from killing import differences, outcome
-from lithydra.checkpoint_io import load
+from lithydra.checkpoint_io import load, save
 from lithydra.errors import ConfigError
 from lithydra.run_dir import RunDir
 from lithydra.train import train
@@ -122,6 +123,27 @@ def test_data_that_have_changed_are_refused(killing: Killing, tmp_path: Path) ->
     write_npz(path, num_classes=3, shape=(8, 8), num_train=90, num_test=30)
     with pytest.raises(ConfigError, match="trained on number of training images 48, and the data have 72"):
         killing.train(f"resume={run.path}", "trainer.max_epochs=2")
+
+
+def test_images_that_were_exchanged_are_refused(killing: Killing, tmp_path: Path) -> None:
+    """Files of the same names and sizes. A run from before contents were looked at is compared by names and sizes."""
+    run, folder = RunDir(tmp_path / "run"), tmp_path / "images"
+    for label, name in enumerate("ab"):
+        (folder / name).mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(np.full((4, 4), 100 * label + i, np.uint8)).save(folder / name / f"{i}.bmp")
+    data = ("data=image_folder", f"data.path={folder}", "data.image_size=4", "data.batch_size=8", "data.limit=null")
+    killing.train(*ONE_EPOCH, *data, "data.val_fraction=0.2", f"run={run.path}")
+    for old, new in (("a", "x"), ("b", "a"), ("x", "b")):
+        (folder / old).rename(folder / new)
+    with pytest.raises(ConfigError, match=r"the data have changed since: test_contents, train_contents$"):
+        killing.train(f"resume={run.path}", "trainer.max_epochs=2")
+    written = load(run.last)
+    for key in ("train_contents", "test_contents"):
+        del written["lithydra"]["checksums"][key]
+    save(written, run.last, run.previous)
+    killing.train(f"resume={run.path}", "trainer.max_epochs=2")
+    assert len(run.read_metrics()) == 2
 
 
 def test_with_the_word_a_new_lr_is_taken_and_stays(killing: Killing, tmp_path: Path) -> None:
