@@ -30,8 +30,9 @@ from pathlib import Path
 from typing import Any
 
 PRELOAD = "LITHYDRA_PRELOAD"  # names of modules, of whoever starts the server
-# What a run imports on its way, beside what `lithydra.train` does at once.
-IMPORTED_LATE = (
+# What a run imports, at once and on its way.
+IMPORTED = (
+    "lithydra.train",
     "lithydra.callbacks.progress",
     "lithydra.callbacks.summary",
     "rich._emoji_codes",
@@ -197,7 +198,7 @@ def main() -> None:
 
     from lithydra import provenance, shared
 
-    for name in (*IMPORTED_LATE, *os.environ.get(PRELOAD, "").split()):
+    for name in (*IMPORTED, *os.environ.get(PRELOAD, "").split()):
         with contextlib.suppress(ImportError):  # then the run that needs it says so
             importlib.import_module(name)
     torch.set_num_threads(1)  # threads would not survive a fork
