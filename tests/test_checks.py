@@ -1,11 +1,15 @@
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf, open_dict
 
-from conftest import Compose
-from lithydra.checks import check
+from conftest import CONF, Compose
+from lithydra.checks import ONE_CHOICE, check, nodes
 from lithydra.errors import ConfigError
+from lithydra.settings import ARGUMENTS, HYDRA, NEEDED, RULES
 
 PROMISE = "10. Bad input is refused before training"
 
@@ -85,6 +89,8 @@ model=resnet9 model.width=0
 loss.label_smoothing=1
 loss.label_smoothing=-0.1
 optimizer.lr=-1
+optimizer.lr=0.5
+scheduler=onecycle scheduler.max_lr=0.5
 optimizer.eps=0
 optimizer.betas=[0.9]
 optimizer.betas=[0.9,1.0]
@@ -224,11 +230,39 @@ init.backbone_lr_factor=-1
 init.from=torchvision init.freeze=backbone init.backbone_lr_factor=0.1
 init.from=torchvision optimizer=lbfgs init.backbone_lr_factor=0.1
 init.from=torchvision init.backbone_lr_factor=0.1 scheduler=cosine scheduler.eta_min=1e-5
+data.batch_size=${seed}
+checkpoint.every_n_steps=${seed}
+regularizer=l2 regularizer.l2.weight=${trainer.max_steps}
+seed=5 scheduler=step scheduler.gamma=${seed}
+lr=${oc.env:NUMBER}
+data.batch_size=${oc.env:NUMBER}
+test=${oc.env:FLAG}
+compile=${oc.env:FLAG}
+paths.outputs=${oc.env:EMPTY}
+regularizer=l1 regularizer.l1.weight=99999999999999999999
+trainer.max_epochs=99999999999999999999
+trainer.max_epochs={a:1}
+trainer.gradient_clip_algorithm={a:1}
+trainer.strategy=null
+data.image_size=1000000
+model._target_=null
+model._target_=1
+optimizer._convert_=banana
+optimizer._partial_=false
+test={}
+monitor=banana
+checkpoint=null
+init=[]
+logger.tensorboard.name=1
++sweep.new=1
+data=npz data.class_names=cat
 """
 
 
 @pytest.mark.parametrize("line", BAD.strip().splitlines())
-def test_bad_setting_is_refused_by_name(line: str, compose: Compose) -> None:
+def test_bad_setting_is_refused_by_name(line: str, compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {"NUMBER": "16", "FLAG": "false", "EMPTY": ""}.items():
+        monkeypatch.setenv(name, text)
     config = compose(*line.split())
     with pytest.raises(ConfigError) as caught:
         check(config)
@@ -285,6 +319,92 @@ def test_a_value_that_another_setting_gives_is_refused_once(compose: Compose) ->
     with pytest.raises(ConfigError) as caught:
         check(compose("scheduler=onecycle", "lr=-1"))
     assert str(caught.value) == "lr=-1: must be a number above 0."
+
+
+OWN = """
+{_target_: mine.Net, hidden: 128, width: 0.5, kernel_size: [3, 5], channels: 8, dropout: none, batch_norm: group}
+{_target_: mine.Net, weights: {path: a.pt}, batch_norm_eps: auto}
+"""
+
+
+@pytest.mark.parametrize("model", OWN.strip().splitlines())
+def test_settings_of_a_persons_own_class_are_its_own_business(model: str, compose: Compose) -> None:
+    config = compose()
+    config.model = OmegaConf.create(model)
+    check(config)
+
+
+def test_a_setting_is_known_by_the_class_that_takes_it(compose: Compose) -> None:
+    config = compose("scheduler=step", "callbacks=early_stopping")
+    config.optimizer = {"_target_": "torch.optim.Adafactor", "_partial_": True, "lr": "${lr}", "eps": [None, 0.001]}
+    cyclic = {"_target_": "torch.optim.lr_scheduler.CyclicLR", "mode": "triangular2", "base_lr": 0.1, "max_lr": 0.2}
+    config.scheduler = {**cyclic, "_partial_": True, "interval": "step", "gamma": 2.0}
+    config.callbacks.early_stopping = {"_target_": "mine.Stopping", "patience": "long", "mode": "up"}
+    config.data._target_ = "mine.Photos"
+    with open_dict(config):
+        config.data.channels, config.data.path = "all", 3
+    check(config)
+    config.data.batch_size = 0  # the base class's, whose ever the data set is
+    with pytest.raises(ConfigError, match=r"^data\.batch_size=0: must be a whole number at least 1\.$"):
+        check(config)
+
+
+@pytest.mark.parametrize("key", sorted(key for key in NEEDED if key.count(".") < 2))
+def test_what_every_run_needs_cannot_be_dropped(key: str, compose: Compose) -> None:
+    config = compose()
+    parent, _, name = key.rpartition(".")
+    with open_dict(config):
+        del (config[parent] if parent else config)[name]
+    with pytest.raises(ConfigError) as caught:
+        check(config)
+    assert re.fullmatch(rf"{re.escape(key)}: is missing; it must be .+", str(caught.value))
+
+
+def test_a_group_of_one_choice_takes_no_list(compose: Compose) -> None:
+    """Hydra merges the files of a list, and names no choice of such a group."""
+    config = compose()
+    choices: dict[str, str] = {group: "x" for group in ONE_CHOICE if group != "augmentation"}
+    with pytest.raises(ConfigError, match=r"^augmentation: takes one choice, augmentation=NAME; a list mixes"):
+        check(config, choices)
+    check(config, {**choices, "augmentation": "none"})
+
+
+def test_an_environment_variable_is_text_and_the_refusal_says_how_to_read_a_number(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LR", "0.1")
+    with pytest.raises(ConfigError) as caught:
+        check(compose("lr=${oc.env:LR}"))
+    message = "lr='0.1' (text) (from ${oc.env:LR}): must be a number above 0. ${oc.decode:${oc.env:LR}} reads a number "
+    assert str(caught.value) == f"{message}or true, false and null from the environment's text."
+    config = compose()
+    config.lr = "${oc.decode:${oc.env:LR}}"
+    check(config)
+    assert config.lr == 0.1
+
+
+def test_an_old_run_with_two_learning_rates_is_resumed(compose: Compose) -> None:
+    config = compose("optimizer.lr=0.5")
+    with pytest.raises(ConfigError, match=r"optimizer\.lr=0\.5: .* say lr=0\.5 instead"):
+        check(config)
+    check(config, stored=True)
+
+
+def test_every_argument_in_conf_of_a_class_with_rules_has_one() -> None:
+    for path in CONF.glob("*/*.yaml"):
+        written: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # pyright: ignore[reportAssignmentType]
+        for key, node in nodes({path.parent.name: written}):
+            if isinstance(node, dict) and node.get("_target_") in ARGUMENTS:
+                group = key.rpartition(".")[2]
+                known = {"defaults", *HYDRA, *ARGUMENTS[node["_target_"]]}
+                assert all(name in known or f"{group}.{name}" in RULES for name in node), (path, set(node) - known)
+
+
+@pytest.mark.parametrize("line", ["+model.batch_norm.new=1", "+trainer.max_epochs.new=1", "+seed.new=1"])
+def test_a_group_in_the_place_of_a_value_is_refused(line: str, compose: Compose) -> None:
+    key = line.lstrip("+").removesuffix(".new=1")
+    with pytest.raises(ConfigError, match=rf"^{re.escape(key)}={{new: 1}}: must be "):
+        check(compose(line))
 
 
 @pytest.mark.parametrize(

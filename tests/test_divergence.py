@@ -64,7 +64,7 @@ def test_a_nan_score_is_never_best() -> None:
 def test_divergence_ends_with_exit_code_3_and_no_nan_on_disk(data_dir: Path, tmp_path: Path) -> None:
     """After some good epochs: the explosion comes from an lr that rises."""
     killing, run = Killing(data_dir, tmp_path), RunDir(tmp_path / "run")
-    explodes = ("optimizer=sgd", "lr=1", "scheduler=onecycle", "scheduler.max_lr=1e30")
+    explodes = ("optimizer=sgd", "lr=1e30", "scheduler=onecycle", "scheduler.div_factor=1e30")
     code = in_child(lambda: killing.train(*SMALL, *explodes, f"run={run.path}"), tmp_path / "log")
     assert code == DivergedError.exit_code == 3, (tmp_path / "log").read_text()
     status = run.read_status()

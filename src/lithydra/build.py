@@ -11,8 +11,9 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -31,8 +32,10 @@ from lithydra.errors import ConfigError, LithydraError, nearest
 from lithydra.gradient_classifier import GradientClassifier
 from lithydra.interrupts import Interrupts, StopOnSignal
 from lithydra.normalization import Normalization
+from lithydra.rules import shown
 from lithydra.run_dir import PROFILE
 from lithydra.statistics_classifier import StatisticsClassifier
+from lithydra.targets import located
 
 # Settings under `trainer` that GradientClassifier and the loaders carry out; Lightning's Trainer gets the others.
 CLASSIFIER_KEYS = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "log_every_n_steps")
@@ -118,7 +121,9 @@ def _net(
         raise ConfigError("init: this model learns from the data's statistics, it takes no weights and freezes none")
     if not config.resume:  # the checkpoint has them, and the source may be gone
         source: transfer.Source | None = None
-        if init["from"] == transfer.TORCHVISION or (init["from"] is None and weights):
+        if init["from"] == transfer.TORCHVISION or (
+            init["from"] is None and weights and hasattr(net, "torchvision_weights")
+        ):
             setting = f"model.weights={weights}" if init["from"] is None else "init.from=torchvision"
             source = transfer.from_torchvision(net, setting)
         elif init["from"] is not None:
@@ -302,20 +307,28 @@ def make(config: DictConfig, key: str, **arguments: Any) -> Any:
 
 
 def _refuse_unknown_arguments(key: str, node: Any) -> None:
-    """Of `node`, or of each of its parts: a setting that its target does not take."""
+    """Of `node`, and of each of its parts: a target that is none, and a setting that its target does not take."""
     if not isinstance(node, DictConfig):
         return
+    for name in node:
+        _refuse_unknown_arguments(f"{key}.{name}", node[name])
     if node.get("_target_") is None:
-        for name in node:
-            _refuse_unknown_arguments(f"{key}.{name}", node[name])
         return
-    target = _explained(key, lambda: get_object(node._target_))
-    parameters = inspect.signature(target).parameters
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for name in sorted(str(name) for name in node.keys() - parameters.keys() if not str(name).startswith("_")):
-        hint = nearest(name, parameters) or f" ~{key}.{name} drops what a recipe has set"
-        raise ConfigError(f"{key}.{name}={node[name]}: {target.__name__} takes {', '.join(parameters)}.{hint}")
+    target = located(key, node._target_)
+    parameters = dict(inspect.signature(target).parameters)
+    unknown = sorted(str(name) for name in node.keys() - parameters.keys() if not str(name).startswith("_"))
+    rest = [name for name, parameter in parameters.items() if parameter.kind is inspect.Parameter.VAR_KEYWORD]
+    if unknown and rest:
+        if target is not TensorBoardLogger:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # gets the rest, and only when something is written
+
+        parameters |= inspect.signature(SummaryWriter).parameters
+    known = [name for name in parameters if name not in rest]
+    for name in unknown:
+        if name not in known:
+            hint = nearest(name, known) or f" ~{key}.{name} drops what a recipe has set"
+            raise ConfigError(f"{key}.{name}={shown(node[name])}: {target.__name__} takes {', '.join(known)}.{hint}")
 
 
 def _plain_partials(built: Any) -> Any:
@@ -345,5 +358,4 @@ def _first_line(error: BaseException) -> str:
 
 
 def _wants_channels_last(config: DictConfig) -> bool:
-    target = _explained("model", lambda: get_object(config.model._target_))
-    return bool(getattr(target, "channels_last", False))
+    return bool(getattr(located("model", config.model._target_), "channels_last", False))

@@ -6,27 +6,42 @@ from pathlib import Path
 from typing import Any
 
 from lithydra.init_checks import INIT_COMBINATIONS
-from lithydra.unread import unread
+
+PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
+ONE_CYCLE = "torch.optim.lr_scheduler.OneCycleLR"
+EARLY_STOPPING = "lightning.pytorch.callbacks.EarlyStopping"
 
 
 def _monitor(config: dict[str, Any]) -> Iterator[str]:
     metric, mode = config["monitor"]["metric"], config["monitor"]["mode"]
-    right = "max" if metric.endswith("/acc") else "min"
+    right = _better(metric)
     if mode != right:
         yield f"monitor.mode={mode}: {metric} is better the {'higher' if right == 'max' else 'lower'}; use {right}"
-    stopping = config["callbacks"].get("early_stopping")
-    if stopping and stopping["mode"] != ("max" if stopping["monitor"].endswith("/acc") else "min"):
-        yield f"callbacks.early_stopping.mode={stopping['mode']}: the wrong way round for {stopping['monitor']}"
-    plateau = "plateau" in str(config["scheduler"].get("_target_", "")).lower()
-    if plateau and config["scheduler"].get("mode") != right:
-        yield f"scheduler.mode={config['scheduler'].get('mode')}: the wrong way round for monitor.metric={metric}"
-    if plateau and config["scheduler"]["interval"] != "epoch":
-        yield "scheduler.interval=step: a plateau is looked for once an epoch"
-    if metric.startswith("val/") and not _validates(config):
-        if stopping:
-            yield f"callbacks=early_stopping: watches {metric}, and data.val_fraction=0 leaves no validation images"
-        if plateau:
-            yield f"scheduler=plateau: watches {metric}, and data.val_fraction=0 leaves no validation images"
+    unseen = "and data.val_fraction=0 leaves no validation images"
+    for name, stopping in _early_stopping(config):
+        watched, way = stopping.get("monitor", ""), stopping.get("mode", "min")
+        if watched and way != _better(watched):
+            yield f"callbacks.{name}.mode={way}: the wrong way round for {watched}"
+        if watched.startswith("val/") and not _validates(config):
+            yield f"callbacks=early_stopping: watches {watched}, {unseen}"
+    scheduler = config["scheduler"]
+    if scheduler["_target_"] == PLATEAU:
+        if scheduler.get("mode", "min") != right:
+            yield f"scheduler.mode={scheduler.get('mode', 'min')}: the wrong way round for monitor.metric={metric}"
+        if scheduler["interval"] != "epoch":
+            yield "scheduler.interval=step: a plateau is looked for once an epoch"
+        if metric.startswith("val/") and not _validates(config):
+            yield f"scheduler=plateau: watches {metric}, {unseen}"
+
+
+def _better(metric: str) -> str:
+    return "max" if metric.endswith("/acc") else "min"
+
+
+def _early_stopping(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, callback in config["callbacks"].items():
+        if callback["_target_"] == EARLY_STOPPING:
+            yield name, callback
 
 
 def _validates(config: dict[str, Any]) -> bool:
@@ -74,14 +89,28 @@ def refused_in_several(config: dict[str, Any]) -> Iterator[str]:
         yield "optimizer=lbfgs: each process would search along its own line; trainer.devices=1 trains with one"
 
 
+def one_lr(config: dict[str, Any]) -> Iterator[str]:
+    """`lr` is what is recorded, searched and scheduled, so that no target is told another one."""
+    lr, optimizer, scheduler = config["lr"], config["optimizer"], config["scheduler"]
+    if optimizer.get("lr", lr) != lr:
+        yield f"optimizer.lr={optimizer['lr']}: there is one learning rate, lr={lr}; say lr={optimizer['lr']} instead"
+    if "lr" not in optimizer and optimizer["_target_"].startswith("torch.optim."):
+        yield f"optimizer.lr: is missing; it must be ${{lr}}, the learning rate of lr={lr}"
+    if scheduler["_target_"] == ONE_CYCLE and scheduler.get("max_lr", lr) != lr:
+        given = scheduler["max_lr"]
+        yield f"scheduler.max_lr={given}: there is one learning rate, lr={lr}; say lr={given} instead"
+
+
 def _nesterov(config: dict[str, Any]) -> Iterator[str]:
-    if config["optimizer"].get("nesterov") and not config["optimizer"].get("momentum"):
+    sgd = config["optimizer"]["_target_"] == "torch.optim.SGD"
+    if sgd and config["optimizer"].get("nesterov") and not config["optimizer"].get("momentum"):
         yield "optimizer.nesterov=true: needs optimizer.momentum above 0"
 
 
 def _momentum_cycle(config: dict[str, Any]) -> Iterator[str]:
     has_momentum = {"momentum", "betas"} & config["optimizer"].keys()
-    if config["scheduler"].get("cycle_momentum") and not has_momentum:
+    cycles = config["scheduler"]["_target_"] == ONE_CYCLE and config["scheduler"].get("cycle_momentum", True)
+    if cycles and not has_momentum:
         yield "scheduler.cycle_momentum=true: the optimizer has no momentum to cycle"
 
 
@@ -108,7 +137,7 @@ def _directories(config: dict[str, Any]) -> Iterator[str]:
         yield f"run={config['run']}: resume={config['resume']} names the run directory already"
     # Of several processes that a cluster starts, the first may have begun. Lightning says later which one this is.
     ranks = {os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")}
-    if config["run"] and ranks == {"0"} and (Path(config["run"]) / "status.json").exists():
+    if config["run"] and ranks == {"0"} and os.path.exists(Path(config["run"], "status.json")):
         yield f"run={config['run']}: holds a run already; resume={config['run']} goes on with it"
     told: set[Path] = set()  # runs and sweeps lie below the same file more often than not
     for key in ("runs", "sweeps", "data"):
@@ -143,7 +172,6 @@ def _lr_range(config: dict[str, Any]) -> Iterator[str]:
 
 
 COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
-    unread,
     _monitor,
     _folds,
     _classes,

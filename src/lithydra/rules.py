@@ -1,9 +1,14 @@
 """What a setting may be. `value in rule` tells whether it is; `str(rule)` says what is allowed."""
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from typing import Any
+
+LARGEST = 2**63 - 1
+LONGEST_SHOWN = 80  # characters
+LONGEST_NAME, LONGEST_PATH = 255, 3000  # bytes, of what Linux takes (4,096 the path) with room for a run's files
 
 
 @dataclass(frozen=True)
@@ -20,12 +25,17 @@ class Number:
         if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
             return False
         return (
-            math.isfinite(value)
+            self.holds(value)
             and (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
         )
+
+    @staticmethod
+    def holds(value: int | float) -> bool:
+        """Whether torch and numpy have a number of this size: whole ones go to 64 bits."""
+        return -LARGEST <= value <= LARGEST if isinstance(value, int) else math.isfinite(value)
 
     def __str__(self) -> str:
         bounds = [
@@ -48,9 +58,7 @@ class Choice:
         return any(value is option or (type(value) is type(option) and value == option) for option in self.options)
 
     def __str__(self) -> str:
-        return "one of " + ", ".join(
-            "null" if o is None else str(o).lower() if isinstance(o, bool) else str(o) for o in self.options
-        )
+        return ("one of " if len(self.options) > 1 else "") + ", ".join(map(shown, self.options))
 
 
 @dataclass(frozen=True)
@@ -64,12 +72,13 @@ class ListOf:
     def __contains__(self, value: object) -> bool:
         if not isinstance(value, list) or len(value) < self.min_length:
             return False
-        return (self.max_length is None or len(value) <= self.max_length) and all(x in self.item for x in value)
+        fits = self.max_length is None or len(value) <= self.max_length
+        return fits and (self.item is Any or all(x in self.item for x in value))
 
     def __str__(self) -> str:
         bound = f", at least {self.min_length} of them" if self.min_length else ""
         bound = f", {self.max_length} of them" if self.max_length else bound
-        return f"a list, each item {self.item}{bound}"
+        return "a list" if self.item is Any else f"a list, each item {self.item}{bound}"
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,31 @@ class Text:
 
     def __str__(self) -> str:
         return "a piece of text"
+
+
+@dataclass(frozen=True)
+class FilePath:
+    """A path that a file system takes."""
+
+    def __contains__(self, value: object) -> bool:
+        if not isinstance(value, str) or not value or "\0" in value:
+            return False
+        encoded = os.fsencode(value)
+        return len(encoded) <= LONGEST_PATH and all(len(name) <= LONGEST_NAME for name in encoded.split(b"/"))
+
+    def __str__(self) -> str:
+        return f"a path, each name in it at most {LONGEST_NAME} bytes"
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of settings."""
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, dict)
+
+    def __str__(self) -> str:
+        return "a group of settings"
 
 
 @dataclass(frozen=True)
@@ -108,8 +142,11 @@ class AnyOf:
 
 
 NULL = Choice((None,))
+TEXT = Text()
+PATH = FilePath()
 FLAG = Choice((True, False))
 SEED = Number(least=0, most=2**32 - 1, whole=True)
+WHOLE = Number(least=0, whole=True)
 COUNT = Number(least=1, whole=True)
 POSITIVE = Number(above=0)
 NOT_NEGATIVE = Number(least=0)
@@ -119,3 +156,17 @@ PROBABILITY = Number(least=0, most=1)
 
 def optional(rule: Any) -> AnyOf:
     return AnyOf((NULL, rule))
+
+
+def shown(value: object) -> str:
+    """A value as it is typed, in one line that is not long."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, dict):
+        text = "{" + ", ".join(f"{key}: {shown(item)}" for key, item in value.items()) + "}"
+    elif isinstance(value, list):
+        text = f"[{', '.join(map(shown, value))}]"
+    else:
+        text = str(value)
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"

@@ -4,16 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from lithydra.errors import nearest
+from lithydra.rules import shown
+from lithydra.settings import RULES
 
-# Nodes whose settings are read by name; other nodes refuse what they do not know when they are built.
-CLOSED = {
-    "monitor": ("metric", "mode"),
-    "checkpoint": ("every_n_steps", "every_seconds"),
-    "accelerator": ("channels_last", "matmul_precision"),
-    "paths": ("data", "outputs", "runs", "sweeps"),
-    "init": ("from", "freeze", "head", "backbone_lr_factor"),
-    "lr_find": ("num_steps", "min_lr", "max_lr"),
-}
+# Groups whose settings are read by name; others refuse what they do not know when they are built.
+CLOSED = ("monitor", "checkpoint", "accelerator", "paths", "init", "sweep", "lr_find")
 # What the data decide.
 DECIDED = {"model": ("in_shape", "num_classes"), "augmentation": ("image_shape", "num_classes")}
 LISTS = ("regularizer", "callbacks", "logger")  # nodes that hold named nodes, each with a _target_
@@ -36,13 +31,14 @@ TRAINER = {
 
 def unread(config: dict[str, Any]) -> Iterator[str]:
     """What is wrong with the places of a config's settings."""
-    for group, known in CLOSED.items():
+    for group in CLOSED:
+        known = [key.partition(".")[2] for key in RULES if key.startswith(f"{group}.")]
         for key in config.get(group, {}).keys() - set(known):
             there = f"{group} has {', '.join(known)}"
-            yield f"{group}.{key}={config[group][key]}: nothing reads it; {there}.{nearest(key, known)}"
+            yield f"{group}.{key}={shown(config[group][key])}: nothing reads it; {there}.{nearest(key, known)}"
     for group, keys in DECIDED.items():
         for key in config[group].keys() & set(keys):
-            yield f"{group}.{key}={config[group][key]}: the data decide it"
+            yield f"{group}.{key}={shown(config[group][key])}: the data decide it"
     for group in LISTS:
         for key, node in config[group].items():
             if not isinstance(node, dict) or "_target_" not in node:
@@ -51,9 +47,10 @@ def unread(config: dict[str, Any]) -> Iterator[str]:
         extra = sorted(config[group].keys() - {"_target_", "interval"})
         if config[group].get("_target_") is None and extra:
             key, ways = extra[0], f"{group}=NAME chooses one, ~{group}.{extra[0]} drops what a recipe has set"
-            yield f"{group}.{key}={config[group][key]}: there is no {group} to set; {ways}"
+            yield f"{group}.{key}={shown(config[group][key])}: there is no {group} to set; {ways}"
     for name, node in config["callbacks"].items():
-        if isinstance(node, dict) and "train_time_interval" in node:  # Lightning's, in automatic optimization alone
+        lightnings = isinstance(node, dict) and str(node.get("_target_")).endswith("ModelCheckpoint")
+        if lightnings and node.get("train_time_interval"):  # works in automatic optimization alone
             yield f"callbacks.{name}.train_time_interval: does not work here; use checkpoint.every_seconds"
     for key in config["trainer"].keys() & TRAINER.keys():
-        yield f"trainer.{key}={config['trainer'][key]}: not taken, {TRAINER[key]}"
+        yield f"trainer.{key}={shown(config['trainer'][key])}: not taken, {TRAINER[key]}"
