@@ -229,7 +229,7 @@ def _refuse_less_than_a_batch(config: DictConfig, data: ImageDataModule) -> None
 def _targets(config: DictConfig, key: str) -> dict[str, Any]:
     """The class or function that makes each part of a group, by the part's dotted key."""
     targets = {f"{key}.{name}": node._target_ for name, node in config[key].items()}
-    return {name: _explained(name, partial(get_object, target)) for name, target in targets.items()}
+    return {name: located(name, target) for name, target in targets.items()}
 
 
 def _trainer_settings(config: DictConfig) -> dict[str, Any]:
