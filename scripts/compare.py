@@ -1,6 +1,6 @@
 """Compare runs: python scripts/compare.py RUN RUN …  (settings: conf/compare.yaml)."""
 
-from lithydra.cli import main_compare
+from lithydra.cli import main
 
 if __name__ == "__main__":
-    main_compare()
+    main("compare")

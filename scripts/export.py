@@ -1,6 +1,6 @@
 """Export a run's model: python scripts/export.py run=DIR [format=onnx|torch_export|state_dict]  (conf/export.yaml)."""
 
-from lithydra.cli import main_export
+from lithydra.cli import main
 
 if __name__ == "__main__":
-    main_export()
+    main("export")

@@ -1,6 +1,6 @@
 """Predict image files: python scripts/predict.py run=DIR input=FILE|FOLDER|GLOB  (settings: conf/predict.yaml)."""
 
-from lithydra.cli import main_predict
+from lithydra.cli import main
 
 if __name__ == "__main__":
-    main_predict()
+    main("predict")

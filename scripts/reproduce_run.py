@@ -1,6 +1,6 @@
 """Train a run again and compare bit for bit: python scripts/reproduce_run.py run=DIR  (conf/reproduce_run.yaml)."""
 
-from lithydra.cli import main_reproduce_run
+from lithydra.cli import main
 
 if __name__ == "__main__":
-    main_reproduce_run()
+    main("reproduce_run")

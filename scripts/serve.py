@@ -1,6 +1,6 @@
 """Try a run in the browser: python scripts/serve.py run=DIR  (settings: conf/serve.yaml)."""
 
-from lithydra.cli import main_serve
+from lithydra.cli import main
 
 if __name__ == "__main__":
-    main_serve()
+    main("serve")

@@ -101,7 +101,7 @@ def start(
             patch()
             named = () if any(o.startswith(("sweep.name=", "study=")) for o in overrides) else (f"sweep.name={name}",)
             sys.argv = ["train.py", "-m", *overrides, *named]
-            cli.main_train()
+            cli.main("train")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:

@@ -182,7 +182,27 @@ EVALUATE_LATE = {
     "evaluate: other classes": ("run=T/run_npz data=npz data.path=T/four.npz", "trained on classes ['0', '1', '2']"),
     "evaluate: other size": ("run=T/run_npz data=npz data.path=T/larger.npz", "trained on image shape [1, 8, 8]"),
     "evaluate: other channels": ("run=T/run_npz data=npz data.path=T/color.npz", "trained on image shape [1, 8, 8]"),
+    "evaluate: -m": ("-m run=T/run,T/run_npz", "-m: trains many runs"),
     "evaluate: no validation part": ("run=T/run_npz split=val", "the run had no validation part"),
+}
+# Of train.py, what would be taken without a word, or refused after something was written.
+OF_SWEEPS = {
+    "sweep over the sweep's name": ("-m sweep.name=a,b", "sweep.name=a,b: a setting of the sweep itself"),
+    "sweep over the outputs": ("-m paths.outputs=a,b", "paths.outputs=a,b: a setting of the sweep itself"),
+    "sweep over the sweep's job": ("-m sweep.job=a,b", "sweep.job=a,b: a setting of the sweep itself"),
+    "search over the outputs": ("-m hydra/sweeper=optuna paths.data=a,b", "paths.data=a,b: a setting of the sweep"),
+    "misspelt tag": ("-m hydra/sweeper=optuna lr=tag(lgo,interval(1,2))", "tag lgo: one of log. Did you mean log?"),
+    "misspelt tag of a grid": ("-m lr=tag(lgo,choice(0.1,0.2))", "tag lgo: one of log. Did you mean log?"),
+    "study without -m": ("study=digits/optimizer lr=0.1", "varies optimizer, seed; -m trains them all"),
+    "sweep.name without -m": ("sweep.name=a", "sweep.name=a: of a sweep, which -m starts"),
+    "several values without -m": ("optimizer=sgd,adam", "optimizer=sgd,adam: several values; -m trains each"),
+    "hydra.sweep.dir": ("-m hydra.sweep.dir=a lr=0.1,0.2", "hydra.sweep.dir: not taken, a sweep lies in paths.sweeps"),
+    "hydra.run.dir": ("hydra.run.dir=a", "hydra.run.dir: not taken, run=DIR"),
+    "--run -m": ("--run -m lr=0.1,0.2", "--run and -m: one of them at a time"),
+    "--cfg job -m": ("--cfg job -m lr=0.1,0.2", "-m and --cfg: one of them at a time"),
+    "study narrowed to nothing": ("-m study=digits/optimizer optimizer=sgd lr=0.1 seed=0", "study.verdict[0]"),
+    "sweeper of Hydra's": ("-m hydra/sweeper=basic lr=0.1,0.2", "hydra/sweeper=basic: one of grid, optuna"),
+    "group that is a number": ("model=1", "model=1: must be the name of a choice, alexnet"),
 }
 PREDICT_EARLY = {
     "predict: no input": ("run=T/run", "input: must be given"),
@@ -202,7 +222,7 @@ ON_A_RUN = {verb: "run={}" for verb in ("evaluate", "export", "explain", "serve"
 ON_A_RUN |= {"predict": "run={} input=T/grey.png", "compare": "T/run {}"}
 NO_RUN = {"nowhere": "no such directory", "T/empty": "not a run directory", "T/text.png": "a file, not a directory"}
 VERBS = {
-    "train": (EARLY, LATE),
+    "train": (EARLY | OF_SWEEPS, LATE),
     "evaluate": (EVALUATE_EARLY, EVALUATE_LATE),
     "predict": (PREDICT_EARLY, PREDICT_LATE),
 }
@@ -316,7 +336,7 @@ def test_bad_input_is_refused(
         os.chdir(folder)
         GlobalHydra.instance().clear()
         sys.argv = [f"{verb}.py", *arguments(line, things, data_dir)]
-        getattr(cli, f"main_{verb}")()
+        cli.main(verb)
 
     assert in_child(task, tmp_path / "log") == 2, (tmp_path / "log").read_text()
     assert_one_line((tmp_path / "log").read_text(), message)

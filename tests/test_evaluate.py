@@ -18,7 +18,7 @@ from lithydra.errors import ConfigError, LithydraError
 from lithydra.evaluate import evaluate
 from lithydra.predict import predict
 from lithydra.run_dir import RunDir
-from lithydra.verb_checks import check_predict
+from lithydra.verb_checks import check_verb
 
 PROMISE = "12. Evaluate and predict are safe"
 
@@ -181,8 +181,8 @@ def test_images_of_an_npz_are_inverted_as_files_are(run: RunDir, data_dir: Path,
 def test_predictions_do_not_go_where_the_contact_sheet_goes(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
     given = (f"run={run.path}", f"input={data_dir / 'digits.npz'}", f"output={tmp_path / 'found.png'}")
     with pytest.raises(ConfigError, match=r"found\.png: the contact sheet goes there"):
-        check_predict(settings("predict", data_dir, *given))
-    check_predict(settings("predict", data_dir, *given, "contact_sheet=0"))
+        check_verb(settings("predict", data_dir, *given), "predict")
+    check_verb(settings("predict", data_dir, *given, "contact_sheet=0"), "predict")
 
 
 def test_more_classes_than_there_are_is_refused(run: RunDir, data_dir: Path) -> None:

@@ -1,6 +1,7 @@
 """inspect_data, lr_find, compare and reproduce_run."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -100,20 +101,26 @@ def test_lr_find_refuses(compose: Compose) -> None:
 def test_comparing_shows_differences_metrics_and_curves(
     run_train: RunTrain, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("COLUMNS", "200")
     runs = [run_train(*SMALL), run_train(*SMALL, "optimizer=sgd", "lr=0.05")]
     moved = runs[1].path.rename(tmp_path / "1,lr=0.05,it's")
+    capsys.readouterr()
     typed = ["compare.py", str(runs[0].path), str(moved), f"output={tmp_path / 'curves.png'}"]
     monkeypatch.setattr(sys, "argv", typed)
     with pytest.raises(SystemExit) as ended:
-        cli.main_compare()
+        cli.main("compare")
     out, err = capsys.readouterr()
     assert (ended.value.code, err) == (0, "") and (tmp_path / "curves.png").exists()
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
-    assert ["optimizer", "Adam", "SGD"] in rows and ["lr", "0.001", "0.05"] in rows
-    assert not any(row[0].startswith(("run", "data", "paths")) for row in rows)
-    metrics = [RunDir(path).read_status()["metrics"] for path in (runs[0].path, moved)]
-    assert ["test/acc", *(f"{m['test/acc']:.4f}" for m in metrics)] in rows
+    rows = [[c.strip() for c in re.split("[│┃]", line)[1:-1]] for line in out.splitlines() if line[:1] in ("│", "┃")]
+    names, first, second = (dict(zip(rows[0], row, strict=True)) for row in rows[:3])
+    settings = {key for key in names if key not in ("run", "foreach")}
+    assert {"optimizer", "lr"} <= settings and not settings & {"dir", "name", "optimizer.lr", "data.dir"}
+    assert [(row["run"], row["optimizer"], row["lr"]) for row in (first, second)] == [
+        ("1", "Adam", "0.001"),
+        (moved.name, "SGD", "0.05"),
+    ]
+    metrics = [RunDir(path).read_status()["metrics"]["test/acc"] for path in (runs[0].path, moved)]
+    assert [row[-1] for row in rows[-2:]] == [f"{value:.4f}" for value in metrics]
 
 
 def test_comparing_refuses_what_is_no_run(tmp_path: Path, run_train: RunTrain) -> None:

@@ -2,6 +2,14 @@
 
 from typing import Any
 
+from hydra.core.override_parser.types import Override
+
+from lithydra.errors import ConfigError, nearest
+
+# Settings of the sweep itself: they neither vary nor belong to a job.
+ABOUT_THE_SWEEP = ("sweep", "paths", "hydra")
+TAGS = ("log",)  # Hydra's tag(): of these, a search knows the meaning
+
 # Axes that repeat a setting instead of changing it.
 FOLDED = ("seed", "data.fold")
 
@@ -9,6 +17,14 @@ FOLDED = ("seed", "data.fold")
 def bare(override: str) -> str:
     """The key of `key`, `+key=value`, `++key=value` or `~key`."""
     return override.partition("=")[0].lstrip("+~")
+
+
+def refuse_axis(override: Override) -> None:
+    """Raise ConfigError for what cannot vary from job to job, and for a tag that nothing reads."""
+    if override.get_key_element().lstrip("+~").partition(".")[0] in ABOUT_THE_SWEEP:
+        raise ConfigError(f"{override.input_line}: a setting of the sweep itself, which has one value for all its jobs")
+    for tag in sorted(getattr(override.value(), "tags", set()) - set(TAGS)):
+        raise ConfigError(f"{override.input_line}: tag {tag}: one of {', '.join(TAGS)}.{nearest(tag, TAGS)}")
 
 
 def split_override(override: str) -> tuple[str, str]:

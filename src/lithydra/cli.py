@@ -1,4 +1,4 @@
-"""The command line: Hydra's entry point with one-line errors and the exit codes of the README.
+"""The command line: one table of verbs, one main() with one-line errors and the exit codes of the README.
 
 Nothing here imports torch: `--help` and a typo cost what importing Hydra costs.
 """
@@ -10,7 +10,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,38 +22,30 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from lithydra.arguments import quote, quote_paths
+from lithydra.arguments import CONFIG_DIRECTORY, name_runs, quote_paths, refuse_arguments
 from lithydra.checks import check
 from lithydra.errors import ConfigError, LithydraError, nearest
-from lithydra.extras import require_extra
 from lithydra.resume_config import resumed
 from lithydra.run_dir import RunDir
 from lithydra.signals import end_at_once_on_signal
 from lithydra.unread import TRAINER
-from lithydra.verb_checks import EVALUATE, EXPLAIN, EXPORT, REPRODUCE_RUN, SERVE, check_predict, check_verb
+from lithydra.verb_checks import check_verb
 
-HYDRA_OPTIONS = (
-    "--config-path",
-    "--config-name",
-    "--config-dir",
-    "--cfg",
-    "--package",
-    "--info",
-    "--experimental-rerun",
-)
-CONFIG_DIRECTORY = os.path.join(os.path.dirname(__file__), "..", "..", "conf")
+# What is told in one line.
+MENDABLE = (LithydraError, HydraException, OmegaConfBaseException)
 
 
-def run(task: Callable[[DictConfig], Any], config_name: str) -> NoReturn:
-    """Compose conf/`config_name`.yaml with the command line, call `task` with it, and exit.
+def main(verb: str) -> NoReturn:
+    """`python train.py` and `python scripts/VERB.py`: compose the verb's config, do its task with it, and exit.
 
     Exit codes: 0 done, 1 a run failed, 2 bad input, 3 diverged, 130 or 143 interrupted. What a person can mend is one
-    line on stderr; `HYDRA_FULL_ERROR=1` adds the traceback.
+    line on stderr; `HYDRA_FULL_ERROR=1` adds the traceback. A bug has its traceback, once, and names the run directory.
     """
     from dotenv import load_dotenv
 
     load_dotenv(".env")
     end_at_once_on_signal()
+    config_name, task = VERBS[verb]
     errors: list[Exception] = []
 
     @wraps(task)
@@ -60,30 +53,37 @@ def run(task: Callable[[DictConfig], Any], config_name: str) -> NoReturn:
         # Hydra puts a line of its own before an error that leaves the task; a sweep needs it to leave all the same.
         try:
             return task(config)
-        except LithydraError as error:
+        except Exception as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
+            if not isinstance(error, MENDABLE):
+                where = f"; run directory {config.run}" if config.get("run") else ""
+                traceback.print_exc()
+                print(f"error: {type(error).__name__}: {_first_line(error)}{where}", file=sys.stderr)
             errors.append(error)
 
-    if dashed := [a for a in sys.argv[1:] if re.match(r"--\w+(\.\w+)*=", a) and a.split("=")[0] not in HYDRA_OPTIONS]:
-        print(f"error: {dashed[0]}: settings have no dashes: {dashed[0].lstrip('-')}", file=sys.stderr)
-        sys.exit(ConfigError.exit_code)
-    sys.argv[1:] = quote_paths(sys.argv[1:])
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     try:
-        hydra.main(version_base="1.3", config_path=CONFIG_DIRECTORY, config_name=config_name)(guarded)()
-        if errors:
-            raise errors[0]
-    except (LithydraError, HydraException, OmegaConfBaseException) as error:
-        if traceback_wanted:
-            traceback.print_exc()
-        for line in explain(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        sys.exit(error.exit_code if isinstance(error, LithydraError) else 2)
+        sys.argv[1:] = quote_paths(name_runs(sys.argv[1:]) if verb == "compare" else sys.argv[1:])
+        refuse_arguments(verb)
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(guarded)()
+    except MENDABLE as error:
+        errors.append(error)
     except KeyboardInterrupt:
         sys.exit(130)
-    sys.exit(0)
+    sys.exit(_told(errors[0], traceback_wanted) if errors else 0)
+
+
+def _told(error: Exception, traceback_wanted: bool) -> int:
+    """Tell an error that a person can mend; returns the exit code."""
+    if not isinstance(error, MENDABLE):
+        return 1
+    if traceback_wanted:
+        traceback.print_exception(error)
+    for line in explain(error).splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    return error.exit_code if isinstance(error, LithydraError) else 2
 
 
 def explain(error: Exception) -> str:
@@ -154,11 +154,6 @@ def set_up_logging() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated")
 
 
-def main_train() -> NoReturn:
-    """`python train.py`."""
-    run(_train, "train")
-
-
 def _train(config: DictConfig) -> float | None:
     job = HydraConfig.get()
     if config.sweep.job is not None:
@@ -166,154 +161,53 @@ def _train(config: DictConfig) -> float | None:
 
         set_up_logging()
         return run_job(Path(job.sweep.dir), config.sweep.job)
+    _refuse_study_alone(config)
     if config.resume:
         config = resumed(RunDir.open(Path(str(config.resume)), "resume"), config, list(job.overrides.task))
     check(config)
-
-    from lithydra.train import train  # imports torch, so only once the config is known to be good
-
-    set_up_logging()
-    OmegaConf.set_struct(config, False)
-    return train(config, dict(job.runtime.choices), list(job.overrides.task))
+    return _carry_out("train", config, dict(job.runtime.choices), list(job.overrides.task))
 
 
-def main_inspect_data() -> NoReturn:
-    """`python scripts/inspect_data.py`."""
-    run(_inspect_data, "train")
+def _refuse_study_alone(config: DictConfig) -> None:
+    """A study without -m trains one run: at a point of the study, or of nobody's choice."""
+    job = HydraConfig.get()
+    given = {override.lstrip("+~").partition("=")[0] for override in job.overrides.task}
+    missing = [str(key) for key in job.sweeper.get("params") or () if key not in given]
+    if missing:
+        study = job.runtime.choices.get("study")
+        raise ConfigError(f"study={study}: varies {', '.join(missing)}; -m trains them all, {missing[0]}=… one of them")
 
 
 def _inspect_data(config: DictConfig) -> None:
     check(config)
-    from lithydra.inspect_data import inspect_data
-
-    set_up_logging()
-    OmegaConf.set_struct(config, False)
-    inspect_data(config, dict(HydraConfig.get().runtime.choices))
-
-
-def main_lr_find() -> NoReturn:
-    """`python scripts/lr_find.py`."""
-    run(_lr_find, "lr_find")
+    _carry_out("inspect_data", config, dict(HydraConfig.get().runtime.choices))
 
 
 def _lr_find(config: DictConfig) -> None:
     check(config)
-    from lithydra.lr_find import lr_find
+    _carry_out("lr_find", config, list(HydraConfig.get().overrides.task))
 
+
+def _on_runs(verb: str, config: DictConfig) -> None:
+    check_verb(config, verb)
+    _carry_out(verb, config)
+
+
+def _carry_out(verb: str, config: DictConfig, *more: Any) -> Any:
+    """Import what does the work, and torch with it: only once the config is known to be good."""
+    work = getattr(import_module(f"lithydra.{verb}"), verb)
     set_up_logging()
     OmegaConf.set_struct(config, False)
-    lr_find(config, list(HydraConfig.get().overrides.task))
+    return work(config, *more)
 
 
-def main_evaluate() -> NoReturn:
-    """`python scripts/evaluate.py`."""
-    run(_evaluate, "evaluate")
-
-
-def _evaluate(config: DictConfig) -> None:
-    check_verb(config, EVALUATE)
-    from lithydra.evaluate import evaluate
-
-    set_up_logging()
-    evaluate(config)
-
-
-def main_predict() -> NoReturn:
-    """`python scripts/predict.py`."""
-    run(_predict, "predict")
-
-
-def _predict(config: DictConfig) -> None:
-    check_predict(config)
-    from lithydra.predict import predict
-
-    set_up_logging()
-    predict(config)
-
-
-def main_report() -> NoReturn:
-    """`python scripts/report.py`."""
-    run(_report, "report")
-
-
-def _report(config: DictConfig) -> None:
-    if OmegaConf.is_missing(config, "sweep"):
-        raise ConfigError("sweep: must be given, as sweep=outputs/sweeps/NAME")
-    from lithydra.report import report_sweep
-
-    report_sweep(Path(config.sweep))
-
-
-def main_export() -> NoReturn:
-    """`python scripts/export.py`."""
-    run(_export, "export")
-
-
-def _export(config: DictConfig) -> None:
-    check_verb(config, EXPORT)
-    if config.format == "onnx":
-        require_extra("export", "onnx", "onnxscript", "onnxruntime")
-    from lithydra.export import export
-
-    set_up_logging()
-    export(config)
-
-
-def main_compare() -> NoReturn:
-    """`python scripts/compare.py RUN RUN …`."""
-    # A directory may have = in its name, as those of a sweep do.
-    runs = [a for a in sys.argv[1:] if not a.startswith("-") and ("=" not in a or os.path.isdir(a))]
-    if runs:
-        quoted = ",".join(map(quote, runs))
-        sys.argv[1:] = [*(a for a in sys.argv[1:] if a not in runs), f"runs=[{quoted}]"]
-    run(_compare, "compare")
-
-
-def _compare(config: DictConfig) -> None:
-    if OmegaConf.is_missing(config, "runs"):
-        raise ConfigError("runs: must be given, as python scripts/compare.py outputs/runs/ONE outputs/runs/OTHER")
-    from lithydra.compare import compare
-
-    set_up_logging()
-    compare(config)
-
-
-def main_reproduce_run() -> NoReturn:
-    """`python scripts/reproduce_run.py`."""
-    run(_reproduce_run, "reproduce_run")
-
-
-def _reproduce_run(config: DictConfig) -> None:
-    check_verb(config, REPRODUCE_RUN)
-    from lithydra.reproduce_run import reproduce_run
-
-    set_up_logging()
-    reproduce_run(config)
-
-
-def main_explain() -> NoReturn:
-    """`python scripts/explain.py`."""
-    run(_explain, "explain")
-
-
-def _explain(config: DictConfig) -> None:
-    check_verb(config, EXPLAIN)
-    require_extra("explain", "captum")
-    from lithydra.explain import explain
-
-    set_up_logging()
-    explain(config)
-
-
-def main_serve() -> NoReturn:
-    """`python scripts/serve.py`."""
-    run(_serve, "serve")
-
-
-def _serve(config: DictConfig) -> None:
-    check_verb(config, SERVE)
-    require_extra("serve", "gradio")
-    from lithydra.serve import serve
-
-    set_up_logging()
-    serve(config)
+# Of each verb, the config in conf/ and the task.
+VERBS: dict[str, tuple[str, Callable[[DictConfig], Any]]] = {
+    "train": ("train", _train),
+    "inspect_data": ("train", _inspect_data),
+    "lr_find": ("lr_find", _lr_find),
+    **{
+        verb: (verb, partial(_on_runs, verb))
+        for verb in ("compare", "evaluate", "explain", "export", "predict", "report", "reproduce_run", "serve")
+    },
+}

@@ -1,14 +1,16 @@
-"""Runs side by side: in which settings they differ, what they gave, and their curves."""
+"""Runs in one table: what they gave and in which settings they differ; and their curves."""
 
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lithydra.errors import ConfigError
-from lithydra.resume_config import flatten
+from lithydra.output import output_of, writing
+from lithydra.resume_config import FOLLOWS, flatten
 from lithydra.run_dir import RunDir
 
 METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc")
@@ -30,10 +32,12 @@ def compare(config: DictConfig) -> Path:
 
     names = short_names([run.path for run in runs])
     console = Console(highlight=False)
-    console.print(difference_table(names, [dict(flatten(run.read_config())) for run in runs]))
-    console.print(metric_table(names, [run.read_status() for run in runs]))
-    output = Path(config.output) if config.output else Path(config.paths.outputs) / "compare.png"
-    plots.save(plots.curves({name: run.read_metrics() for name, run in zip(names, runs, strict=True)}), output)
+    configs = [dict(flatten(run.read_config())) for run in runs]
+    console.print(settings_table(names, configs))
+    console.print(results_table(names, [run.read_status() for run in runs]))
+    output = output_of("compare", config)
+    with writing(config, output):
+        plots.save(plots.curves({name: run.read_metrics() for name, run in zip(names, runs, strict=True)}), output)
     console.print(f"curves  {output}", soft_wrap=True)
     return output
 
@@ -47,40 +51,62 @@ def short_names(paths: list[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def difference_table(names: list[str], configs: list[dict[str, Any]]) -> Table:
-    """A row for each setting in which the runs differ."""
-    table = Table("setting", *names, title="Different settings")
-    keys = dict.fromkeys(key for config in configs for key in config)  # in the order of the configs
-    for key in keys:
-        values = [config.get(key, "-") for config in configs]
-        if (
-            any(value != values[0] for value in values)
-            and not key.startswith(UNIMPORTANT)
-            and not key.endswith(UNIMPORTANT_ENDS)
-        ):
-            table.add_row(key.removesuffix("._target_"), *(_shown(value) for value in values))
-    if not table.row_count:
-        table.add_row("none", *("" for _ in names))
-    return table
+def settings_table(names: list[str], configs: list[dict[str, Any]]) -> Table:
+    """A row for each run, a column for each setting in which the runs differ."""
+    differing = differences(configs)
+    shown = short_keys(list(differing))
+    columns = {shown[key]: [escape(_shown(value)) for value in values] for key, values in differing.items()}
+    return _table("Different settings" if differing else "No different settings", names, columns)
 
 
-def metric_table(names: list[str], statuses: list[dict[str, Any]]) -> Table:
-    """A row for each metric of the best epochs; the best of a row is bold."""
-    table = Table("metric", *names, title="Results")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    table.add_row("state", *(status.get("state", "") for status in statuses))
-    table.add_row(
-        "best epoch", *(f"{status.get('best_epoch', '-')} of {status.get('epoch', 0)}" for status in statuses)
-    )
+def results_table(names: list[str], statuses: list[dict[str, Any]]) -> Table:
+    """A row for each run: its state and the metrics of its best epoch; the best of each metric is bold."""
+    columns: dict[str, list[str]] = {"state": [str(status.get("state", "")) for status in statuses]}
+    columns["best epoch"] = [f"{status.get('best_epoch', '-')} of {status.get('epoch', 0)}" for status in statuses]
     for metric in METRICS:
         values = [status.get("metrics", {}).get(metric) for status in statuses]
-        there = [value for value in values if value is not None]
-        if there:
-            best = max(there) if metric.endswith("acc") else min(there)
-            cells = ["" if v is None else f"[bold]{v:.4f}[/bold]" if v == best else f"{v:.4f}" for v in values]
-            table.add_row(metric, *cells)
+        if any(value is not None for value in values):
+            columns[metric] = _best_bold(values, highest=metric.endswith("acc"))
+    return _table("Results", names, columns)
+
+
+def _table(title: str, names: list[str], columns: dict[str, list[str]]) -> Table:
+    table = Table(title=title)
+    table.add_column("run", overflow="fold")
+    for name in columns:
+        metric = name in METRICS
+        table.add_column(name.replace("/", "\n"), justify="right" if metric else "left", no_wrap=metric)
+    for row in zip(map(escape, names), *columns.values(), strict=True):
+        table.add_row(*row)
     return table
+
+
+def differences(configs: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The settings that say something of a result and are not the same in all configs, in the configs' order."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    values = {key: [config.get(key, "-") for config in configs] for key in keys}
+    followers = {key for source, places in FOLLOWS.items() for key in places if values.get(key) == values.get(source)}
+    return {
+        key: row
+        for key, row in values.items()
+        if any(value != row[0] for value in row)
+        and key not in followers
+        and not key.startswith(UNIMPORTANT)
+        and not key.endswith(UNIMPORTANT_ENDS)
+    }
+
+
+def short_keys(keys: list[str]) -> dict[str, str]:
+    """By dotted key, its last part; where another key ends so too, the whole. Of a _target_, the group."""
+    whole = [key.removesuffix("._target_") for key in keys]
+    ends = [key.rpartition(".")[2] for key in whole]
+    return {key: end if ends.count(end) == 1 else path for key, path, end in zip(keys, whole, ends, strict=True)}
+
+
+def _best_bold(values: list[float | None], *, highest: bool) -> list[str]:
+    known = [value for value in values if value is not None]
+    best = max(known) if highest else min(known)
+    return ["" if v is None else f"[bold]{v:.4f}[/bold]" if v == best else f"{v:.4f}" for v in values]
 
 
 def _shown(value: Any) -> str:

@@ -17,6 +17,7 @@ from lithydra.classifier import Classifier
 from lithydra.data.loaders import EvaluationLoader, Split
 from lithydra.errors import ConfigError
 from lithydra.loading import load, load_data
+from lithydra.output import output_of, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,8 +47,9 @@ def explain(config: DictConfig) -> Path:
     positions = choose(module, data.test, config)
     images, labels = next(data.test.batches([positions]))
     found = explanations(module, images, labels, data.names, config.target)
-    output = Path(config.output) if config.output else Path(config.run) / "plots" / "explanations.png"
-    plots.save(picture(found, config.target), output)
+    output = output_of("explain", config)
+    with writing(config, output):
+        plots.save(picture(found, config.target), output)
     print(f"test images    {', '.join(map(str, positions.tolist()))}")
     print(f"picture        {output}")
     return output

@@ -19,8 +19,8 @@ from lithydra import build
 from lithydra.classifier import Classifier
 from lithydra.errors import LithydraError
 from lithydra.loading import load, load_data
+from lithydra.output import output_of, writing
 
-SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "state_dict": ".pt"}
 TOLERANCE = 1e-4  # largest absolute difference of a logit or a probability
 TIMED_CALLS, TIMED_SECONDS = 30, 1.0  # at most, whichever comes first
 BATCH_SIZE = 256
@@ -58,7 +58,7 @@ def export(config: DictConfig) -> Path:
     """
     module = load(config.run, config.checkpoint)
     model = Exported(module, config.preprocessing).eval().to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
-    output = Path(config.output) if config.output else Path(config.run) / "export" / f"model{SUFFIXES[config.format]}"
+    output = output_of("export", config)
     data = load_data(module, config.paths.data)
     assert data.test is not None
     positions = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[: config.num_images]
@@ -66,8 +66,8 @@ def export(config: DictConfig) -> Path:
     images = images.contiguous()
     if not config.preprocessing:
         images = module.normalization(images)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    run = WRITERS[config.format](model, images[:2], metadata(module, config.preprocessing), output, module)
+    with writing(config, output):
+        run = WRITERS[config.format](model, images[:2], metadata(module, config.preprocessing), output, module)
 
     with torch.no_grad():
         ours, theirs = _in_batches(model, images), _in_batches(run, images)

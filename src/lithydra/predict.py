@@ -23,7 +23,7 @@ from lithydra.classifier import Classifier
 from lithydra.data.images import ImageError, decode, find_images
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.loading import load
-from lithydra.run_dir import RunDir
+from lithydra.output import output_of, writing
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,7 @@ def predict(config: DictConfig) -> Path:
         images = 255 - images if config.invert else images
         doubtful += _inverted(module, good, images)
         found += _predict_batch(module, good, images, config.top_k)
-    default = RunDir(Path(config.run)).path / f"predictions.{config.format}"
-    output = Path(config.output) if config.output else default
+    output = output_of("predict", config)
     sheet = _write(config, output, found)
     _show(found, config.top_k, output)
     if sheet:
@@ -156,16 +155,13 @@ def _predict_batch(module: Classifier, paths: list[str], images: Tensor, top_k: 
 def _write(config: DictConfig, output: Path, found: list[Prediction]) -> Path | None:
     """Write the predictions, and the contact sheet beside them, whose path is returned."""
     text = _as_json(found) if config.format == "json" else _as_csv(found, config.top_k)
-    path = output
-    try:
-        with output.open("w", newline="") as file:
-            file.write(text)
-        if not (config.contact_sheet and found):
-            return None
-        path = output.with_suffix(".png")
-        return contact_sheet(found[: config.contact_sheet], path)
-    except OSError as error:
-        raise ConfigError(f"output={path}: cannot be written: {error.strerror}") from error
+    with writing(config, output):
+        output.write_text(text, encoding="utf-8", newline="")
+    if not (config.contact_sheet and found):
+        return None
+    sheet = output.with_suffix(".png")
+    with writing(config, sheet):
+        return contact_sheet(found[: config.contact_sheet], sheet)
 
 
 def _as_csv(found: list[Prediction], top_k: int) -> str:

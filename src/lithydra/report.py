@@ -4,6 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -18,6 +19,11 @@ from lithydra.sweep_results import BAD_STATES, duration
 from lithydra.verdicts import judge, overall
 
 TEMPLATES = Path(__file__).parent / "templates"
+
+
+def report(config: DictConfig) -> None:
+    """`python scripts/report.py sweep=DIR`."""
+    report_sweep(Path(config.sweep))
 
 
 def report_sweep(path: Path) -> None:

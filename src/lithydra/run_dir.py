@@ -91,8 +91,10 @@ class RunDir:
     def open(cls, path: Path, key: str = "run") -> "RunDir":
         """An existing run. Raises ConfigError, naming `key`, where there is none."""
         run = cls(path)
-        if not path.is_dir():
-            raise ConfigError(f"{key}={path}: {'a file, not a directory' if path.is_file() else 'no such directory'}")
+        if not os.path.isdir(path):  # unlike Path's, it takes a name that is too long
+            raise ConfigError(
+                f"{key}={path}: {'a file, not a directory' if os.path.isfile(path) else 'no such directory'}"
+            )
         if not run.config.exists():
             raise ConfigError(f"{key}={path}: not a run directory (it has no config.yaml)")
         return run
@@ -216,12 +218,12 @@ class RunDir:
         """
         if self.best.exists():
             return self.best
+        if not self.last.exists():
+            raise ConfigError(f"run={self.path}: has no checkpoint yet")
         if (epoch := self.read_status().get("best_epoch")) is not None:
             raise ConfigError(
                 f"checkpoint=best: {self.best} is lost (epoch {epoch}); checkpoint=last takes the last weights"
             )
-        if not self.last.exists():
-            raise ConfigError(f"run={self.path}: has no checkpoint yet")
         return self.last
 
     def named_checkpoint(self, name: str) -> Path:

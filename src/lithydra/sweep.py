@@ -70,8 +70,11 @@ class Sweep:
         getattr(self.launcher, "warm_up", lambda: None)()
 
     def prepare(self, points: Sequence[Mapping[str, str]]) -> list[Prepared]:
-        """Compose, check and resolve points. Raises ConfigError with all that is wrong with any of them."""
+        """Compose, check and resolve points. Raises ConfigError with all that is wrong with them, or with the study."""
         try:
+            if self.config.sweep.fresh or not self.directory.exists():
+                axes = {bare(key): values for key, values in self.request.axes.items()}
+                self._checked_study(axes, str(self.config.monitor.metric))
             return prepare(self.loader, self.config, self.request, points)
         except LithydraError:
             self._close_launcher()
@@ -188,9 +191,8 @@ class Sweep:
             )
         for key, values in request.axes.items():
             plan.axes[bare(key)] = list(dict.fromkeys([*plan.axes.get(bare(key), []), *values]))
-        study: Any = OmegaConf.to_container(config.study, resolve=True) if config.get("study") is not None else None
-        check_rules(study or {}, plan.axes, plan.objective["metric"])
-        plan.study = study  # its rules may have changed since; they are no part of the jobs
+        # Its rules may have changed since; they are no part of the jobs.
+        plan.study = self._checked_study(plan.axes, plan.objective["metric"])
         return plan
 
     def _read_plan(self) -> Plan | None:
@@ -210,6 +212,13 @@ class Sweep:
         except ConfigError as error:
             print(f"{error}; written again")
             self.directory.freeze(job, point.config)
+
+    def _checked_study(self, axes: Mapping[str, list[str]], metric: str) -> dict[str, Any] | None:
+        if self.config.get("study") is None:
+            return None
+        study: Any = OmegaConf.to_container(self.config.study, resolve=True)
+        check_rules(study, axes, metric)
+        return study
 
     def _freeze(self, point: Prepared) -> Job:
         taken = [*(job.run for job in self.plan.jobs), "configs", "plots"]

@@ -12,14 +12,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from lithydra.axis_values import ABOUT_THE_SWEEP, refuse_axis
 from lithydra.checks import check
 from lithydra.cli import explain
 from lithydra.errors import ConfigError
 from lithydra.resume_config import frozen
 from lithydra.sweep_dir import config_key, readable_name
-
-# Settings of the sweep itself: they neither vary nor belong to a job.
-ABOUT_THE_SWEEP = ("sweep", "paths", "hydra")
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,7 @@ class Request:
         about: list[str] = []
         for key, override in overrides.items():
             if override.is_sweep_override():
+                refuse_axis(override)
                 axes[key] = _values(override)
             elif key.lstrip("+~").partition(".")[0] in ABOUT_THE_SWEEP:
                 about.append(_text(override))
@@ -90,14 +89,29 @@ def prepare(
     composer = Composer(loader, master, [*request.about, *request.common])
     prepared: list[Prepared] = []
     problems: dict[str, None] = {}
+    failed: list[Mapping[str, str]] = []
     for point in points:
         try:
             prepared.append(_prepare(composer, request, dict(point)))
         except (HydraException, OmegaConfBaseException, ConfigError) as error:
             problems |= dict.fromkeys(explain(error).splitlines())
+            failed.append(point)
+    if prepared and failed:
+        problems[_how_to_leave_out(failed, [point.varied for point in prepared])] = None
     if problems:
         raise ConfigError("\n".join(problems))
     return prepared
+
+
+def _how_to_leave_out(failed: Sequence[Mapping[str, str]], good: Sequence[Mapping[str, str]]) -> str:
+    """Which points cannot run, and where one axis decides that, its values without theirs."""
+    text = f"{len(failed)} of {len(failed) + len(good)} points cannot run"
+    for key in failed[0]:
+        bad, kept = (list(dict.fromkeys(point[key] for point in points)) for points in (failed, good))
+        if not set(bad) & set(kept):
+            return f"{text}, those with {key}={','.join(bad)}; {key}={','.join(kept)} leaves them out"
+    shown = "; ".join(" ".join(f"{key}={value}" for key, value in point.items()) for point in failed[:5])
+    return f"{text}: {shown}" + ("; …" if len(failed) > 5 else "")
 
 
 class Composer:

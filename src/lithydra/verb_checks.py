@@ -1,5 +1,7 @@
-"""What the scripts that work on a run can refuse before torch is imported."""
+"""What the scripts that work on runs take, and what they can refuse before torch is imported."""
 
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,92 +10,148 @@ from omegaconf import DictConfig, OmegaConf
 from lithydra.checks import RULES, broken_rules, resolved
 from lithydra.combinations import gpu_device_exists
 from lithydra.errors import ConfigError, nearest
-from lithydra.rules import COUNT, FLAG, SEED, Choice, ListOf, Number, Text, optional
+from lithydra.extras import require_extra
+from lithydra.output import DEFAULTS, SUFFIXES, output_problem
+from lithydra.rules import COUNT, FLAG, SEED, AnyOf, Choice, ListOf, Number, Text, optional
 from lithydra.run_dir import RunDir
 
-CHECKPOINTS = ("best", "last", "previous")
-COMMON = {
-    "run": Text(),
-    "checkpoint": Choice(CHECKPOINTS),
-    "seed": SEED,
-    "paths.*": Text(),
+NUM_DRAWN = Number(least=1, most=100, whole=True)  # images side by side on one picture
+PATHS = {f"paths.{name}": Text() for name in ("data", "outputs", "runs", "sweeps")}
+OUTPUT = {"output": optional(Text())}
+RUN = {"run": Text(), "checkpoint": Choice(("best", "last", "previous")), **PATHS}
+DEVICE = {
     "accelerator.channels_last": FLAG,
     "accelerator.matmul_precision": Choice(("highest", "high", "medium")),
-    "trainer.accelerator": RULES["trainer.accelerator"],
-    "trainer.devices": RULES["trainer.devices"],
+    **{f"trainer.{name}": RULES[f"trainer.{name}"] for name in ("accelerator", "devices")},
 }
-DATA = {key: rule for key, rule in RULES.items() if key.startswith("data.")}
-RUNS_SEED = {"seed": optional(SEED), "data.seed": optional(SEED)}  # null: the run's
-EVALUATE = {**COMMON, **DATA, **RUNS_SEED, "split": Choice(("test", "val", "train"))}
-PREDICT = {
-    **COMMON,
-    "input": Text(),
-    "top_k": COUNT,
-    "batch_size": COUNT,
-    "format": Choice(("csv", "json")),
-    "output": optional(Text()),
-    "contact_sheet": Number(least=0, whole=True),
-    "invert": FLAG,
+
+# By verb, what each of its settings may be. All of them must be there, and no others.
+VERBS: dict[str, dict[str, Any]] = {
+    "compare": {"runs": ListOf(Text(), min_length=1), **OUTPUT, **PATHS},
+    "evaluate": {**RUN, **DEVICE, "seed": optional(SEED), "split": Choice(("test", "val", "train"))},
+    "explain": {
+        **RUN,
+        **OUTPUT,
+        "images": optional(ListOf(Number(least=0, most=2**31, whole=True), min_length=1, max_length=100)),
+        "num_images": NUM_DRAWN,
+        "only": Choice(("all", "mistakes", "right")),
+        "target": Choice(("predicted", "label")),
+    },
+    "export": {**RUN, **OUTPUT, "format": Choice(tuple(SUFFIXES)), "preprocessing": FLAG, "num_images": COUNT},
+    "predict": {
+        **RUN,
+        **DEVICE,
+        **OUTPUT,
+        "input": Text(),
+        "top_k": COUNT,
+        "batch_size": COUNT,
+        "format": Choice(("csv", "json")),
+        "contact_sheet": Number(least=0, most=1000, whole=True),
+        "invert": FLAG,
+    },
+    "report": {"sweep": Text()},
+    "reproduce_run": {"run": Text(), **OUTPUT, **PATHS},
+    "serve": {**RUN, "host": Text(), "port": Number(least=1, most=65535, whole=True)},
 }
-EXPORT = {
-    **COMMON,
-    "format": Choice(("onnx", "torch_export", "state_dict")),
-    "preprocessing": FLAG,
-    "output": optional(Text()),
-    "num_images": COUNT,
+# What some choices of accelerator set besides; a script computes on one device, in the run's precision.
+BESIDES = {"trainer.precision": RULES["trainer.precision"], "trainer.strategy": Text()}
+# By verb, what need not be there.
+OPTIONAL = {"evaluate": {**BESIDES, "data": Choice((None,))}, "predict": BESIDES}
+EXTRAS = {"explain": ("explain", "captum"), "serve": ("serve", "gradio")}  # extra and packages
+EXAMPLES = {
+    "run": "as run=outputs/runs/NAME",
+    "input": "as input=IMAGE",
+    "sweep": "as sweep=outputs/sweeps/NAME",
+    "runs": "as python scripts/compare.py outputs/runs/ONE outputs/runs/OTHER",
 }
-EXPLAIN = {
-    **COMMON,
-    "images": optional(ListOf(Number(least=0, whole=True), min_length=1)),
-    "num_images": COUNT,
-    "only": Choice(("all", "mistakes", "right")),
-    "target": Choice(("predicted", "label")),
-    "output": optional(Text()),
-}
-SERVE = {**COMMON, "host": Text(), "port": Number(least=1, most=65535, whole=True)}
-REPRODUCE_RUN = {"run": Text(), "output": optional(Text()), "paths.*": Text()}
-OTHER_KEYS = ("data", "trainer", "accelerator", "paths", "sweep")
 
 
-def check_verb(config: DictConfig, rules: dict[str, Any]) -> None:
-    """Raise ConfigError for a setting, a run or a checkpoint that is not there."""
-    _open(_check(config, rules))
-
-
-def check_predict(config: DictConfig) -> None:
-    """Raise ConfigError for a setting, a run, a checkpoint or an input that is not there."""
-    plain = _check(config, PREDICT)
-    run = _open(plain)
-    source = Path(plain["input"]).expanduser()
-    if not source.exists() and not any(sign in plain["input"] for sign in "*?["):
-        raise ConfigError(f"input={plain['input']}: no such file or folder")
-    output = Path(plain["output"]) if plain["output"] else run.path / f"predictions.{plain['format']}"
-    if output.is_dir() or not output.parent.is_dir():
-        raise ConfigError(f"output={output}: {'a folder' if output.is_dir() else 'its folder does not exist'}")
-    if plain["contact_sheet"] and output.suffix == ".png":
-        raise ConfigError(f"output={output}: the contact sheet goes there; give another name, or contact_sheet=0")
-
-
-def _check(config: DictConfig, rules: dict[str, Any]) -> dict[str, Any]:
-    for key in ("run", "input"):
-        if OmegaConf.is_missing(config, key):
-            raise ConfigError(f"{key}: must be given, as {key}={'outputs/runs/NAME' if key == 'run' else 'IMAGE'}")
+def check_verb(config: DictConfig, verb: str) -> None:
+    """Raise ConfigError for a setting, a run, a checkpoint, an input or an output that cannot be used."""
+    if missing := [key for key in EXAMPLES if OmegaConf.is_missing(config, key)]:
+        raise ConfigError("\n".join(f"{key}: must be given, {EXAMPLES[key]}" for key in missing))
     plain = resolved(config)
-    known = (*(key for key in rules if "." not in key), *OTHER_KEYS)
-    unknown = [f"{key}: no such setting.{nearest(key, known)}" for key in plain if key not in known]
-    problems = [*unknown, *broken_rules(plain, rules), *_no_gpu(plain)]
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return plain
+    _refuse(_setting_problems(plain, VERBS[verb], OPTIONAL.get(verb, {})))
+    _refuse(_no_gpu(plain))
+    _open(plain)
+    _refuse(_file_problems(plain, verb))
+    _require_extra(plain, verb)
 
 
-def _no_gpu(plain: dict[str, Any]) -> list[str]:
+def _refuse(problems: Iterator[str]) -> None:
+    if message := "\n".join(problems):
+        raise ConfigError(message)
+
+
+def _setting_problems(plain: dict[str, Any], rules: Mapping[str, Any], more: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each setting that nothing reads, that is gone, or that is not what its rule allows."""
+    known = {**rules, **more}
+    if "data" in known and isinstance(plain.get("data"), dict):
+        yield from _data_problems(plain["data"])
+        plain = {key: value for key, value in plain.items() if key != "data"}
+    found = dict(_settings(plain, known))
+    if missing := [key for key in rules if key not in found]:
+        yield f"{', '.join(missing)}: missing; ~ drops nothing that a script reads"
+    for key, value in found.items():
+        if key not in known:
+            yield f"{key}: no such setting.{nearest(key, known)}"
+        elif value not in known[key]:
+            yield f"{key}={_shown(value)}: must be {known[key]}.{nearest(str(value), _options(known[key]))}"
+
+
+def _settings(node: dict[str, Any], known: Iterable[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values. What is no group in conf/ is a value, whatever was put there."""
+    for key, value in node.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict) and any(name.startswith(f"{path}.") for name in known):
+            yield from _settings(value, known, f"{path}.")
+        else:
+            yield path, value
+
+
+def _data_problems(data: dict[str, Any]) -> Iterator[str]:
+    """Of evaluate's other data set, whose class says the rest when it is made."""
+    if data.get("_target_") not in Text():
+        yield f"data._target_={_shown(data.get('_target_'))}: must be a piece of text; data=NAME chooses a data set"
+    runs_seed = ("seed",) if data.get("seed") is None else ()
+    yield from broken_rules({"data": {k: v for k, v in data.items() if k not in runs_seed}}, RULES)
+
+
+def _options(rule: Any) -> list[str]:
+    parts = rule.rules if isinstance(rule, AnyOf) else (rule,)
+    return [option for part in parts for option in getattr(part, "options", ()) if isinstance(option, str)]
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _no_gpu(plain: dict[str, Any]) -> Iterator[str]:
     if plain.get("trainer", {}).get("accelerator") in ("gpu", "cuda") and not gpu_device_exists():
-        return ["accelerator=gpu: this machine has no GPU; accelerator=cpu or accelerator=auto works without one"]
-    return []
+        yield "accelerator=gpu: this machine has no GPU; accelerator=cpu or accelerator=auto works without one"
 
 
-def _open(plain: dict[str, Any]) -> RunDir:
-    run = RunDir.open(Path(plain["run"]))
-    run.named_checkpoint(plain.get("checkpoint", "best"))
-    return run
+def _open(plain: dict[str, Any]) -> None:
+    """Raises ConfigError where a run or a checkpoint is not there."""
+    for path in plain.get("runs", ()):
+        RunDir.open(Path(path), "runs")
+    if "run" in plain:
+        run = RunDir.open(Path(plain["run"]))
+        run.named_checkpoint(plain.get("checkpoint", "best"))
+
+
+def _file_problems(plain: dict[str, Any], verb: str) -> Iterator[str]:
+    source = plain.get("input")
+    if source and not os.path.exists(os.path.expanduser(source)) and not any(sign in source for sign in "*?["):
+        yield f"input={source}: no such file or folder"
+    if verb in DEFAULTS and (problem := output_problem(verb, plain)):
+        yield problem
+    elif verb == "predict" and plain["contact_sheet"] and str(plain["output"]).endswith(".png"):
+        yield f"output={plain['output']}: the contact sheet goes there; give another name, or contact_sheet=0"
+
+
+def _require_extra(plain: dict[str, Any], verb: str) -> None:
+    if verb == "export" and plain["format"] == "onnx":
+        require_extra("export", "onnx", "onnxscript", "onnxruntime")
+    elif verb in EXTRAS:
+        require_extra(*EXTRAS[verb])

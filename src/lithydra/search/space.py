@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
-from lithydra.axis_values import FOLDED, bare
+from lithydra.axis_values import FOLDED, bare, refuse_axis
 from lithydra.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -78,6 +78,9 @@ def parse(arguments: Sequence[str], params: Mapping[str, Any], config_loader: An
     parser = OverridesParser.create(config_loader=config_loader)
     overrides = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *arguments])
     latest = {override.get_key_element(): override for override in overrides}
+    for override in latest.values():
+        if override.is_sweep_override():
+            refuse_axis(override)
     space = {key: _parameter(key, override) for key, override in latest.items() if override.is_sweep_override()}
     common = [str(override.input_line) for override in latest.values() if not override.is_sweep_override()]
     if not space:
