@@ -190,7 +190,7 @@ def test_image_folder_refuses_bad_settings(tmp_path: Path, changes: dict[str, An
         ({"cat": 3, "dog": 1}, "class dog has one image; two are the least, or use train/ and test/"),
         ({"train/cat": 1, "train/dog": 1}, "has train/ but no test/ or val/"),
         ({"Test/cat": 1, "Test/dog": 1, "cat": 2}, "has Test/ but no train/ with a folder for each class"),
-        ({"Train": 3, "Test": 3}, "Test/ and Train/ has no folders of classes in it"),
+        ({"Train": 3, "Test": 3}, "has Test/ and Train/, without a folder for each class in them"),
         ({"train/cat": 1, "train/dog": 1, "Train/cat": 1, "test/cat": 1}, "has Train/ and test/ and train/, two for"),
         ({"train/cat": 1, "train/dog": 1, "test": 1}, "0 class folders in"),
         (

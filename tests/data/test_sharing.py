@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from conftest import CONF
+from conftest import CONF, QUIET, RunTrain, rows
 from lithydra import shared
 from lithydra.data import image_folder
 from lithydra.data.base import ImageDataModule
@@ -20,6 +20,7 @@ from lithydra.data.image_folder import ImageFolder
 from lithydra.data.loaders import TensorSplit
 from lithydra.data.npz import Npz
 from lithydra.data.prepare import Arrays
+from sweeping import sweep
 
 PROMISE = "20. Nothing is keyed by an address, a clock or a name"
 
@@ -74,6 +75,18 @@ def test_every_folder_keeps_its_own_images(tmp_path: Path) -> None:
     shared._kept = None
     assert sums == [int(load_folder(folder).sum()) for folder in folders]
     assert len(set(sums)) == 4
+
+
+@pytest.mark.slow
+def test_jobs_of_a_sweep_train_on_their_own_images(tmp_path: Path, data_dir: Path, run_train: RunTrain) -> None:
+    folders = [write_folder(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    small = ("data=image_folder", "data.image_size=300", "data.batch_size=4", "data.val_fraction=0.25", *QUIET)
+    paths = f"data.path={','.join(map(str, folders))}"
+    done = sweep(*small, paths, "trainer.max_epochs=1", folder=tmp_path / "work", data_dir=data_dir)
+    alone = [run_train(*small, f"data.path={folder}", "trainer.max_epochs=1") for folder in folders]
+    assert done.code == 0, done.output
+    assert [rows(run) for run in done.runs().values()] == [rows(run) for run in alone]
+    assert rows(alone[0]) != rows(alone[1])
 
 
 def test_a_folder_is_decoded_once_for_all_jobs(tmp_path: Path, decoded: list[int]) -> None:

@@ -171,7 +171,7 @@ def _split_folders(folder: Path) -> dict[str, Path]:
     shown = " and ".join(f"{entry.name}/" for _, entry in named)
     if not divided:
         if named and len(named) == len(entries):
-            raise ConfigError(f"data.path={folder}: {shown} has no folders of classes in it")
+            raise ConfigError(f"data.path={folder}: has {shown}, without a folder for each class in them")
         return {}
     if "train" not in divided:
         raise ConfigError(f"data.path={folder}: has {shown} but no train/ with a folder for each class")
