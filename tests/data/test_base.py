@@ -262,6 +262,14 @@ def test_images_too_large_for_the_memory_are_refused(kind: type[Toy], monkeypatc
     assert re.fullmatch(message, str(caught.value))
 
 
+def test_images_are_moved_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, moved, real = load(), list[int](), Tensor.to
+    monkeypatch.setattr(Tensor, "to", lambda tensor, device: moved.append(tensor.ndim) or real(tensor, device))
+    module._move_to(torch.device("meta"))
+    assert moved.count(4) == 2  # the storage of training and validation, and that of the test images
+    assert isinstance(module.train, TensorSplit) and module.train.storage.is_meta
+
+
 def test_batch_size_may_be_all_images() -> None:
     assert load(batch_size=160).num_training_batches == 1
 

@@ -255,11 +255,16 @@ class ImageDataModule(L.LightningDataModule):
         """Put the images on the device that trains. Splits share tensors, so each tensor is moved once."""
         moved: dict[int, Tensor] = {}
 
+        def once_moved(tensor: Tensor) -> Tensor:
+            if id(tensor) not in moved:
+                moved[id(tensor)] = tensor.to(device)
+            return moved[id(tensor)]
+
         def move(split: Split | None) -> Split | None:
             if not isinstance(split, TensorSplit):
                 return split
             tensors = {key: getattr(split, key) for key in ("storage", "labels", "indices")}
-            return replace(split, **{key: moved.setdefault(id(t), t.to(device)) for key, t in tensors.items()})
+            return replace(split, **{key: once_moved(tensor) for key, tensor in tensors.items()})
 
         self.train, self.val, self.test = move(self.train), move(self.val), move(self.test)
 
