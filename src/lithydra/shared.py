@@ -15,11 +15,12 @@ def share() -> None:
 
 
 def once(key: Hashable, make: Callable[[], T]) -> T:
-    """What `make` gives; where things are kept, what it gave for this key before. It must not be changed in place."""
+    """What `make` gives; where things are kept, what it gave for this key before, and arrays in it are read-only then:
+    a data set that changed them in place would change them again in each job."""
     if _kept is None:
         return make()
     if key not in _kept:
-        _kept[key] = make()
+        _kept[key] = _protected(make())
     return _kept[key]
 
 
@@ -27,3 +28,11 @@ def key_of(value: object) -> Hashable | None:
     """The key that this very object is kept under, None where it is not kept. Its address would not do: it may come
     again once the object is gone, while what is kept stays."""
     return next((key for key, kept in (_kept or {}).items() if kept is value), None)
+
+
+def _protected(value: T) -> T:
+    """With its arrays read-only."""
+    for part in value if isinstance(value, tuple) else ():
+        if hasattr(part, "flags"):
+            part.flags.writeable = False
+    return value

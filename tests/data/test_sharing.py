@@ -134,6 +134,24 @@ class Brighter(Npz):
         return arrays._replace(x_train=arrays.x_train + np.uint8(self.by))
 
 
+class Inverted(Npz):
+    """One that changes in place what it has been given."""
+
+    def read(self) -> Arrays:
+        arrays = super().read()
+        np.subtract(255, arrays.x_train, out=arrays.x_train)
+        return arrays
+
+
+def test_shared_arrays_cannot_be_changed_in_place(tiny_npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the server did it and each job again, they would train on something else than a run of its own."""
+    with pytest.raises(ValueError, match="read-only"):
+        images(Inverted(path=str(tiny_npz), **COMMON))
+    monkeypatch.setattr(shared, "_kept", None)
+    plain, inverted = (images(kind(path=str(tiny_npz), **COMMON)) for kind in (Npz, Inverted))
+    assert torch.equal(inverted, 255 - plain)
+
+
 def test_what_an_own_data_set_makes_of_a_file_is_its_own(tmp_path: Path, tiny_npz: Path) -> None:
     plain = images(Npz(path=str(tiny_npz), **COMMON))
     for by in (1, 2):

@@ -1,6 +1,7 @@
 """The data module that every data set shares: splits, selections and loaders over uint8 images."""
 
 import logging
+import warnings
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -64,8 +65,8 @@ class ImageDataModule(L.LightningDataModule):
         self.test: Split | None = None
 
     def read(self) -> Arrays:
-        """The official training and test splits, as uint8 arrays. Arrays that come from a file may be those of other
-        jobs, too: what is made of them is a new array."""
+        """The official training and test splits, as uint8 arrays. Those that `prepared` or a parent gives are not
+        changed in place: a sweep's jobs share them."""
         raise NotImplementedError
 
     def class_names(self) -> tuple[str, ...]:
@@ -160,10 +161,10 @@ class ImageDataModule(L.LightningDataModule):
         key, splits = key_of(arrays), dict[str, Split]()
         for name, (images, labels) in arrays.splits().items():
             images = images if images.ndim == 4 else images[..., None]
-            make = partial(self._storage, torch.from_numpy(images))
+            make = partial(self._storage, _as_tensor(images))
             storage = make() if key is None else once((key, name, self.image_size, self.channels_last), make)
             indices = torch.arange(len(labels))
-            splits[name] = TensorSplit(storage, torch.from_numpy(labels), indices, self.channels_last)
+            splits[name] = TensorSplit(storage, _as_tensor(labels), indices, self.channels_last)
             first, second, third = storage.shape[1:]
             self.image_shape = (third, first, second) if self.channels_last else (first, second, third)
         return splits
@@ -287,3 +288,10 @@ class ImageDataModule(L.LightningDataModule):
     def test_dataloader(self) -> EvaluationLoader:
         assert self.test is not None
         return EvaluationLoader(self.test, self.eval_batch_size, **self._share())
+
+
+def _as_tensor(array: np.ndarray) -> Tensor:
+    """Without a copy. Arrays that jobs share are read-only, which torch warns of: nothing here writes to them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.from_numpy(array)
