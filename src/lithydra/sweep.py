@@ -304,7 +304,9 @@ def report(directory: Path) -> None:
 
 
 def _foreign(path: Path) -> bool:
-    return any(not child.name.startswith(".") for child in path.iterdir())
+    """Whether a directory without a sweep.json is no sweep's: not one that has lost it."""
+    has_configs = any(path.glob(f"configs/{'[0-9a-f]' * 16}.yaml"))
+    return not has_configs and any(not child.name.startswith(".") for child in path.iterdir())
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
