@@ -142,6 +142,16 @@ def test_accumulation_adds_up_the_gradient_of_one_large_batch(run_train: RunTrai
     torch.testing.assert_close(weights(small), weights(large), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("accumulated", [3, 4, 4100])
+def test_a_short_last_step_is_the_mean_over_its_images(run_train: RunTrain, accumulated: int) -> None:
+    """115 images in batches of 16, the last of 3: the step that is left over is an ordinary one of what it has."""
+    uneven = (*QUIET, "data.limit=115", "data.val_fraction=0", "optimizer=sgd", "lr=0.5", "trainer.max_epochs=2")
+    small = run_train(*uneven, "data.batch_size=16", f"trainer.accumulate_grad_batches={accumulated}")
+    large = run_train(*uneven, f"data.batch_size={min(115, 16 * accumulated)}")
+    assert small.read_status()["step"] == large.read_status()["step"]
+    torch.testing.assert_close(weights(small), weights(large), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
 def test_gradients_are_clipped(run_train: RunTrain, algorithm: str) -> None:
     """One step of SGD at lr 1 moves the weights by the clipped gradient."""

@@ -1,6 +1,7 @@
 """Promise 13: what two processes on this machine's CPU make of a run is what one makes of it."""
 
 import ast
+import json
 import math
 import os
 import signal
@@ -15,17 +16,21 @@ import pytest
 import torch
 
 import lithydra
-from conftest import ROOT, rows, write_npz
+from conftest import ROOT, Compose, rows, write_npz
 from killing import SignalAt, differences, outcome
-from lithydra import plots, processes, rank, run_page
+from lithydra import build, plots, processes, rank, run_page
 from lithydra.callbacks.checkpoint import RunCheckpoint
 from lithydra.checkpoint_io import load
+from lithydra.checks import check
 from lithydra.data.loaders import TrainingBatch
+from lithydra.errors import ConfigError
 from lithydra.gradient_classifier import GradientClassifier
 from lithydra.resume import random_state, take_random_state
 from lithydra.run_dir import RunDir
 from lithydra.signals import EXIT_CODES
-from ranks import Runs, ended
+from lithydra.train import open_run
+from ranks import ForkedRank, Runs, ended
+from sweeping import sweep
 from test_interrupts import wait_until
 
 PROMISE = "13. Several processes, one result"
@@ -331,3 +336,81 @@ def test_a_real_command_of_two_processes(data_dir: Path, tmp_path: Path, number:
     resumed = [*command[:3], f"resume={run.path}", f"trainer.max_epochs={len(run.read_metrics()) + 2}"]
     subprocess.run(resumed, cwd=tmp_path, check=True, timeout=120)
     assert run.read_status()["state"] == "finished"
+
+
+def test_a_sweep_of_runs_on_two_processes(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: dict
+) -> None:
+    """A job is a fork of a server, which could not be started again as another process of the run."""
+    monkeypatch.setattr(processes, "spawn", ForkedRank)
+    own = [setting for setting in OWN if not setting.startswith(("data.batch_size", "callbacks", "logger"))]
+    given = ("callbacks=none", "logger=none", "data.batch_size=16,17", *own)
+    done = sweep(*given, folder=tmp_path, data_dir=data_dir)
+    assert done.code == 0, done.output
+    assert set(done.states().values()) == {"finished"}
+    assert differences(reference, outcome(done.runs()["data.batch_size=16"])) == []
+
+
+def test_the_main_process_is_whom_lightning_calls_so(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_RANK", "1")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    assert build.place(compose()).is_global_zero  # alone, whatever the environment is of
+    several = build.place(compose("accelerator=ddp_cpu", "trainer.num_nodes=2"))
+    assert (several.global_rank, several.world_size) == (2, 4)
+
+
+def test_one_task_of_slurm_starts_the_other_processes_itself(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a job of hydra/launcher=submitit_slurm does with tasks_per_node=1 and several devices."""
+    slurm = {"NTASKS": "1", "JOB_ID": "7", "JOB_NAME": "submitit", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    run = runs.finished("run", *PLAIN, "data.limit=100", "accelerator=ddp_cpu")
+    assert json.loads(run.provenance.read_text())["trainer"]["num_processes"] == 2
+
+
+def test_a_further_machine_joins_the_run_that_the_first_has_begun(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "status.json").write_text('{"state": "running"}')
+    config = compose("accelerator=ddp_cpu", "trainer.num_nodes=2", f"run={tmp_path}")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        check(config)
+    monkeypatch.setenv("NODE_RANK", "1")
+    check(config)
+    assert open_run(config, {}, main=False).path == tmp_path
+    config.run = None
+    with pytest.raises(ConfigError, match="processes on several machines need a directory that all of them see"):
+        open_run(config, {}, main=False)
+
+
+def test_what_several_processes_cannot_do_is_refused(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose("accelerator=ddp_cpu", "model=nearest_mean", "optimizer=lbfgs")
+    with pytest.raises(ConfigError, match="optimizer=lbfgs: each process would search along its own line"):
+        build.place(config)
+    data = build.data(config)
+    with pytest.raises(ConfigError, match="model: NearestMean learns in one process"):
+        build.try_out(config, data, build.classifier(config, data), world_size=2)
+    monkeypatch.setattr("lightning.pytorch.trainer.connectors.accelerator_connector._IS_INTERACTIVE", True)
+    with pytest.raises(ConfigError, match=r"trainer\.devices=2: one in a notebook"):
+        build.place(compose("trainer.devices=2"))
+
+
+def test_the_smallest_share_is_tried_before_training(compose: Compose) -> None:
+    config = compose("model.batch_norm=true", "data.val_fraction=0", "data.limit=99", "data.batch_size=32")
+    data = build.data(config)
+    build.try_out(config, data, build.classifier(config, data), world_size=1)
+    with pytest.raises(ConfigError, match="has 3, 1 for one of 2 processes, which the model does not take"):
+        build.try_out(config, data, build.classifier(config, data), world_size=2)
+
+
+def test_the_number_of_processes_may_change_on_resume(runs: Runs) -> None:
+    """In mid-epoch: what each had counted is not lost."""
+    run = RunDir(runs.folder / "run")
+    plain = (*PLAIN, "data.limit=257", "data.batch_size=16", "checkpoint.every_n_steps=3")
+    whole = runs.finished("whole", *plain)
+    kill = SignalAt("batch", 20, signal.SIGKILL)
+    settings = ("accelerator=ddp_cpu", "trainer.steps_per_execution=4", f"run={run.path}")
+    assert ended(runs.start(*plain, *settings, prepare=kill.install)) == -signal.SIGKILL
+    wait_until(runs.rank_is_gone)
+    assert ended(runs.start(f"resume={run.path}")) == 0, runs.log.read_text()
+    assert_alike(whole, run)

@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
@@ -189,7 +190,9 @@ def place(config: DictConfig) -> L.Trainer:
     Raises:
         ConfigError: The settings of `trainer` do not work here.
     """
-    bare: L.Trainer = _explained("trainer", lambda: L.Trainer(**_trainer_settings(config), logger=False))
+    bare: L.Trainer = _explained(
+        "trainer", lambda: L.Trainer(**_trainer_settings(config), logger=False, plugins=_cluster())
+    )
     if isinstance(bare.strategy.launcher, _MultiProcessingLauncher):
         raise ConfigError(f"trainer.devices={config.trainer.devices}: one in a notebook; python train.py has several")
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportAssignmentType]
@@ -230,6 +233,11 @@ def _targets(config: DictConfig, key: str) -> dict[str, Any]:
     """The class or function that makes each part of a group, by the part's dotted key."""
     targets = {f"{key}.{name}": node._target_ for name, node in config[key].items()}
     return {name: located(name, target) for name, target in targets.items()}
+
+
+def _cluster() -> list[Any]:
+    """Where SLURM has started one task for a run on several devices, the others are started here, not by it."""
+    return [LightningEnvironment()] if os.environ.get("SLURM_NTASKS") == "1" else []
 
 
 def _trainer_settings(config: DictConfig) -> dict[str, Any]:
@@ -287,7 +295,7 @@ def trainer(
             callbacks=callbacks,
             logger=loggers or False,
             default_root_dir=directory,
-            plugins=[AtomicCheckpointIO()],
+            plugins=[AtomicCheckpointIO(), *_cluster()],
             num_sanity_val_steps=0,
             enable_progress_bar=False,
             log_every_n_steps=1,  # the classifier writes to the loggers itself
