@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torchvision import models
 
+from conftest import SMALL, RunTrain
 from lithydra.errors import ConfigError
 from lithydra.models import layers
 from lithydra.models.alexnet import AlexNet, AlexNetImageNet
@@ -228,3 +229,13 @@ def test_bad_settings_are_refused_in_one_line(
     with pytest.raises(ConfigError, match=message) as refusal:
         build(in_shape=in_shape, num_classes=3, **settings)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_run_of_statistics_says_which_settings_it_does_not_use(
+    run_train: RunTrain, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_train(*SMALL, "model=nearest_mean", "augmentation=mixup", "scheduler=step", "trainer.gradient_clip_val=1")
+    ignored = "lr, optimizer, trainer.max_epochs, scheduler, augmentation, trainer.gradient_clip_val"
+    assert [record.getMessage() for record in caplog.records if "Not used" in record.getMessage()] == [
+        f"This model learns from the data's statistics, in one pass. Not used: {ignored}."
+    ]

@@ -45,6 +45,7 @@ def run(killing: Killing) -> RunDir:
     ("overrides", "message"),
     [
         ("lr=0.5", "lr was 0.001, given 0.5"),
+        ("optimizer.lr=0.5 resume_anyway=true", "optimizer.lr=0.5: there is one learning rate; say lr=0.5 instead"),
         ("optimizer=sgd", "optimizer._target_ was torch.optim.Adam, given torch.optim.SGD"),
         ("optimizer.eps=1e-3", "optimizer.eps was 1e-08, given 0.001"),
         ("data.batch_size=8", "data.batch_size was 16, given 8"),

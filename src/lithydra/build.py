@@ -1,6 +1,7 @@
 """From config to objects: the only module that calls hydra.utils.instantiate."""
 
 import inspect
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -38,6 +39,8 @@ from lithydra.run_dir import PROFILE
 from lithydra.statistics_classifier import StatisticsClassifier
 from lithydra.targets import located
 
+log = logging.getLogger(__name__)
+
 # Settings under `trainer` that GradientClassifier and the loaders carry out; Lightning's Trainer gets the others.
 CLASSIFIER_KEYS = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "log_every_n_steps")
 LOADER_KEYS = ("limit_train_batches", "steps_per_execution")
@@ -61,7 +64,25 @@ def data(config: DictConfig) -> ImageDataModule:
 def classifier(config: DictConfig, data: ImageDataModule) -> Classifier:
     """The LightningModule for `data`, its weights drawn from torch's global generator."""
     normalization: Normalization = make(config, "normalization")(data.pixels())
-    return _classifier(config, data.image_shape, data.num_classes, normalization, data)
+    module = _classifier(config, data.image_shape, data.num_classes, normalization, data)
+    if isinstance(module, StatisticsClassifier):
+        log.info(
+            f"This model learns from the data's statistics, in one pass. Not used: {', '.join(_of_gradients(config))}."
+        )
+    return module
+
+
+def _of_gradients(config: DictConfig) -> list[str]:
+    """The settings that only training by gradients uses: those that every run has, and others that are set."""
+    trainer = config.trainer
+    chosen = {
+        "scheduler": config.scheduler.get("_target_"),
+        "augmentation": config.augmentation.get("_target_"),
+        "regularizer": config.regularizer,
+        "trainer.gradient_clip_val": trainer.gradient_clip_val,
+        "trainer.accumulate_grad_batches": trainer.accumulate_grad_batches > 1,
+    }
+    return ["lr", "optimizer", "trainer.max_epochs", *(key for key, value in chosen.items() if value)]
 
 
 def classifier_like(config: DictConfig, image_shape: tuple[int, int, int], num_classes: int) -> Classifier:

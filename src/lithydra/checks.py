@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lithydra.combinations import COMBINATIONS, one_lr
+from lithydra.combinations import COMBINATIONS
 from lithydra.errors import ConfigError, nearest
 from lithydra.rules import AnyOf, Group, Number, shown
 from lithydra.settings import ARGUMENTS, HYDRA, NEEDED, RULES
@@ -34,21 +34,19 @@ ONE_CHOICE = (
 )
 
 
-def check(config: DictConfig, choices: Mapping[str, str] | None = None, *, stored: bool = False) -> None:
+def check(config: DictConfig, choices: Mapping[str, str] | None = None) -> None:
     """Raise one ConfigError with every problem of a composed config, a line each; return where there is none.
 
     Args:
         config: What a command line composes.
         choices: The option that was taken in each group, as Hydra tells it.
-        stored: The config is a run's, from before lr had to be said once.
     """
     written: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # pyright: ignore[reportAssignmentType]
     _refuse(_misshapen(written))
     plain = resolved(config)
     _refuse([*_unknown_root_keys(plain), *_several(plain, choices), *broken_rules(plain, RULES, written)])
     _refuse(unread(plain))
-    combinations = COMBINATIONS if stored else (*COMBINATIONS, one_lr)
-    _refuse(problem for combination in combinations for problem in combination(plain))
+    _refuse(problem for combination in COMBINATIONS for problem in combination(plain))
 
 
 def _refuse(problems: Iterable[str]) -> None:

@@ -89,8 +89,10 @@ def refused_in_several(config: dict[str, Any]) -> Iterator[str]:
         yield "optimizer=lbfgs: each process would search along its own line; trainer.devices=1 trains with one"
 
 
-def one_lr(config: dict[str, Any]) -> Iterator[str]:
+def _one_lr(config: dict[str, Any]) -> Iterator[str]:
     """`lr` is what is recorded, searched and scheduled, so that no target is told another one."""
+    if config["resume"]:  # an old run may have two; a command line that gives it a second is refused on resume
+        return
     lr, optimizer, scheduler = config["lr"], config["optimizer"], config["scheduler"]
     if optimizer.get("lr", lr) != lr:
         yield f"optimizer.lr={optimizer['lr']}: there is one learning rate, lr={lr}; say lr={optimizer['lr']} instead"
@@ -177,6 +179,7 @@ COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
     _classes,
     _lbfgs,
     _processes,
+    _one_lr,
     _nesterov,
     _momentum_cycle,
     _device,

@@ -114,6 +114,8 @@ def _named(run: RunDir, stored: dict[str, Any], overrides: list[str]) -> list[st
             raise ConfigError(
                 f"resume={run.path}: goes on with its own config; give the settings that {key}= stands for"
             )
+        if key == "optimizer.lr":
+            raise ConfigError(f"{override}: there is one learning rate; say lr={override.partition('=')[2]} instead")
         if override.startswith("~") and "." in key:
             key = key.rpartition(".")[0]  # what is gone shows in what is left
         if key.split(".")[0] == "hydra":

@@ -147,7 +147,7 @@ class Composer:
 def _prepare(composer: Composer, request: Request, varied: dict[str, str]) -> Prepared:
     composed, choices = composer.compose(varied)
     overrides = [*request.common, *(f"{key}={value}" for key, value in varied.items())]
-    check(composed)
+    check(composed, choices)
     for key in ("run", "resume"):
         if composed[key] is not None:
             raise ConfigError(

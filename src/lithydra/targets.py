@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from lithydra.errors import ConfigError, nearest
+from lithydra.rules import shown
 
 
 def located(key: str, target: str) -> Any:
@@ -18,6 +19,8 @@ def located(key: str, target: str) -> Any:
     """
     found: Any = None
     parts = target.split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise ConfigError(f"{key}._target_={shown(target)}: must be a class or function by its module, as a.b.Name")
     for number, name in enumerate(parts):
         path = ".".join(parts[: number + 1])
         if number and hasattr(found, name):
@@ -27,7 +30,7 @@ def located(key: str, target: str) -> Any:
         else:
             raise ConfigError(f"{key}._target_={target}: {_has_no(found, '.'.join(parts[:number]), name)}")
     if not callable(found):
-        raise ConfigError(f"{key}._target_={target}: a {type(found).__name__}, not a class or a function")
+        raise ConfigError(f"{key}._target_={target}: of type {type(found).__name__}, not a class or a function")
     return found
 
 
