@@ -31,7 +31,7 @@ REFUSED = {
     "seed=0,1 sweep.on_error=halt": ["sweep.on_error=halt: must be one of continue, stop."],
     "seed=0,1 sweep.retry=1": ["sweep.retry=1: must be one of true, false."],
     "seed=0,1 sweep.fresh=maybe": ["sweep.fresh=maybe: must be one of true, false."],
-    "seed=0,1 sweep.name=a/b": ["sweep.name=a/b: must be one of null, or a name of letters, digits and =,.+_-"],
+    "seed=0,1 sweep.name=a/b": ["sweep.name=a/b: must be null, or a name of letters, digits and =,.+_-"],
     "seed=0,1 run=here": ["run=here: names one run; a sweep names its runs itself"],
     "seed=0,1 resume=there": ["resume=there: names one run"],
 }
