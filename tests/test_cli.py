@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import torch
 import yaml
 
 from conftest import ROOT, Compose
+from lithydra.cli import MENDABLE, explain
 from lithydra.errors import ConfigError
 from lithydra.train import train
 
@@ -192,3 +194,22 @@ def test_distributed_training_is_one_run(tmp_path: Path, data_dir: Path) -> None
     assert second == pytest.approx(first, rel=1e-4)
     states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (one, two)]
     torch.testing.assert_close(*states, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("_target_: mine.Net\n  width: 3\n", "line 2: not YAML: mapping values are not allowed here"),
+        ("_target_: mine.Net\nwidth: [3\n", "line 3: not YAML: "),
+        ("_target_: mine.Net\n\twidth: 3\n", "line 2: not YAML: "),
+        ("width: 3\nwidth: 4\n", "line 2: not YAML: found duplicate key width"),
+    ],
+)
+def test_a_file_that_is_not_yaml_is_told_with_file_and_line(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text(text)
+    (tmp_path / "train.yaml").write_text("defaults: [model: mine]\n")
+    with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"), pytest.raises(MENDABLE) as caught:
+        hydra.compose("train")
+    told = explain(caught.value)
+    assert told.startswith(f"{os.path.relpath(tmp_path / 'model' / 'mine.yaml')}, {said}") and "\n" not in told, told

@@ -85,7 +85,7 @@ def refuse_arguments(verb: str) -> None:
         for override in overrides
         for problem in (
             _decided(override),
-            _group_problem(override),
+            group_problem(override),
             _sweep_problem(override, sweeps, alone, verb == "train"),
         )
         if problem
@@ -101,7 +101,7 @@ def _decided(override: Override) -> str | None:
     return f"{key}: not taken, {DECIDED[key]}" if key in DECIDED else None
 
 
-def _group_problem(override: Override) -> str | None:
+def group_problem(override: Override) -> str | None:
     """A group's choice that is no name, which Hydra answers with a traceback."""
     group = CONFIG_DIRECTORY / override.key_or_group
     if not group.is_dir() or override.is_delete() or override.is_sweep_override():

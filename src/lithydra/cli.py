@@ -21,6 +21,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
 from lithydra.arguments import CONFIG_DIRECTORY, name_runs, quote_paths, refuse_arguments
 from lithydra.checks import check
@@ -32,7 +33,7 @@ from lithydra.unread import TRAINER
 from lithydra.verb_checks import check_verb
 
 # What is told in one line.
-MENDABLE = (LithydraError, HydraException, OmegaConfBaseException)
+MENDABLE = (LithydraError, HydraException, OmegaConfBaseException, YAMLError)
 
 
 def main(verb: str) -> NoReturn:
@@ -97,6 +98,9 @@ def explain(error: Exception) -> str:
         return f"{group}={choice}: choose one of {', '.join(choices)}.{nearest(choice, choices)}"
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.parent_node is not None:
         return _explain_unknown_key(cause, str(error))
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{os.path.relpath(mark.name)}, line {mark.line + 1}: not YAML: {error.problem}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not of the form key=value. {_first_line(error)}"
     return _first_line(cause if isinstance(cause, OmegaConfBaseException) else error)
@@ -164,7 +168,7 @@ def _train(config: DictConfig) -> float | None:
     _refuse_study_alone(config)
     if config.resume:
         config = resumed(RunDir.open(Path(str(config.resume)), "resume"), config, list(job.overrides.task))
-    check(config)
+    check(config, dict(job.runtime.choices))
     return _carry_out("train", config, dict(job.runtime.choices), list(job.overrides.task))
 
 
@@ -179,12 +183,13 @@ def _refuse_study_alone(config: DictConfig) -> None:
 
 
 def _inspect_data(config: DictConfig) -> None:
-    check(config)
-    _carry_out("inspect_data", config, dict(HydraConfig.get().runtime.choices))
+    choices = dict(HydraConfig.get().runtime.choices)
+    check(config, choices)
+    _carry_out("inspect_data", config, choices)
 
 
 def _lr_find(config: DictConfig) -> None:
-    check(config)
+    check(config, dict(HydraConfig.get().runtime.choices))
     _carry_out("lr_find", config, list(HydraConfig.get().overrides.task))
 
 

@@ -8,13 +8,12 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
+from lithydra.arguments import group_problem
 from lithydra.axis_values import ABOUT_THE_SWEEP, refuse_axis
 from lithydra.checks import check
-from lithydra.cli import explain
+from lithydra.cli import MENDABLE, explain
 from lithydra.errors import ConfigError
 from lithydra.resume_config import frozen
 from lithydra.sweep_dir import config_key, readable_name
@@ -93,7 +92,7 @@ def prepare(
     for point in points:
         try:
             prepared.append(_prepare(composer, request, dict(point)))
-        except (HydraException, OmegaConfBaseException, ConfigError) as error:
+        except MENDABLE as error:
             problems |= dict.fromkeys(explain(error).splitlines())
             failed.append(point)
     if prepared and failed:
@@ -124,6 +123,8 @@ class Composer:
     def compose(self, point: Mapping[str, str]) -> tuple[DictConfig, dict[str, str]]:
         """The config of a point, and the option that was taken in each group."""
         overrides = OverridesParser.create(self.loader).parse_overrides([f"{k}={v}" for k, v in point.items()])
+        for problem in filter(None, map(group_problem, overrides)):
+            raise ConfigError(problem)
         values = [o for o in overrides if not self._is_group(o)]
         groups = tuple(str(o.input_line) for o in overrides if self._is_group(o))
         if groups not in self._of_groups:
