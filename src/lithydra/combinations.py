@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lithydra.init_checks import INIT_COMBINATIONS
+from lithydra.settings import EARLY_STOPPING
 
 PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 ONE_CYCLE = "torch.optim.lr_scheduler.OneCycleLR"
-EARLY_STOPPING = "lightning.pytorch.callbacks.EarlyStopping"
 
 
 def _monitor(config: dict[str, Any]) -> Iterator[str]:
@@ -40,7 +40,7 @@ def _better(metric: str) -> str:
 
 def _early_stopping(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, callback in config["callbacks"].items():
-        if callback["_target_"] == EARLY_STOPPING:
+        if callback["_target_"] in EARLY_STOPPING:
             yield name, callback
 
 

@@ -27,6 +27,7 @@ from lithydra.rules import (
     optional,
 )
 
+EARLY_STOPPING = ("lithydra.callbacks.early_stopping.EarlyStopping", "lightning.pytorch.callbacks.EarlyStopping")
 METRICS = ("val/acc", "val/loss", "train/acc", "train/loss")
 
 _BETTER = Choice(("min", "max"))
@@ -246,7 +247,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "lithydra.regularizers.l1": _PENALTY,
     "lithydra.regularizers.l2": _PENALTY,
-    "lightning.pytorch.callbacks.EarlyStopping": _STOPPING,
+    **dict.fromkeys(EARLY_STOPPING, _STOPPING),
     "lithydra.callbacks.progress.EpochProgress": {"refresh_seconds": POSITIVE},
     "lithydra.callbacks.histograms.ParameterHistograms": {**_BINS, **_IMAGES},
     "lithydra.callbacks.histograms.ActivationHistograms": {**_BINS, **_IMAGES},
