@@ -13,6 +13,7 @@ import torch
 
 from lithydra import checkpoint_io
 from lithydra.callbacks.checkpoint import RunCheckpoint
+from lithydra.callbacks.look_inside import LookInside
 from lithydra.checkpoint_io import load
 from lithydra.classifier import Classifier
 from lithydra.gradient_classifier import GradientClassifier
@@ -76,6 +77,7 @@ class SignalAt:
             "epoch end": (GradientClassifier, "on_train_epoch_end"),
             "test": (Classifier, "test_step"),
             "fit start": (GradientClassifier, "on_fit_start"),
+            "pictures": (LookInside, "_pictures"),
         }.get(self.point, (None, ""))
         if owner is None:
             self._install_while_saving()

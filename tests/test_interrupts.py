@@ -1,5 +1,6 @@
 """Promise 6: a signal ends a run after the step at hand, saved, with its exit code and the line that goes on."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import lightning as L
 import pytest
 
 from conftest import ROOT
@@ -61,6 +63,31 @@ def test_a_signal_in_training_is_obeyed_at_the_next_step(killing: Killing, tmp_p
     settings = (*COMMON, *SETTINGS["steps"], "checkpoint.every_n_steps=null")
     killing.child(*settings, f"run={run.path}", kill=SignalAt("batch", 6, signal.SIGTERM))
     assert load(run.last)["lithydra"]["progress"]["steps"] == 6
+
+
+PLOTS = "+callbacks.plots={_target_: lithydra.callbacks.look_inside.LookInside}"
+SWALLOWS = "+callbacks.own={_target_: test_interrupts.SwallowsErrors}"
+
+
+class SwallowsErrors(L.Callback):
+    """As a person's own callback may, or a library that it calls."""
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        with contextlib.suppress(Exception):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("callback", "point"), [(PLOTS, "pictures"), (SWALLOWS, "never")])
+def test_a_signal_that_is_swallowed_still_ends_the_run(
+    killing: Killing, tmp_path: Path, callback: str, point: str
+) -> None:
+    run = RunDir(tmp_path / "run")
+    kill = SignalAt(point, 1, signal.SIGTERM) if point != "never" else None
+    code = killing.child(*COMMON, "trainer.max_epochs=1", callback, f"run={run.path}", kill=kill)
+    assert (code, run.read_status()["state"]) == (143, "interrupted")
+    if point == "pictures":
+        assert killing.child(f"resume={run.path}") == 0
+        assert run.read_status()["state"] == "finished" and run.page.exists()
 
 
 def test_handlers_are_put_back(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from omegaconf import open_dict
 from PIL import Image
 
@@ -105,7 +104,7 @@ def test_a_config_that_was_edited_by_hand_is_refused(killing: Killing, tmp_path:
     killing.train(*ONE_EPOCH, f"run={run.path}")
     config = run.read_config()
     config["optimizer"]["lr"] = 0.5
-    run.config.write_text(yaml.safe_dump(config))
+    run.write_config(config)
     with pytest.raises(ConfigError, match=r"optimizer\.lr was 0\.001, given 0\.5"):
         killing.train(f"resume={run.path}", "trainer.max_epochs=2")
     assert run.read_status()["state"] == "finished"

@@ -71,6 +71,8 @@ def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """
     if not path.exists():
         raise LithydraError(f"{path}: no such checkpoint")
+    if not path.is_file():
+        raise DamagedCheckpoint(f"{path}: not a file")
     with path.open("rb") as file:
         size = path.stat().st_size - TRAILER_BYTES
         file.seek(max(size, 0))

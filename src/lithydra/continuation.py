@@ -1,7 +1,6 @@
 """Where a resumed run starts: its newest good checkpoint, and files that are brought back to that moment."""
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from omegaconf import DictConfig
 from lithydra.checkpoint_io import DamagedCheckpoint, link, load
 from lithydra.errors import ConfigError
 from lithydra.resume_config import refuse_changes, refuse_shorter
-from lithydra.run_dir import RunDir
+from lithydra.run_dir import RunDir, set_aside
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +61,12 @@ def newest(run: RunDir, *, writes: bool) -> tuple[Path, dict[str, Any]] | None:
             continue
         try:
             written = load(path)["lithydra"]
-        except DamagedCheckpoint as error:
-            damage = error
-            log.warning("%s; trying the one before it", error)
+        except (DamagedCheckpoint, KeyError) as error:
+            known = isinstance(error, DamagedCheckpoint)
+            damage = error if known else DamagedCheckpoint(f"{path}: not a checkpoint of a run")
+            log.warning("%s; trying the one before it", damage)
             if writes:  # else it would become previous.ckpt, in place of a good one
-                os.replace(path, path.with_name(f"{path.name}.damaged"))
+                set_aside(path, "damaged")
             continue
         if path != run.last and writes:
             link(path, run.last)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lithydra.errors import ConfigError
 from lithydra.run_dir import RunDir
 
 Histogram = tuple[np.ndarray, np.ndarray]  # counts, edges
@@ -10,13 +11,13 @@ KIND = "parameter/"
 
 def read_histograms(run: RunDir) -> dict[str, Histogram]:
     """By parameter, after the last epoch; empty where the run wrote none."""
-    if not run.histograms.exists():
-        return {}
-    with np.load(run.histograms, allow_pickle=False) as file:
-        names = [key.removesuffix("/counts") for key in file.files if key.startswith(KIND) and key.endswith("/counts")]
-        found = {name[len(KIND) :]: (file[f"{name}/counts"][-1], file[f"{name}/edges"][-1]) for name in names}
+    arrays = run.histogram_arrays()
+    names = [key.removesuffix("/counts") for key in arrays if key.startswith(KIND) and key.endswith("/counts")]
+    if not {f"{name}/edges" for name in names} <= arrays.keys():
+        raise ConfigError(f"{run.histograms}: damaged (not histograms)")
+    found = {name[len(KIND) :]: (arrays[f"{name}/counts"][-1], arrays[f"{name}/edges"][-1]) for name in names}
     if any(counts.ndim != 1 or edges.shape != (len(counts) + 1,) for counts, edges in found.values()):
-        raise ValueError("not histograms")
+        raise ConfigError(f"{run.histograms}: damaged (not histograms)")
     return found
 
 

@@ -47,6 +47,8 @@ def interruptible(run: RunDir) -> Iterator[Interrupts]:
     before = {number: signal.signal(number, interrupts.handle) for number in EXIT_CODES}
     try:
         yield interrupts
+        if interrupts.received is not None:  # and has come to nobody, or was taken for an error of somebody's own
+            interrupts.stop(interrupts.received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

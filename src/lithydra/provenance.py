@@ -1,6 +1,7 @@
 """Where a run comes from: code, packages, machine, data. Enough to say later why two runs differ."""
 
 import hashlib
+import logging
 import os
 import platform
 import re
@@ -18,6 +19,7 @@ import torch
 from lithydra.run_dir import RunDir
 
 PACKAGE = Path(__file__).parent
+log = logging.getLogger(__name__)
 
 
 def provenance(
@@ -50,6 +52,18 @@ def all_choices(run: RunDir, choices: dict[str, str], overrides: list[str]) -> d
 def all_overrides(run: RunDir) -> list[str]:
     """Of all the commands that a run was trained with, the first one's first."""
     return [override for part in _parts(run) for override in part["overrides"]]
+
+
+def warn_of_threads(run: RunDir) -> None:
+    """A sum of many numbers depends on how many threads add them."""
+    parts = _parts(run)
+    now, before = torch.get_num_threads(), parts[-1]["hardware"].get("torch_threads") if parts else None
+    if before not in (None, now):
+        log.warning(
+            "Trained with %d threads so far and with %d from here: results may differ in their last bits from those of "
+            "a run that never stopped. OMP_NUM_THREADS=%d keeps the number",
+            *(before, now, before),
+        )
 
 
 def _parts(run: RunDir) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lithydra.errors import ConfigError, LithydraError
-from lithydra.run_dir import RunDir, now, write_bytes
+from lithydra.run_dir import RunDir, now, set_aside, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ def logged(run: RunDir) -> Iterator[None]:
     if _is_stdout(run.log):  # a sweep's job has its whole output there already
         yield
         return
+    if run.log.is_dir():
+        set_aside(run.log, "a folder")
     handler = logging.FileHandler(run.log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)

@@ -1,6 +1,5 @@
 """Train a run again from what it recorded, and say whether the result is the same bit for bit."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ def reproduce_run(config: DictConfig) -> RunDir:
     run = RunDir.open(Path(config.run))
     if run.read_status().get("state") != "finished":
         raise ConfigError(f"run={run.path}: did not finish (state {run.read_status().get('state')})")
-    origin: dict[str, Any] = json.loads(run.provenance.read_text())
+    origin = run.origin()
     settings = DictConfig(run.read_config())
     if "dir" in settings.data:
         settings.data.dir = config.paths.data
@@ -43,7 +42,7 @@ def reproduce_run(config: DictConfig) -> RunDir:
     train(settings, origin["choices"], origin["overrides"])
 
     unequal = differences_of_results(run, again)
-    causes = differences_of_origin(origin, json.loads(again.provenance.read_text()))
+    causes = differences_of_origin(origin, again.origin())
     _show(causes)
     if unequal:
         why = "; see the table for what differs" if causes else ", and nothing recorded differs between the two"

@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lithydra.errors import ConfigError
+from lithydra.repair import stored_config
 from lithydra.run_dir import RunDir
 
 # What may differ: how long to train, where, and what is shown or saved. Any prefix of a dotted key.
@@ -74,7 +75,7 @@ def resumed(run: RunDir, composed: DictConfig, overrides: list[str]) -> DictConf
     Raises:
         ConfigError: The command line changes what would make it another run, and `resume_anyway` is not set.
     """
-    stored = run.read_config()
+    stored = stored_config(run)
     given = frozen(composed)
     keys = _named(run, stored, overrides)
     refuse_changes(run, stored, given, keys, anyway=composed.resume_anyway)
@@ -178,7 +179,11 @@ def refuse_shorter(config: DictConfig, epochs: int, steps: int) -> None:
 
 def _refuse_finished(run: RunDir, stored: dict[str, Any], config: DictConfig) -> None:
     """Raise ConfigError where nothing is left to train, and say what would be."""
-    status, trainer = run.read_status(), config.trainer
+    trainer = config.trainer
+    try:
+        status = run.read_status()
+    except ConfigError:  # set aside once the directory is owned
+        status = {}
     epochs, steps = status.get("epoch", 0), status.get("step", 0)
     left = epochs < trainer.max_epochs and (trainer.max_steps == UNLIMITED or steps < trainer.max_steps)
     keys = (*LENGTH, *stoppers(stored), *stoppers(OmegaConf.to_container(config)))  # pyright: ignore

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -14,13 +16,21 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import yaml
 from filelock import FileLock, Timeout
 
+from lithydra.csv_rows import read_rows
 from lithydra.errors import ConfigError, LithydraError
 
 if TYPE_CHECKING:
     import numpy as np
 
+log = logging.getLogger(__name__)
+
 COLUMNS: tuple[str, ...] = ("epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc", "seconds")
+# Keys of status.json and provenance.json that are read, and what they hold.
+STATUS: dict[str, type] = {"state": str, "epoch": int, "step": int, "best_epoch": int, "metrics": dict}
+PROVENANCE: dict[str, type] = {"choices": dict, "overrides": list, "hardware": dict, "resumed": list}
 PROFILE = "profile"  # what the files of a profiler have in their names
+CONFIG_GROUPS = ("data", "model", "optimizer", "trainer")  # some of what config.yaml has
+CONFIG_END = "\n...\n"  # of config.yaml, if it is whole
 ASIDE = ".tmp"  # how the names of files end that are being written
 
 
@@ -95,7 +105,7 @@ class RunDir:
             raise ConfigError(
                 f"{key}={path}: {'a file, not a directory' if os.path.isfile(path) else 'no such directory'}"
             )
-        if not run.config.exists():
+        if not run.config.exists() and not run.last.exists():
             raise ConfigError(f"{key}={path}: not a run directory (it has no config.yaml)")
         return run
 
@@ -109,9 +119,14 @@ class RunDir:
         try:
             lock.acquire()
         except Timeout as error:
-            who = owner.read_text().strip() if owner.exists() else "another process"
+            who = owner.read_text(errors="replace").strip() if owner.is_file() else "another process"
             raise ConfigError(f"run={self.path}: in use by {who}") from error
-        owner.write_text(f"process {os.getpid()} on {os.uname().nodename}\n")
+        except OSError as error:
+            raise ConfigError(f"{self.path / '.lock'}: cannot be locked: {error.strerror}") from error
+        if owner.is_dir():
+            set_aside(owner, "a folder")
+        with said_where(owner):
+            owner.write_text(f"process {os.getpid()} on {os.uname().nodename}\n")
         return lock
 
     def read_config(self) -> dict[str, Any]:
@@ -120,12 +135,12 @@ class RunDir:
             config = yaml.safe_load(self.config.read_text())
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"{self.config}: cannot be read: {' '.join(str(error).split())}") from error
-        if not isinstance(config, dict) or "trainer" not in config:
+        if not isinstance(config, dict) or not all(isinstance(config.get(key), dict) for key in CONFIG_GROUPS):
             raise ConfigError(f"{self.config}: not the config of a run")
         return config
 
     def write_config(self, config: dict[str, Any]) -> None:
-        write_text(self.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        write_text(self.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True, explicit_end=True))
 
     def update_status(self, **changes: Any) -> None:
         """Merge `changes` into status.json, where None takes a key out; a reader never sees half a file."""
@@ -133,16 +148,18 @@ class RunDir:
         write_json(self.status, {key: value for key, value in status.items() if value is not None})
 
     def read_status(self) -> dict[str, Any]:
-        return self._read_json(self.status)
+        return self._read_json(self.status, STATUS)
 
-    def _read_json(self, path: Path) -> dict[str, Any]:
-        """Raises ConfigError where the file is there and holds something else than an object."""
+    def _read_json(self, path: Path, types: dict[str, type]) -> dict[str, Any]:
+        """Raises ConfigError where the file is there and is not what a run writes. `types` are those of some keys."""
         try:
             content = json.loads(path.read_text()) if path.exists() else {}
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ConfigError(f"{path}: damaged ({error})") from error
         if not isinstance(content, dict):
             raise ConfigError(f"{path}: damaged (not a JSON object)")
+        if wrong := [key for key, kind in types.items() if key in content and not isinstance(content[key], kind)]:
+            raise ConfigError(f"{path}: damaged ({wrong[0]} is {content[wrong[0]]!r})")
         return content
 
     def add_provenance(self, origin: dict[str, Any]) -> None:
@@ -153,7 +170,20 @@ class RunDir:
 
     def read_provenance(self) -> dict[str, Any]:
         """Empty before the run has written it."""
-        return self._read_json(self.provenance)
+        origin = self._read_json(self.provenance, PROVENANCE)
+        if origin and (missing := PROVENANCE.keys() - {"resumed"} - origin.keys()):
+            raise ConfigError(f"{self.provenance}: damaged (no {min(missing)})")
+        return origin
+
+    def origin(self) -> dict[str, Any]:
+        """What the run has recorded of where it comes from. Raises ConfigError where that is lost or damaged."""
+        if not (origin := self.read_provenance()):
+            raise ConfigError(f"{self.provenance}: lost; it says what the run was trained with")
+        return origin
+
+    def read_command(self) -> str:
+        """The command lines that the run was trained with."""
+        return self.command.read_text(errors="replace") if self.command.is_file() else ""
 
     def add_metrics(self, row: dict[str, Any]) -> None:
         """Append an epoch to metrics.csv; metrics that the run does not have stay empty."""
@@ -162,15 +192,11 @@ class RunDir:
             _write_rows(file, [row], header=new)
 
     def read_metrics(self) -> list[dict[str, str]]:
-        if not self.metrics.exists():
-            return []
-        with self.metrics.open(newline="") as file:
-            return list(csv.DictReader(file))
+        return read_rows(self.metrics, COLUMNS)
 
     def keep_metrics(self, num_epochs: int) -> None:
-        """Drop the rows after `num_epochs`, and one that a full disk cut off: a resumed run writes them again."""
-        whole = [row for row in self.read_metrics() if None not in row.values()]
-        rows = [row for row in whole if int(row["epoch"]) <= num_epochs]
+        """Drop the rows after `num_epochs`, which a resumed run writes again, and what is damaged."""
+        rows = [row for row in self.read_metrics() if int(row["epoch"]) <= num_epochs]
         text = io.StringIO(newline="")
         _write_rows(text, rows, header=True)
         write_text(self.metrics, text.getvalue())
@@ -183,10 +209,11 @@ class RunDir:
         """
         import numpy as np
 
-        arrays: dict[str, np.ndarray] = {}
-        if self.histograms.exists():
-            with np.load(self.histograms) as file:
-                arrays = dict(file)
+        try:
+            arrays = self.histogram_arrays()
+        except ConfigError as error:
+            log.warning("%s; it begins anew", error)
+            arrays = {}
         for name, histogram in histograms.items():
             row = {"epochs": np.array(epoch), "counts": histogram.counts, "edges": histogram.edges}
             kept = arrays[f"{name}/epochs"] < epoch if f"{name}/epochs" in arrays else None
@@ -199,15 +226,27 @@ class RunDir:
 
     def read_histograms(self, name: str) -> dict[int, Histogram]:
         """By epoch; empty where the run has none of this name."""
+        arrays = self.histogram_arrays()
+        if f"{name}/epochs" not in arrays:
+            return {}
+        epochs, counts, edges = (arrays[f"{name}/{key}"] for key in ("epochs", "counts", "edges"))
+        return {int(e): Histogram(c, x) for e, c, x in zip(epochs, counts, edges, strict=True)}
+
+    def histogram_arrays(self) -> "dict[str, np.ndarray]":
+        """What histograms.npz holds. Raises ConfigError where it is damaged."""
         import numpy as np
 
         if not self.histograms.exists():
             return {}
-        with np.load(self.histograms) as file:
-            if f"{name}/epochs" not in file:
-                return {}
-            epochs, counts, edges = (file[f"{name}/{key}"] for key in ("epochs", "counts", "edges"))
-        return {int(e): Histogram(c, x) for e, c, x in zip(epochs, counts, edges, strict=True)}
+        try:
+            with np.load(io.BytesIO(self.histograms.read_bytes()), allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except Exception as error:  # numpy, zipfile and zlib each have errors of their own
+            raise ConfigError(f"{self.histograms}: damaged ({error})") from error
+        for name in [name.removesuffix("/epochs") for name in arrays if name.endswith("/epochs")]:
+            if not {f"{name}/counts", f"{name}/edges"} <= arrays.keys():
+                raise ConfigError(f"{self.histograms}: damaged ({name} is not whole)")
+        return arrays
 
     def checkpoint(self) -> Path:
         """The checkpoint that stands for the run: the best by validation, or the last where nothing was validated.
@@ -240,6 +279,17 @@ class RunDir:
         """Remove what a killed process was writing; nobody else writes here, since the directory is owned."""
         for stale in (*self.path.glob(f".*{ASIDE}"), *self.checkpoints.glob(f".*{ASIDE}")):
             stale.unlink(missing_ok=True)
+
+
+def set_aside(path: Path, why: str) -> None:
+    """Rename `path` to what nobody reads, in place of what was there."""
+    aside = path.with_name(f"{path.name}.damaged")
+    if aside.is_dir():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink(missing_ok=True)
+    os.replace(path, aside)
+    log.warning("%s: %s, set aside as %s", path, why, aside.name)
 
 
 def now() -> str:

@@ -1,7 +1,6 @@
 """run.html: one file with what a run was, gave, and looks like; opens by double click, also after it was sent."""
 
 import base64
-import json
 import shlex
 from datetime import datetime
 from pathlib import Path
@@ -33,7 +32,7 @@ def write(run: RunDir) -> Path:
 
 def content(run: RunDir) -> dict[str, Any]:
     status = run.read_status()
-    origin: dict[str, Any] = json.loads(run.provenance.read_text())
+    origin = run.origin()
     config = run.read_config()
     metrics: dict[str, float] = status.get("metrics", {})
     pictures = {title: run.plots / f"{name}.png" for name, title in PICTURES.items()}
@@ -55,7 +54,7 @@ def content(run: RunDir) -> dict[str, Any]:
         "columns": COLUMNS,
         "rows": run.read_metrics(),
         "commands": _commands(run, status),
-        "command": run.command.read_text().strip(),
+        "command": run.read_command().strip(),
         "config": run.config.read_text(),
         "environment": _environment(origin),
     }

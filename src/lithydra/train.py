@@ -23,8 +23,9 @@ from lithydra.errors import ConfigError
 from lithydra.interrupts import interruptible
 from lithydra.memory import keep_freed_memory
 from lithydra.processes import other_processes
-from lithydra.provenance import all_choices, all_overrides, provenance
+from lithydra.provenance import all_choices, all_overrides, provenance, warn_of_threads
 from lithydra.recording import logged, recorded
+from lithydra.repair import repair
 from lithydra.resume_config import frozen
 from lithydra.run_dir import RunDir, now
 
@@ -67,6 +68,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
             choices = all_choices(run, choices, overrides)
             facts = {**data.facts(), **data.fingerprint()}
             origin = provenance(config.seed, choices, overrides, facts, how_it_trains(config, trainer, data))
+            warn_of_threads(run)
             run.add_provenance(origin)
         trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
         trainer.strategy.barrier()  # until the main process has named the best checkpoint
@@ -91,6 +93,8 @@ def owned(run: RunDir, config: DictConfig, record: dict[str, Any], *, writes: bo
     """Own the run directory; gives the checkpoint to start from. What is refused here has changed nothing."""
     with run.own() if writes else nullcontext(), logged(run) if writes else nullcontext():
         if config.resume:
+            if writes:
+                repair(run)
             yield continue_from(run, config, record, writes=writes)
         else:
             if writes:

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from lithydra.checkpoint_io import DamagedCheckpoint, link, load
 from lithydra.classifier import Classifier
-from lithydra.run_dir import RunDir
+from lithydra.run_dir import RunDir, set_aside
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +114,7 @@ class RunCheckpoint(Checkpoint):
             self.best_epoch,
         )
         if run.best.exists():
-            os.replace(run.best, run.best.with_name(f"{run.best.name}.damaged"))
+            set_aside(run.best, "not the best checkpoint")
         return True
 
     def state_dict(self) -> dict[str, Any]:

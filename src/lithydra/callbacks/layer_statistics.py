@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lithydra.callbacks.checkpoint import run_dir
+from lithydra.csv_rows import read_rows
 from lithydra.gradient_classifier import GradientClassifier
 from lithydra.models.layers import ACTIVATIONS
 from lithydra.run_dir import RunDir, write_text
@@ -112,11 +113,7 @@ def _probe(trainer: L.Trainer, num_images: int, device: torch.device) -> tuple[T
 
 def read_layers(run: RunDir) -> list[dict[str, str]]:
     """The rows of layers.csv; none where the callback was not there."""
-    path = run.path / FILE
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_rows(run.path / FILE, COLUMNS, text=("layer", "quantity"))
 
 
 def _append(run: RunDir, rows: list[dict[str, Any]]) -> None:

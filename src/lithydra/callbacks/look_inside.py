@@ -22,6 +22,7 @@ from lithydra.classifier import Classifier
 from lithydra.collectives import gathered
 from lithydra.data.base import ImageDataModule
 from lithydra.data.loaders import Batch, Split
+from lithydra.errors import LithydraError, RunInterrupted
 from lithydra.run_dir import RunDir
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class LookInside(L.Callback):
         run = run_dir(trainer)
         for writer in writers(trainer):
             writer.add_custom_scalars(LAYOUT)
-            writer.add_text("command", f"```\n{run.command.read_text()}```")
+            writer.add_text("command", f"```\n{run.read_command()}```")
             writer.add_text("config", f"```yaml\n{run.config.read_text()}```")
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -124,8 +125,11 @@ class LookInside(L.Callback):
                 add_graph(writer, module, data.image_shape)
                 writer.flush()
             run_page.write(run)
+        except RunInterrupted:
+            raise
         except Exception as error:
-            log.warning("Looking inside failed: %s: %s", type(error).__name__, error, exc_info=True)
+            known = isinstance(error, (LithydraError, OSError))
+            log.warning("Looking inside failed: %s: %s", type(error).__name__, error, exc_info=not known)
 
     def _pictures(self, run: RunDir, module: Classifier, data: ImageDataModule) -> Iterator[tuple[str, Any]]:
         from lithydra import plots
