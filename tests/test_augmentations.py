@@ -142,6 +142,21 @@ def test_cutmix_labels_blend_by_the_area_of_the_rectangle() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("mixup", {"alpha": 1}),
+        ("cutmix", {"alpha": 1}),
+        ("affine", {"degrees": 10, "translate": 1, "scale": [1, 2], "shear": 5}),
+        ("cutout", {"side": 1, "probability": 1}),
+        ("flip_crop", {"padding": 1, "flip_probability": 1}),
+    ],
+)
+def test_whole_numbers_are_numbers(name: str, changes: dict[str, Any]) -> None:
+    images, labels = batch()
+    assert seeded(build(name, **changes), images, labels)[0].isfinite().all()
+
+
+@pytest.mark.parametrize(
     ("name", "key", "value", "allowed"),
     [
         ("mixup", "alpha", -1, "above 0"),

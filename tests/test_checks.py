@@ -209,6 +209,7 @@ trainer.inference_mode=null
 trainer.detect_anomaly=1
 trainer.profiler=fast
 trainer.sync_batchnorm=true
+accelerator=mps
 +momentum=0.9
 +max_epochs=3
 paths.runs=null

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from conftest import CONF, QUIET, Compose, RunTrain, write_npz
 from lithydra import build
-from lithydra.checks import check
+from lithydra.checks import RULES, check
 from lithydra.classifier import Classifier
 from lithydra.data.base import ImageDataModule
 from lithydra.data.cifar10 import CIFAR10
@@ -31,12 +31,15 @@ from lithydra.loading import load
 from lithydra.models.layers import ACTIVATIONS
 from lithydra.run_dir import RunDir
 
+PROMISE = "19. Every choice that is offered trains"
+
 NOT_HERE = ("local", "hydra", "study")  # a person's own, Hydra's own, and sweeps
 ALL = [
     f"{path.parent.name}/{path.stem}"
     for path in sorted(CONF.glob("*/*.yaml"))
     if path.parent.name not in NOT_HERE and not path.name.startswith("_")
 ]
+HERE = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 SLOW = ("model/alexnet_imagenet",)  # 57 million weights
 FALLING = ("optimizer", "scheduler", "regularizer", "loss", "normalization", "augmentation")
 
@@ -132,8 +135,8 @@ def test_choice_is_accepted_where_it_can_run(choice: str, compose: Compose) -> N
         with pytest.raises(ConfigError, match=r"data\.path=null: data=image_folder needs data\.path=FOLDER"):
             check(config)
         config.data.path = str(CONF)
-    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="accelerator=gpu: this machine has no GPU"):
+    if not HERE.get(config.trainer.accelerator, True):
+        with pytest.raises(ConfigError, match=r"accelerator=(gpu|mps): this machine has no GPU"):
             check(config)
     else:
         check(config)
@@ -239,11 +242,58 @@ def stand_in(name: str, compose: Compose, tiny_npz: Path, tmp_path: Path) -> lis
     return settings
 
 
-@pytest.mark.parametrize("name", ["cpu", "cpu_bf16", "auto"])
-def test_accelerator_trains(name: str, trained: Train) -> None:
-    done = trained(*FEW_EPOCHS, f"accelerator={name}")
+ONE_PROCESS = [choice for choice in choices("accelerator") if "ddp" not in choice]  # the others are in test_ddp
+
+
+@pytest.mark.parametrize("choice", ONE_PROCESS)
+def test_accelerator_trains(choice: str, trained: Train, compose: Compose) -> None:
+    if not HERE.get(compose(*overrides(choice)).trainer.accelerator, True):
+        return  # refused: see above
+    done = trained(*FEW_EPOCHS, *overrides(choice))
     assert_contract(done)
     assert_loss_falls(done.run)
+
+
+PRECISIONS = [option for option in RULES["trainer.precision"].options if str(option) not in ("16", "16-mixed")]
+IN_PRECISION = [("model.batch_norm=true", "model.dropout=0.1", "callbacks=histograms")] * len(PRECISIONS)
+CASES = list(zip(PRECISIONS, IN_PRECISION, strict=True))
+for other in ("64-true", "bf16-true"):
+    CASES += [
+        (other, ("model=cnn", "model.channels=[4]", "augmentation=affine", "trainer.gradient_clip_val=1")),
+        (other, ("augmentation=mixup", "regularizer=l2", "trainer.accumulate_grad_batches=2")),
+    ]
+
+
+@pytest.mark.counted("runs in a precision")
+@pytest.mark.parametrize(("precision", "settings"), CASES)
+def test_precision_trains(precision: str | int, settings: tuple[str, ...], run_train: RunTrain) -> None:
+    run = run_train(*FEW_EPOCHS, "lr=0.003", *settings, f"trainer.precision={precision}")
+    assert_loss_falls(run)
+    types = {"64": torch.float64, "64-true": torch.float64, "bf16-true": torch.bfloat16}
+    state = torch.load(run.last, weights_only=True)["state_dict"]
+    assert state["net.head.weight"].dtype == types.get(str(precision), torch.float32)
+    loaded = load(run.path)
+    images, labels = next(iter(build.data(DictConfig(loaded.record["config"])).test_dataloader()))
+    accuracy = (loaded(images).argmax(1) == labels).float().mean().item()
+    assert accuracy == pytest.approx(run.read_status()["metrics"]["test/acc"], abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.counted("optimizers in a precision")
+@pytest.mark.parametrize("optimizer", choices("optimizer"))
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_optimizer_trains_in_precision(precision: str, optimizer: str, run_train: RunTrain, compose: Compose) -> None:
+    settings = (*FEW_EPOCHS, *overrides(optimizer), f"trainer.precision={precision}")
+    if (optimizer, precision) == ("optimizer/lbfgs", "bf16-true"):
+        with pytest.raises(ConfigError, match="optimizer=lbfgs: needs full precision"):
+            check(compose(*settings))
+        return
+    assert_loss_falls(run_train(*settings))
+
+
+@pytest.mark.parametrize("model", ["cnn", *(pytest.param(m, marks=pytest.mark.slow) for m in ("resnet9", "resnet18"))])
+def test_lbfgs_trains_nets_that_ask_for_channels_last(model: str, run_train: RunTrain) -> None:
+    run_train(*FEW_STEPS, f"model={model}", "data.image_size=16", "optimizer=lbfgs", "optimizer.max_iter=2")
 
 
 @pytest.mark.parametrize("choice", choices("callbacks", "trainer", "paths"))

@@ -1,5 +1,6 @@
 """Promise 7: divergence stops a run before it touches the weights, and leaves nothing that is NaN."""
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lithydra.models.mlp
-from conftest import RunTrain
-from killing import in_child
+from conftest import Compose, RunTrain
+from killing import differences, in_child
+from lithydra import build
 from lithydra.callbacks.checkpoint import RunCheckpoint
 from lithydra.checkpoint_io import load
 from lithydra.classifier import Classifier
 from lithydra.data.loaders import Chunk
+from lithydra.divergence import Snapshot
 from lithydra.errors import DivergedError
 from lithydra.gradient_classifier import GradientClassifier
 from lithydra.run_dir import RunDir
@@ -150,3 +153,22 @@ def test_lbfgs_is_undone_whole(run_train: RunTrain) -> None:
             )
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
+
+
+def test_an_undone_chunk_leaves_nothing_in_lbfgs(compose: Compose) -> None:
+    """Nor in its tensors, some of which a step replaces by others."""
+    config = compose(*SMALL, "optimizer=lbfgs", "data.batch_size=64")
+    data = build.data(config)
+    module = build.classifier(config, data)
+    assert isinstance(module, GradientClassifier)
+    optimizer, _ = module.make_optimizer_and_scheduler(data.num_training_batches)
+    module.prepare(optimizer)
+    (first, *others) = (batch for chunk in data.train_dataloader() for batch in chunk.batches())
+    module.train_on(first)
+    snapshot = Snapshot(module, optimizer, None, None)
+    snapshot.take()
+    before = copy.deepcopy((module.state_dict(), optimizer.state_dict()))
+    for batch in others[:2]:
+        module.train_on(batch)
+    snapshot.restore()
+    assert differences(before, (module.state_dict(), optimizer.state_dict())) == []

@@ -13,7 +13,7 @@ from torch import nn
 import lithydra
 from conftest import QUIET, SMALL, RunTrain, assert_equal, rows, weights, write_npz
 from lithydra import plots, run_page
-from lithydra.callbacks.histograms import dead_share, saturated_share
+from lithydra.callbacks.histograms import dead_share, histogram, saturated_share
 from lithydra.callbacks.look_inside import TestResults, first_layer, first_of_each_class
 from lithydra.data.loaders import TensorSplit
 from lithydra.run_dir import Histogram, RunDir
@@ -153,7 +153,7 @@ def test_histograms_are_of_every_parameter_and_epoch(run_train: RunTrain) -> Non
         found = run.read_histograms(f"parameter/{name}")
         assert list(found) == [0, 1, 2]
         assert all(histogram.counts.sum() == parameter.numel() for histogram in found.values())
-        expected = np.histogram(parameter.detach().numpy(), 64)
+        expected = np.histogram(parameter.detach().double().numpy(), 64)
         assert (found[2].counts == expected[0]).all()
         assert found[2].edges == pytest.approx(expected[1], rel=1e-5)
         assert list(run.read_histograms(f"gradient/{name}")) == [0, 1, 2]
@@ -164,6 +164,16 @@ def test_histograms_are_of_every_parameter_and_epoch(run_train: RunTrain) -> Non
     assert {"parameter/head.bias", "gradient/head.bias", "activation/hidden.0.1"} <= set(events.Tags()["histograms"])
     scalars = set(events.Tags()["scalars"])
     assert {"gradient_norm/head.weight", "dead/hidden.0.1", "saturated/hidden.0.1"} <= scalars
+
+
+@pytest.mark.parametrize(
+    "values", [(1.0, 1.0 + 2**-23), (0.25, 0.25 + 2**-25), (3e38, 3e38), (-1e20, -1e20), (0.3, 0.3), (1e-45, 3e-45)]
+)
+def test_values_that_are_almost_equal_have_a_histogram(values: tuple[float, float]) -> None:
+    """As those of BatchNorm's weights have at a small lr."""
+    counts, edges = histogram(torch.tensor(values), 64)
+    assert counts.sum() == 2 and edges[0] <= values[0] and values[1] <= edges[-1] and len(edges) == 65
+    assert np.isfinite(edges).all()
 
 
 def test_histograms_of_epochs_that_are_trained_again_are_replaced(tmp_path: Path) -> None:

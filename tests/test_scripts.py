@@ -4,17 +4,21 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor
 
 from conftest import CONF, QUIET, SMALL, Compose, RunTrain, assert_equal
 from lithydra import build, cli
 from lithydra.checks import check
 from lithydra.compare import compare
+from lithydra.data.loaders import TrainingBatch
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.gradient_classifier import GradientClassifier
 from lithydra.inspect_data import inspect_data
@@ -87,6 +91,44 @@ def test_lr_is_suggested_where_the_loss_falls_fastest() -> None:
     assert RangeTest(lrs, smoothed, smoothed).suggestion == pytest.approx(lrs[20], rel=0.01)
     rising = [float(i) for i in range(50)]
     assert RangeTest(lrs, rising, rising).suggestion is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=0.01", "optimizer.momentum=0.9"),
+        ("optimizer=lbfgs", "data.batch_size=64"),
+        ("trainer.precision=64-true", "regularizer=l2", "augmentation=mixup"),
+    ],
+    ids=["accumulated and clipped", "lbfgs", "double"],
+)
+def test_steps_of_lr_find_are_those_of_a_run(
+    compose: Compose, run_train: RunTrain, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
+) -> None:
+    """At a constant lr, its losses are those of the run's first steps."""
+    settings = (*SMALL, "optimizer=sgd", *settings, "trainer.max_epochs=1", "lr=0.5", "test=false")
+    config = compose(*settings)
+    L.seed_everything(config.seed, verbose=False)
+    data = build.data(config)
+    module = build.classifier(config, data)
+    assert isinstance(module, GradientClassifier)
+    found = range_test(module, data, 0.5, 0.5, 4, precision=build.place(config).precision_plugin)
+
+    losses: list[float] = []
+    train = GradientClassifier._train
+
+    def noted(module: GradientClassifier, batch: TrainingBatch, step: int, *more: Any, **options: Any) -> Tensor:
+        loss = train(module, batch, step, *more, **options)
+        if step:  # not the dry run's
+            losses.append(float(loss))
+        return loss
+
+    monkeypatch.setattr(GradientClassifier, "_train", noted)
+    run_train(*settings, "trainer.steps_per_execution=3")
+    window = config.trainer.accumulate_grad_batches
+    expected = [sum(losses[i : i + window]) / window for i in range(0, 4 * window, window)]
+    assert found.losses == pytest.approx(expected, rel=1e-6)
+    assert abs(found.losses[0] - found.losses[3]) > 1e-3
 
 
 def test_lr_find_refuses(compose: Compose) -> None:

@@ -111,7 +111,7 @@ def mixup(image_shape: Sequence[int], num_classes: int, alpha: float = 0.2) -> n
     from torchvision.transforms import v2
 
     _check_alpha(alpha)
-    return v2.MixUp(alpha=alpha, num_classes=num_classes)
+    return v2.MixUp(alpha=float(alpha), num_classes=num_classes)
 
 
 def cutmix(image_shape: Sequence[int], num_classes: int, alpha: float = 1.0) -> nn.Module:
@@ -122,7 +122,7 @@ def cutmix(image_shape: Sequence[int], num_classes: int, alpha: float = 1.0) -> 
     from torchvision.transforms import v2
 
     _check_alpha(alpha)
-    return v2.CutMix(alpha=alpha, num_classes=num_classes)
+    return v2.CutMix(alpha=float(alpha), num_classes=num_classes)
 
 
 def _check_alpha(alpha: float) -> None:

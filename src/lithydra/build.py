@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 CLASSIFIER_KEYS = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "log_every_n_steps")
 LOADER_KEYS = ("limit_train_batches", "steps_per_execution")
 
+MIXED = {"16": "16-mixed", "bf16": "bf16-mixed"}  # names of before, of which Lightning warns
+
 # Settings of a scheduler that are learning rates, and that torch takes one of for each group of parameters.
 ABSOLUTE_LRS = ("max_lr", "min_lr")
 
@@ -54,7 +56,7 @@ NO_INIT: dict[str, Any] = {"from": None, "freeze": "none", "head": "auto", "back
 def data(config: DictConfig) -> ImageDataModule:
     """The data set, read and divided."""
     module: ImageDataModule = make(config, "data")
-    module.channels_last = bool(config.accelerator.channels_last) and _wants_channels_last(config)
+    module.channels_last = _channels_last(config)
     fast_dev_run = int(config.trainer.get("fast_dev_run") or 0)
     module.limit_train_batches = fast_dev_run or config.trainer.get("limit_train_batches")
     module.load()
@@ -106,7 +108,7 @@ def _classifier(
         )
     num_outputs = 1 if single_logit else num_classes
     net = _net(config, image_shape, num_outputs, data)
-    if config.accelerator.channels_last and getattr(net, "channels_last", False):
+    if _channels_last(config):
         net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if hasattr(net, "fit_batch"):
         return StatisticsClassifier(net, normalization, loss, num_classes)
@@ -222,15 +224,15 @@ def place(config: DictConfig) -> L.Trainer:
     return bare
 
 
-def try_out(config: DictConfig, data: ImageDataModule, module: Classifier, world_size: int) -> None:
+def try_out(config: DictConfig, data: ImageDataModule, module: Classifier, bare: L.Trainer) -> None:
     """One step on a copy: refuses what does not fit together, and settles how many steps go into an execution."""
     for key in ("callbacks", "logger"):  # these are made when there is a run directory
         _refuse_unknown_arguments(key, config[key])
     _refuse_less_than_a_batch(config, data)
-    if world_size > 1 and isinstance(module, StatisticsClassifier):
+    if bare.world_size > 1 and isinstance(module, StatisticsClassifier):
         raise ConfigError(f"model: {type(module.net).__name__} learns in one process; trainer.devices=1")
     refuse_unsupported(callbacks := _targets(config, "callbacks"))
-    module.layer_shapes, seconds = dry_run(module, data, device(config), world_size)
+    module.layer_shapes, seconds = dry_run(module, data, device(config), bare)
     steps = steps_per_execution(config.trainer, seconds)
     data.steps_per_execution = steps_beside(callbacks, steps, config.trainer.steps_per_execution)
 
@@ -263,7 +265,8 @@ def _cluster() -> list[Any]:
 
 def _trainer_settings(config: DictConfig) -> dict[str, Any]:
     """What Lightning's Trainer gets of the group `trainer`."""
-    return {str(key): value for key, value in config.trainer.items() if key not in (*CLASSIFIER_KEYS, *LOADER_KEYS)}
+    others = {str(key): value for key, value in config.trainer.items() if key not in (*CLASSIFIER_KEYS, *LOADER_KEYS)}
+    return others | {"precision": MIXED.get(str(config.trainer.precision), config.trainer.precision)}
 
 
 def device(config: DictConfig) -> torch.device:
@@ -386,5 +389,8 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _wants_channels_last(config: DictConfig) -> bool:
-    return bool(getattr(located("model", config.model._target_), "channels_last", False))
+def _channels_last(config: DictConfig) -> bool:
+    """Whether images and weights are in torch's channels_last memory format: where the net wants it."""
+    target = located("model", config.model._target_)
+    views_weights = str(config.optimizer._target_).endswith("LBFGS")  # as vectors, which that format does not allow
+    return bool(config.accelerator.channels_last) and getattr(target, "channels_last", False) and not views_weights

@@ -103,7 +103,8 @@ class Classifier(L.LightningModule):
 
     def _report_training(self) -> None:
         """The training metrics of the epoch, over all processes."""
-        sums = torch.tensor([*vars(self.train_sums).values()], dtype=torch.float64, device=self.device)
+        device = self.device if self.trainer.world_size > 1 else "cpu"  # not all devices have float64
+        sums = torch.tensor([*vars(self.train_sums).values()], dtype=torch.float64, device=device)
         loss, num_correct, num_images = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()  # pyright: ignore
         self.report({"train/loss": loss / num_images, "train/acc": num_correct / num_images})
 

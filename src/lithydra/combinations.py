@@ -1,6 +1,7 @@
 """Settings that are well formed one by one and cannot work together: each check yields what is wrong with a config."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,11 @@ def _device(config: dict[str, Any]) -> Iterator[str]:
     on_cpu = trainer["accelerator"] == "cpu" or (trainer["accelerator"] == "auto" and not gpu_device_exists())
     if str(trainer["precision"]) in ("16", "16-mixed") and on_cpu:
         yield f"trainer.precision={trainer['precision']}: needs a GPU; on a CPU use bf16-mixed or 32-true"
+    if trainer["accelerator"] == "mps" and sys.platform != "darwin":
+        yield "accelerator=mps: this machine has no GPU of Apple's; accelerator=cpu trains without one"
+    on_mac = trainer["accelerator"] == "mps" or (trainer["accelerator"] == "auto" and sys.platform == "darwin")
+    if str(trainer["precision"]) in ("64", "64-true") and on_mac:
+        yield f"trainer.precision={trainer['precision']}: Apple's GPUs have no float64; accelerator=cpu has"
     if trainer.get("sync_batchnorm") and on_cpu:
         yield "trainer.sync_batchnorm=true: works between GPUs alone; on a CPU leave it false"
 

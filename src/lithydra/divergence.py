@@ -40,13 +40,12 @@ class Snapshot:
         tensors = [p.detach() for p in module.trained] + list(module.net.buffers())
         states = self.optimizer.state.values()
         tensors += [value for state in states for value in state.values() if isinstance(value, Tensor)]
-        if len(tensors) != len(self._copies):  # the optimizer makes its state at its first step
+        if [t.shape for t in tensors] != [t.shape for t in self._copies]:  # the optimizer makes its state as it steps
             self._copies = [t.clone() for t in tensors]
         else:
             torch._foreach_copy_(self._copies, tensors)  # pyright: ignore[reportPrivateImportUsage]
         self._tensors = tensors
-        self._fresh_optimizer = not self.optimizer.state
-        self._plain_states = [{k: _unshared(v) for k, v in s.items() if not isinstance(v, Tensor)} for s in states]
+        self._states = {p: {k: _unshared(v) for k, v in state.items()} for p, state in self.optimizer.state.items()}
         self._lrs = [dict(group, params=None) for group in self.optimizer.param_groups]
         self._gradients = [None if p.grad is None else p.grad.clone() for p in module.trained]
         self._scheduler_state = dict(self.scheduler.state_dict()) if self.scheduler else None
@@ -58,10 +57,8 @@ class Snapshot:
     @torch.no_grad()
     def restore(self) -> None:
         torch._foreach_copy_(self._tensors, self._copies)  # pyright: ignore[reportPrivateImportUsage]
-        if self._fresh_optimizer:
-            self.optimizer.state.clear()
-        for state, plain in zip(self.optimizer.state.values(), self._plain_states, strict=False):
-            state.update({key: _unshared(value) for key, value in plain.items()})
+        self.optimizer.state.clear()
+        self.optimizer.state.update(self._states)  # the very tensors: LBFGS puts others in their place
         for group, saved in zip(self.optimizer.param_groups, self._lrs, strict=True):
             group.update({key: value for key, value in saved.items() if key != "params"})
         for parameter, gradient in zip(self.module.trained, self._gradients, strict=True):
@@ -75,7 +72,7 @@ class Snapshot:
 
 
 def _unshared(value: Any) -> Any:
-    """LBFGS adds to and drops from lists of tensors; the tensors themselves stay as they are."""
+    """LBFGS adds to and drops from its lists of tensors; the tensors in them stay as they are."""
     return list(value) if isinstance(value, list) else value
 
 

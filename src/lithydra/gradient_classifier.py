@@ -99,12 +99,23 @@ class GradientClassifier(Classifier):
             return optimizer, None
         return optimizer, self._make_scheduler(optimizer, math.ceil(batches_per_epoch / self.accumulate_grad_batches))
 
+    def prepare(self, optimizer: Optimizer, scheduler: Any = None, scaler: Any = None) -> None:
+        """Take what steps of training need; enough for `train_on`, without a Trainer."""
+        self._optimizer, self._scheduler, self._scaler = optimizer, scheduler, scaler
+        self._backward: Callable[[Tensor], Any] = torch.Tensor.backward
+        if scaler is not None:
+            self._backward = lambda loss: scaler.scale(loss).backward()
+
+    def train_on(self, batch: TrainingBatch) -> tuple[Tensor, bool]:
+        """Train on one batch. Returns its mean loss, and whether it ended in an optimizer step."""
+        updates = self._updates_after(batch)
+        return self._train(batch, 0, updates, is_logged=False, careful=False), updates
+
     def on_fit_start(self) -> None:
         # Looked up once: a look-up through the trainer costs as much as a small layer.
-        self._optimizer: Optimizer = self.optimizers(use_pl_optimizer=False)  # pyright: ignore[reportAttributeAccessIssue]
-        self._scheduler: Any = self.lr_schedulers()
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        self.prepare(optimizer, self.lr_schedulers(), getattr(self.trainer.precision_plugin, "scaler", None))
         self.agreed: Callable[[bool], bool] = self.trainer.strategy.reduce_boolean_decision  # true in every process
-        self._scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         self._snapshot = Snapshot(self, self._optimizer, self._scheduler, self._scaler)
         self.watched = [*self.trained, *(b for b in self.net.buffers() if b.is_floating_point())]
         self._progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
@@ -114,7 +125,8 @@ class GradientClassifier(Classifier):
         # Without these three, Lightning's hooks around backward() have nothing to do, at 5 % of a small net's step.
         single = isinstance(self.trainer.strategy, SingleDeviceStrategy)
         direct = single and self._scaler is None and not self._by_batch
-        self._backward = torch.Tensor.backward if direct else self.manual_backward
+        if not direct:
+            self._backward = self.manual_backward
 
     def on_train_start(self) -> None:
         super().on_train_start()
@@ -155,11 +167,15 @@ class GradientClassifier(Classifier):
         max_steps, step = self.trainer.max_steps, self.global_step  # a look-up costs as much as a small layer
         for batch in chunk.batches():
             lr = self._optimizer.param_groups[0]["lr"]
-            updates = batch.is_last or batch.number % self.accumulate_grad_batches == 0
+            updates = self._updates_after(batch)
             is_logged = updates and (step + 1) % self.log_every_n_steps == 0
             loss = self._train(batch, step + 1, updates, is_logged, careful)
             self._updated = updates
             if updates:
+                self._progress.increment_ready()
+                self._progress.increment_completed()
+                if self._scheduler is not None and self.scheduler_interval == "step":
+                    self._scheduler.step()
                 step += 1
                 if careful:
                     refuse_broken_weights(self, step, lr)
@@ -187,6 +203,9 @@ class GradientClassifier(Classifier):
         for step, values in self._to_log:
             self.write({name: float(value) for name, value in values.items()}, step)
         self._to_log = []
+
+    def _updates_after(self, batch: TrainingBatch) -> bool:
+        return batch.is_last or batch.number % self.accumulate_grad_batches == 0
 
     def _train(self, batch: TrainingBatch, step: int, updates: bool, is_logged: bool, careful: bool) -> Tensor:
         """Forward and backward on one batch, then the optimizer's step if it is due. Returns the batch's mean loss."""
@@ -233,7 +252,7 @@ class GradientClassifier(Classifier):
         return loss
 
     def _update(self, is_logged: bool, closure: Callable[[], Tensor] | None = None) -> None:
-        """One optimizer step: clip, step, count it, step the scheduler."""
+        """One optimizer step, with the gradient clipped."""
         optimizer, scaler = self._optimizer, self._scaler
         if scaler is not None and (is_logged or self._by_batch or self.gradient_clip_val is not None):
             scaler.unscale_(optimizer)
@@ -255,10 +274,6 @@ class GradientClassifier(Classifier):
             self._gradient_norm = total_norm(self.trained)
         # Autocast keeps the weights that it has cast until its context ends, and that is the whole chunk.
         torch.clear_autocast_cache()
-        self._progress.increment_ready()
-        self._progress.increment_completed()
-        if self._scheduler is not None and self.scheduler_interval == "step":
-            self._scheduler.step()
 
     def _before_step(self) -> None:
         if self._by_batch:

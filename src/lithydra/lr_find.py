@@ -7,17 +7,17 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.plugins import Precision
 from omegaconf import DictConfig
-from torch import Tensor
 
 from lithydra import build, plots
 from lithydra.data.base import ImageDataModule
-from lithydra.data.loaders import TrainingLoader, TrainingOrder
+from lithydra.data.loaders import TrainingBatch, TrainingLoader, TrainingOrder
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.gradient_classifier import GradientClassifier
 
@@ -61,7 +61,8 @@ def lr_find(config: DictConfig, overrides: list[str]) -> float:
     if not isinstance(module, GradientClassifier):
         raise ConfigError("model: learns without a gradient, so it has no lr to find")
     settings = config.lr_find
-    test = range_test(module, data, settings.min_lr, settings.max_lr, settings.num_steps, build.device(config))
+    length = (settings.min_lr, settings.max_lr, settings.num_steps)
+    test = range_test(module, data, *length, build.device(config), build.place(config).precision_plugin)
     output = Path(config.paths.outputs) / "lr_find" / f"{data.name}_{type(module.net).__name__}.png"
     plots.save(picture(test), output)
     print(f"{len(test.lrs)} steps, lr {test.lrs[0]:.1e} to {test.lrs[-1]:.1e}, lowest loss {min(test.smoothed):.4f}")
@@ -81,16 +82,25 @@ def range_test(
     max_lr: float,
     num_steps: int,
     device: str | torch.device = "cpu",
+    precision: Precision | None = None,
 ) -> RangeTest:
-    """Train a copy of `module`, lr growing exponentially. Neither net nor data nor torch's random state change."""
-    with torch.random.fork_rng():
-        trial = copy.deepcopy(module).to(device).train()
+    """Train a copy of `module`, lr growing exponentially. Neither net nor data nor torch's random state change.
+
+    The steps are those of a run: clipped, accumulated, and in its precision.
+    """
+    precision = precision or Precision()
+    with torch.random.fork_rng(), precision.train_step_context():
+        trial: Any = precision.convert_module(copy.deepcopy(module).to(device)).train()
         optimizer, _ = trial.make_optimizer_and_scheduler(data.num_training_batches)
+        trial.prepare(optimizer, scaler=getattr(precision, "scaler", None))
         lrs, losses, smoothed = [], [], []
         average = 0.0
-        for step, (images, labels) in enumerate(itertools.islice(_batches(data), num_steps)):
+        batches = _batches(data)
+        for step in range(num_steps):
             lr = min_lr * (max_lr / min_lr) ** (step / max(1, num_steps - 1))
-            loss = _step(trial, optimizer, images.to(device), labels.to(device), lr)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group.get("lr_factor", 1.0)
+            loss = _loss_of_a_step(trial, batches)
             if not math.isfinite(loss):
                 break
             average = SMOOTHING * average + (1 - SMOOTHING) * loss
@@ -102,36 +112,25 @@ def range_test(
     return RangeTest(lrs, losses, smoothed)
 
 
-def _step(
-    module: GradientClassifier, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, lr: float
-) -> float:
-    """One optimizer step; returns the loss before it."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    if module.augmentation is not None:
-        images, labels = module.augmentation(images.float().div_(255), labels)
-    losses: list[Tensor] = []
-
-    def evaluate() -> Tensor:
-        optimizer.zero_grad()
-        loss = module.loss(module(images), labels)
-        total = loss + sum(penalty(module.trained) for penalty in module.penalties)
-        total.backward()
-        losses.append(loss.detach())
-        return total
-
-    optimizer.step(evaluate)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    return float(losses[0])
+def _loss_of_a_step(trial: GradientClassifier, batches: Iterator[TrainingBatch]) -> float:
+    """Train on batches up to an optimizer step; returns their mean loss before it."""
+    losses: list[float] = []
+    for batch in batches:
+        loss, updated = trial.train_on(batch)
+        losses.append(float(loss))
+        if updated:
+            break
+    return sum(losses) / len(losses)
 
 
-def _batches(data: ImageDataModule) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(data: ImageDataModule) -> Iterator[TrainingBatch]:
     """Training batches, epoch after epoch."""
     assert data.train is not None
     for epoch in itertools.count():
-        order = TrainingOrder(len(data.train), data.batch_size, data.seed)
+        order = TrainingOrder(len(data.train), data.batch_size, data.seed, num_batches=data.num_training_batches)
         order.set_epoch(epoch)
         for chunk in TrainingLoader(data.train, order, order.num_batches):
-            yield from ((batch.images, batch.labels) for batch in chunk.batches())
+            yield from chunk.batches()
 
 
 def picture(test: RangeTest) -> "Figure":

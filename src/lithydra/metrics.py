@@ -99,11 +99,9 @@ class TrainingSums:
         predicted, target = predicted_classes(torch.cat(logits)), torch.cat(labels)
         if target.ndim == 2:  # probabilities, of mixed images
             target = target.argmax(dim=1)
-        correct = (predicted == target).sum()
-        *values, num_correct = torch.cat([torch.stack(losses).double(), correct.double().unsqueeze(0)]).tolist()
-        for value, batch in zip(values, labels, strict=True):
+        self.num_correct += int((predicted == target).sum())
+        for value, batch in zip(torch.stack(losses).tolist(), labels, strict=True):
             self.loss += value * len(batch)
-        self.num_correct += int(num_correct)
         self.num_images += len(target)
 
 

@@ -35,13 +35,15 @@ class Normalization(nn.Module):
         self._fold()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalizes (B, C, H, W), uint8 or float in [0, 1], to float32 in the same memory format."""
+        """Normalizes (B, C, H, W), uint8 or float in [0, 1], to the module's type in the same memory format."""
         if images.is_floating_point():
-            return images.float().sub(self.mean).div_(self.std)
-        x = images.float()
+            mean = self.mean
+            return images.to(mean.dtype).sub(mean).div_(self.std)
+        scale = self.scale_255
+        x = images.to(scale.dtype)
         if self.centered:
             x.sub_(self.offset_255)
-        return x.mul_(self.scale_255)
+        return x.mul_(scale)
 
     def _fold(self) -> None:
         """Takes the 1/255 of uint8 into the constants, so that it costs nothing in the training loop."""

@@ -50,7 +50,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
     place = build.place(config)
     data = build.data(config)
     module = build.classifier(config, data)
-    build.try_out(config, data, module, place.world_size)
+    build.try_out(config, data, module, place)
 
     main = place.is_global_zero
     run = open_run(config, choices, main=main)

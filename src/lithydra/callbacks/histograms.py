@@ -144,7 +144,10 @@ def first_images(data: ImageDataModule, count: int, device: torch.device) -> tup
 
 
 def histogram(values: Tensor, bins: int) -> Histogram:
-    counts, edges = np.histogram(values.numpy(), bins)
+    numbers = values.double().numpy()  # the edges between float32 that are almost equal need it
+    low, high = numbers.min(), numbers.max()
+    margin = max(0.5, 1e-6 * abs(low)) if low == high else 0.0
+    counts, edges = np.histogram(numbers, bins, range=(low - margin, high + margin))
     return Histogram(counts.astype(np.int64), edges.astype(np.float32))
 
 
