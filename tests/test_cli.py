@@ -12,8 +12,11 @@ import hydra
 import pytest
 import torch
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 
 from conftest import ROOT, Compose
+from killing import in_child
+from lithydra import cli
 from lithydra.cli import MENDABLE, explain
 from lithydra.errors import ConfigError
 from lithydra.train import train
@@ -213,3 +216,24 @@ def test_a_file_that_is_not_yaml_is_told_with_file_and_line(text: str, said: str
         hydra.compose("train")
     told = explain(caught.value)
     assert told.startswith(f"{os.path.relpath(tmp_path / 'model' / 'mine.yaml')}, {said}") and "\n" not in told, told
+
+
+def test_a_bug_has_its_traceback_once_and_names_the_run_directory(data_dir: Path, tmp_path: Path) -> None:
+    """Of the run's own code, which stands beside train.py; here a callback."""
+
+    def task() -> None:
+        os.chdir(tmp_path)
+        GlobalHydra.instance().clear()
+        Path("own.py").write_text(
+            "from lightning import Callback\nclass Broken(Callback):\n    def on_train_epoch_end(self, *_): 1 / 0\n"
+        )
+        sys.path.insert(0, str(tmp_path))
+        sys.argv = ["train.py", f"paths.data={data_dir}", "callbacks=none", "logger=none", "data.limit=100"]
+        sys.argv += ["run=here", "+callbacks.own._target_=own.Broken"]
+        cli.main("train")
+
+    assert in_child(task, tmp_path / "log") == 1
+    said = (tmp_path / "log").read_text()
+    assert said.count("Traceback") == 1 and said.count("ZeroDivisionError") == 2
+    assert said.splitlines()[-1] == "error: ZeroDivisionError: division by zero; run directory here"
+    assert (tmp_path / "here" / "train.log").read_text().count("Traceback") == 1

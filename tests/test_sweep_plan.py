@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from conftest import CONF
 from lithydra import cli
+from lithydra.errors import ConfigError
 from lithydra.sweep_dir import config_key, readable_name
 from lithydra.sweep_plan import Request, prepare
 from sweeping import QUICK, sweep
@@ -161,3 +162,18 @@ def test_every_point_of_a_shipped_study_passes_the_checks(study: str) -> None:
         prepared = prepare(loader, master, request, points)
     assert len({point.key for point in prepared}) == len(points) > 1
     assert master.study.title and master.study.expectation
+
+
+def test_points_that_cannot_run_are_told_with_how_to_leave_them_out(data_dir: Path, tmp_path: Path) -> None:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        given = [f"paths.data={data_dir}", f"paths.outputs={tmp_path}"]
+        master = hydra.compose("train", overrides=given, return_hydra_config=True)
+        loader = GlobalHydra.instance().config_loader()
+        request = Request.parse(loader, {}, [*given, "experiment=glob([mnist_m*,transfer_fi*])"])
+        points = [{"experiment": name} for name in request.axes["experiment"]]
+        with pytest.raises(ConfigError) as caught:
+            prepare(loader, master, request, points)
+    last = str(caught.value).splitlines()[-1]
+    assert last == (
+        "1 of 2 points cannot run, those with experiment=transfer_finetune; experiment=mnist_mlp_bn leaves them out"
+    )

@@ -1,6 +1,7 @@
 """A fuzz of the scripts' own settings: whatever stands in the place of one is taken as it is meant, or is one line."""
 
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,9 @@ from conftest import CONF
 from lithydra import cli, verb_checks
 from lithydra.arguments import refuse_arguments
 from lithydra.errors import ConfigError, LithydraError
-from lithydra.output import output_of, writing
+from lithydra.output import distinct_names, output_of, writing
 from lithydra.run_dir import RunDir
+from lithydra.serve import allowed_hosts
 from lithydra.verb_checks import VERBS, check_verb
 
 PROMISE = "10. Bad input is refused before training"
@@ -141,3 +143,23 @@ def test_a_picture_has_a_name_of_a_picture(verb: str, verb_config: DictConfig) -
         verb_config.output = output
         with pytest.raises(ConfigError, match=message):
             check_verb(verb_config, verb)
+
+
+@pytest.mark.parametrize("verb", ["serve"])
+def test_a_used_port_is_one_line(verb: str, verb_config: DictConfig) -> None:
+    with socket.socket() as used:
+        used.bind(("127.0.0.1", 0))
+        used.listen()
+        verb_config.port = used.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"^port={verb_config.port}: Address already in use; nothing can be"):
+            check_verb(verb_config, verb)
+
+
+def test_a_foreign_host_header_is_answered_where_all_are_meant_alone() -> None:
+    assert "evil.example" not in allowed_hosts("127.0.0.1") and "*" not in allowed_hosts("127.0.0.1")
+    assert allowed_hosts("0.0.0.0") == ["*"]
+
+
+def test_files_of_one_name_are_told_apart() -> None:
+    assert distinct_names([Path("a/x/1.png"), Path("a/y/1.png")]) == ["x/1.png", "y/1.png"]
+    assert distinct_names([Path("a/x/1.png"), Path("a/y/2.png")]) == ["1.png", "2.png"]

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lithydra.errors import ConfigError
-from lithydra.output import output_of, writing
+from lithydra.output import distinct_names, output_of, writing
 from lithydra.resume_config import FOLLOWS, flatten
 from lithydra.run_dir import RunDir
 
@@ -30,7 +30,7 @@ def compare(config: DictConfig) -> Path:
         raise ConfigError(f"runs={list(config.runs)}: at least two different runs are compared")
     from lithydra import plots  # imports numpy
 
-    names = short_names([run.path for run in runs])
+    names = distinct_names([run.path.resolve() for run in runs])
     console = Console(highlight=False)
     configs = [dict(flatten(run.read_config())) for run in runs]
     console.print(settings_table(names, configs))
@@ -40,15 +40,6 @@ def compare(config: DictConfig) -> Path:
         plots.save(plots.curves({name: run.read_metrics() for name, run in zip(names, runs, strict=True)}), output)
     console.print(f"curves  {output}", soft_wrap=True)
     return output
-
-
-def short_names(paths: list[Path]) -> list[str]:
-    """The directories' names; where two are the same, with as many parents as tell them apart."""
-    for depth in range(1, max(len(path.resolve().parts) for path in paths) + 1):
-        names = ["/".join(path.resolve().parts[-depth:]) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]
 
 
 def settings_table(names: list[str], configs: list[dict[str, Any]]) -> Table:

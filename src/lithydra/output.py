@@ -1,7 +1,7 @@
 """Where a script writes: beside the run, or where `output=` says, for a run that cannot be written to."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,15 @@ def writing(config: Any, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(_unwritable(path, bool(config["output"]), f": {error.strerror or error}")) from error
+
+
+def distinct_names(paths: Sequence[Path]) -> list[str]:
+    """The paths' names; where two are the same, with as many folders before them as tell them apart."""
+    for depth in range(1, max((len(path.parts) for path in paths), default=0) + 1):
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
 
 
 def _unwritable(path: Path, given: bool, reason: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
@@ -23,7 +24,7 @@ from lithydra.classifier import Classifier
 from lithydra.data.images import ImageError, decode, find_images
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.loading import load
-from lithydra.output import output_of, writing
+from lithydra.output import distinct_names, output_of, writing
 
 log = logging.getLogger(__name__)
 
@@ -199,9 +200,10 @@ def contact_sheet(found: list[Prediction], output: Path) -> Path:
 
 def _show(found: list[Prediction], top_k: int, output: Path) -> None:
     table = Table("image", *(f"{rank}." for rank in range(1, top_k + 1)))
-    for p in found[:SHOWN_ROWS]:
+    names = distinct_names([Path(p.path) for p in found[:SHOWN_ROWS]])
+    for name, p in zip(names, found, strict=False):
         guesses = zip(p.classes, p.probabilities, strict=True)
-        table.add_row(Path(p.path).name, *(f"{name}  {value:.1%}" for name, value in guesses))
+        table.add_row(escape(name), *(f"{name}  {value:.1%}" for name, value in guesses))
     console = Console(file=sys.stdout, highlight=False)
     console.print(table)
     more = f"; the first {SHOWN_ROWS} are shown" if len(found) > SHOWN_ROWS else ""
@@ -214,5 +216,5 @@ def _warn_of_inverted(doubtful: list[str], num_images: int) -> None:
             "%d of %d images look inverted beside the training images (%s): invert=true swaps black and white",
             len(doubtful),
             num_images,
-            ", ".join(Path(path).name for path in doubtful[:3]) + (", …" if doubtful[3:] else ""),
+            ", ".join(distinct_names([Path(path) for path in doubtful[:3]])) + (", …" if doubtful[3:] else ""),
         )

@@ -24,20 +24,41 @@ PICK_BRUSH = """() => {
         if (brush) { clearInterval(timer); brush.click(); }
     }, 100);
 }"""
+MAX_FILE_SIZE = "20mb"  # of an image that is sent
 STROKE_MARGIN = 0.2  # around a drawing, as a part of its longer side: MNIST's digits have about as much
 
 
 def serve(config: DictConfig) -> None:
     """Serve until Ctrl-C."""
     module = load(config.run, config.checkpoint)
-    print(f"Serving {config.run} at http://{config.host}:{config.port} (Ctrl-C stops)", flush=True)
     app = page(module, Path(config.run).name)
     import gradio  # pyright: ignore[reportMissingImports]
+    from starlette.middleware import Middleware  # pyright: ignore[reportMissingImports]
+    from starlette.middleware.trustedhost import TrustedHostMiddleware  # pyright: ignore[reportMissingImports]
 
     # Gradio's own fonts would be fetched from the network.
     theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"], primary_hue="blue")
     stop_on_signal()
-    app.launch(server_name=config.host, server_port=config.port, quiet=True, share=False, theme=theme)
+    app.launch(
+        server_name=config.host,
+        server_port=config.port,
+        quiet=True,
+        share=False,
+        theme=theme,
+        max_file_size=MAX_FILE_SIZE,
+        app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=allowed_hosts(config.host))]},
+        prevent_thread_lock=True,
+    )
+    print(f"Serving {config.run} at http://{config.host}:{config.port} (Ctrl-C stops)", flush=True)
+    app.block_thread()
+
+
+def allowed_hosts(host: str) -> list[str]:
+    """The Host headers that are answered: a page of another name that leads here, as in DNS rebinding, is not.
+
+    Served to whoever reaches the machine, the page has as many names as the machine has.
+    """
+    return ["*"] if host in ("0.0.0.0", "::") else [host, "localhost", "127.0.0.1"]
 
 
 def page(module: Classifier, name: str) -> "gradio.Blocks":
@@ -53,10 +74,12 @@ def page(module: Classifier, name: str) -> "gradio.Blocks":
         gradio.Markdown(f"# {name}\nTrained on {data['name']}: {len(data['class_names'])} classes, images {shape}.")
         with gradio.Row():
             with gradio.Column():
-                with gradio.Tab("Draw", visible=channels == 1):
-                    pad = gradio.Sketchpad(
-                        type="filepath", label="Draw here", canvas_size=(400, 400), layers=False, brush=brush
-                    )
+                pad = None
+                if channels == 1:
+                    with gradio.Tab("Draw"):
+                        pad = gradio.Sketchpad(
+                            type="filepath", label="Draw here", canvas_size=(400, 400), layers=False, brush=brush
+                        )
                 with gradio.Tab("Image"):
                     upload = gradio.Image(type="filepath", label="Drop an image", height=400)
                     light = gradio.Checkbox(False, label="Dark on a light background: invert")
@@ -69,8 +92,8 @@ def page(module: Classifier, name: str) -> "gradio.Blocks":
         from_file, from_drawing = predictors(module)
         for event in (upload.change, light.change):
             event(from_file, [upload, light], [shown, label], api_name="predict")
-        pad.change(from_drawing, pad, [shown, label])
-        if channels == 1:
+        if pad is not None:
+            pad.change(from_drawing, pad, [shown, label])
             app.load(js=PICK_BRUSH)
     return app
 

@@ -51,7 +51,8 @@ def print_results(run: RunDir, seconds: float, images_per_second: float | None) 
     console.print(f"evaluate       python scripts/evaluate.py run={path}")
     console.print(f"predict        python scripts/predict.py run={path} input=IMAGE")
     console.print(f"more epochs    {more_epochs(run, status)}")
-    console.print(f"look inside    tensorboard --logdir {parent}")
+    if (run.path / "tensorboard").is_dir():
+        console.print(f"look inside    tensorboard --logdir {parent}")
     for profile in sorted(run.path.glob(f"*-{PROFILE}*.txt")):
         console.print(f"\n{profile}, its first lines:", *profile.read_text().splitlines()[:PROFILE_LINES], sep="\n")
 

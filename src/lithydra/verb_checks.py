@@ -1,6 +1,8 @@
 """What the scripts that work on runs take, and what they can refuse before torch is imported."""
 
+import errno
 import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -144,10 +146,24 @@ def _file_problems(plain: dict[str, Any], verb: str) -> Iterator[str]:
     source = plain.get("input")
     if source and not os.path.exists(os.path.expanduser(source)) and not any(sign in source for sign in "*?["):
         yield f"input={source}: no such file or folder"
+    if verb == "serve" and (problem := _address_problem(plain["host"], plain["port"])):
+        yield problem
     if verb in DEFAULTS and (problem := output_problem(verb, plain)):
         yield problem
     elif verb == "predict" and plain["contact_sheet"] and str(plain["output"]).endswith(".png"):
         yield f"output={plain['output']}: the contact sheet goes there; give another name, or contact_sheet=0"
+
+
+def _address_problem(host: str, port: int) -> str | None:
+    """Why nothing can be served at an address."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        try:
+            tried.bind((host, port))
+        except OSError as error:
+            key = f"port={port}" if error.errno in (errno.EADDRINUSE, errno.EACCES) else f"host={host}"
+            return f"{key}: {error.strerror}; nothing can be served there"
+    return None
 
 
 def _require_extra(plain: dict[str, Any], verb: str) -> None:
