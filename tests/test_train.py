@@ -60,7 +60,7 @@ def test_run_directory_holds_what_the_design_lists(run_train: RunTrain, data_dir
     assert metrics.keys() == METRICS and all(math.isfinite(value) for value in metrics.values())
     best = status.pop("best_epoch")
     expected = {"state": "finished", "epoch": 2, "step": 34}
-    assert status == expected | {"best_checkpoint": "checkpoints/best.ckpt"}
+    assert status == expected | {"best_checkpoint": "checkpoints/best.ckpt", "more_epochs": "trainer.max_epochs=4"}
 
     with run.metrics.open() as file:
         header, *values = csv.reader(file)

@@ -13,6 +13,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
+from lithydra.conf_dir import CONF
 from lithydra.errors import ConfigError
 
 PATHS = ("run", "resume", "input", "output", "sweep")  # one path each
@@ -28,7 +29,7 @@ HYDRA_OPTIONS = (
 )
 ONE_OF = {"run": "--run", "multirun": "-m", "cfg": "--cfg", "info": "--info", "shell_completion": "--shell-completion"}
 SWEEPERS = ("grid", "optuna")
-CONFIG_DIRECTORY = Path(__file__).parents[2] / "conf"
+CONFIG_DIRECTORY = CONF
 # Hydra's own settings that would move a run or a sweep away from where it is looked for.
 DECIDED = {
     "hydra.run.dir": "run=DIR names a run's directory",

@@ -6,6 +6,7 @@ so any program can read the file; only lithydra checks it.
 
 import hashlib
 import os
+import pickle
 from pathlib import Path
 from typing import IO, Any
 
@@ -81,7 +82,10 @@ def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         if not trailer.startswith(MARK) or _sha256(file, size) != trailer[len(MARK) :]:
             raise DamagedCheckpoint(f"{path}: damaged (its checksum does not match)")
         file.seek(0)
-        return torch.load(file, map_location=map_location, weights_only=True)
+        try:
+            return torch.load(file, map_location=map_location, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise LithydraError(f"{path}: holds other things than tensors and plain values, and is not read") from error
 
 
 def link(source: Path, target: Path) -> None:

@@ -164,7 +164,7 @@ def _train(config: DictConfig) -> float | None:
         from lithydra.sweep_job import run_job
 
         set_up_logging()
-        return run_job(Path(job.sweep.dir), config.sweep.job)
+        return run_job(Path(job.sweep.dir), config.sweep.job, config)
     _refuse_study_alone(config)
     if config.resume:
         config = resumed(RunDir.open(Path(str(config.resume)), "resume"), config, list(job.overrides.task))

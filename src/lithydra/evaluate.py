@@ -26,7 +26,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         raise ConfigError(f"split={config.split}: one of {', '.join(SPLITS)}.{nearest(config.split, SPLITS)}")
     run = RunDir.open(Path(config.run))
     file = run.named_checkpoint(config.checkpoint)
-    module = load(file)
+    module = load(file, trust=config.trust)
     data = load_data(module, config.paths.data, config.get("data"), config.seed)
     split = getattr(data, config.split)
     if split is None:

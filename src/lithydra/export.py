@@ -56,7 +56,7 @@ def export(config: DictConfig) -> Path:
         ConfigError: No such run or checkpoint.
         LithydraError: The exported model gives other numbers than the run's.
     """
-    module = load(config.run, config.checkpoint)
+    module = load(config.run, config.checkpoint, trust=config.trust)
     model = Exported(module, config.preprocessing).eval().to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     output = output_of("export", config)
     data = load_data(module, config.paths.data)

@@ -1,6 +1,7 @@
 """A trained model from its checkpoint alone, without config files or data; and the data that it was trained on."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,17 @@ from lithydra.classifier import Classifier
 from lithydra.data.base import ImageDataModule
 from lithydra.errors import ConfigError
 from lithydra.run_dir import RunDir
+from lithydra.trust import trusted
 
 log = logging.getLogger(__name__)
 
 
-def load(run_or_checkpoint: str | Path, checkpoint: str = "best", device: str | torch.device = "cpu") -> Classifier:
+def load(
+    run_or_checkpoint: str | Path,
+    checkpoint: str = "best",
+    device: str | torch.device = "cpu",
+    trust: Iterable[str] = (),
+) -> Classifier:
     """The classifier of a run, in evaluation mode; `requires_grad_(True)` makes it one to train.
 
     It maps raw images (B, C, H, W), uint8 or float in [0, 1], to logits; `probabilities(logits)` are its softmax.
@@ -27,9 +34,10 @@ def load(run_or_checkpoint: str | Path, checkpoint: str = "best", device: str | 
     Args:
         run_or_checkpoint: A run directory, or a checkpoint file.
         checkpoint: Of a run directory: best (the last where nothing was validated), last or previous.
+        trust: Packages that the checkpoint may name classes of, beside lithydra, torch and what conf/ names.
 
     Raises:
-        LithydraError: There is no such run or checkpoint, or it is damaged.
+        LithydraError: There is no such run or checkpoint, it is damaged, or it names code of someone else's.
     """
     path = Path(run_or_checkpoint)
     file = RunDir.open(path).named_checkpoint(checkpoint) if path.is_dir() else path
@@ -38,9 +46,11 @@ def load(run_or_checkpoint: str | Path, checkpoint: str = "best", device: str | 
     except DamagedCheckpoint as error:
         others = sorted(other.stem for other in file.parent.glob("*.ckpt") if other != file)
         raise DamagedCheckpoint(f"{error}; beside it lie {', '.join(others) or 'no others'}") from error
-    record: dict[str, Any] = content["lithydra"]
+    record: dict[str, Any] | None = content.get("lithydra")
+    if not isinstance(record, dict) or not {"config", "data"} <= record.keys():
+        raise ConfigError(f"{file}: not a checkpoint of lithydra")
     data = record["data"]
-    config = DictConfig(record["config"])
+    config = trusted(record["config"], str(file), trust)
     module = build.classifier_like(config, tuple(data["image_shape"]), len(data["class_names"]))
     module.load_state_dict(content["state_dict"])
     module.record = record

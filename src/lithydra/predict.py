@@ -56,7 +56,7 @@ def predict(config: DictConfig) -> Path:
         LithydraError: After the good images were predicted: some could not be read.
         ConfigError: No such run or input.
     """
-    module = load(config.run, config.checkpoint, build.device(config))
+    module = load(config.run, config.checkpoint, build.device(config), config.trust)
     names = module.record["data"]["class_names"]
     if not 1 <= config.top_k <= len(names):
         raise ConfigError(f"top_k={config.top_k}: the run has {len(names)} classes")

@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 
 from lithydra import effects, figures
 from lithydra.axis_values import FOLDED, bare, typed
+from lithydra.links import refuse_links_out
 from lithydra.report_input import Sweep
 from lithydra.report_pictures import sections
 from lithydra.report_tables import Table, jobs_table, settings_table
@@ -38,6 +39,7 @@ def report_sweep(path: Path) -> None:
 def write_report(path: Path) -> Sweep:
     """The same without a word in the terminal."""
     sweep = Sweep(path)
+    refuse_links_out(path)
     write_text(path / "results.csv", sweep.frame.to_csv(index=False))
     content = _content(sweep)
     write_text(path / "report.html", _render("report.html.j2", content))

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lithydra.checkpoint_io import load
 from lithydra.errors import ConfigError, LithydraError
-from lithydra.resume_config import flatten
+from lithydra.resume_config import flatten, own
 from lithydra.run_dir import RunDir
 from lithydra.train import train
 
@@ -30,7 +30,7 @@ def reproduce_run(config: DictConfig) -> RunDir:
     if run.read_status().get("state") != "finished":
         raise ConfigError(f"run={run.path}: did not finish (state {run.read_status().get('state')})")
     origin = run.origin()
-    settings = DictConfig(run.read_config())
+    settings = own(run.read_config(), f"run={run.path}", {}, config)
     if "dir" in settings.data:
         settings.data.dir = config.paths.data
     if config.output:

@@ -1,6 +1,7 @@
 """The config that a run goes on with: its own, and of the command line only what may change."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -8,11 +9,13 @@ from omegaconf import DictConfig, OmegaConf
 from lithydra.errors import ConfigError
 from lithydra.repair import stored_config
 from lithydra.run_dir import RunDir
+from lithydra.trust import refuse_places, trusted
 
 # What may differ: how long to train, where, and what is shown or saved. Any prefix of a dotted key.
 MAY_CHANGE = (
     "resume",
     "resume_anyway",
+    "trust",
     "run",
     "test",
     "paths",
@@ -82,19 +85,44 @@ def resumed(run: RunDir, composed: DictConfig, overrides: list[str]) -> DictConf
     config = DictConfig({**given, **stored})  # a setting that is newer than the run has its default
     for key in keys:
         OmegaConf.update(config, key, _select(given, key), merge=False, force_add=True)
+    config = own(OmegaConf.to_container(config), f"resume={run.path}", given, composed)
     config.resume, config.resume_anyway = composed.resume, composed.resume_anyway
     _refuse_new_length(stored, config)
     _refuse_finished(run, stored, config)
     return config
 
 
+def own(stored: Any, where: str, given: dict[str, Any], command: DictConfig) -> DictConfig:
+    """A run's stored config, to be trained from: the code and the places that it names are the person's own.
+
+    Args:
+        given: The config that the command line gives by itself, plain.
+        command: The same, with `trust` and `paths`.
+
+    Raises:
+        ConfigError: It names other code, or would write elsewhere than in its run directory.
+    """
+    config = trusted(stored, where, command.trust, given)
+    refuse_places(stored, where, given, command.paths.outputs)
+    folder = _select(config, "data.dir")
+    if folder not in (None, _select(given, "data.dir")):
+        prepared = Path(str(folder)) / f"{config.data.get('name')}.npz"
+        if not prepared.is_file():  # it is made where the person has theirs
+            config.data.dir = command.paths.data
+    return config
+
+
 def frozen(config: DictConfig) -> dict[str, Any]:
-    """`config` resolved and plain. What is made of the run directory's name stays `${run}`, so that it can be moved."""
+    """`config` resolved and plain. What is made of the run directory's name stays `${run}`, so that it can be moved.
+
+    Whom a command trusts is of this command, and not stored.
+    """
     copy = config.copy()
     OmegaConf.set_struct(copy, False)
     OmegaConf.set_readonly(copy, False)
     copy.run = RUN_MARK
     plain: dict[str, Any] = OmegaConf.to_container(copy, resolve=True)  # pyright: ignore[reportAssignmentType]
+    plain.pop("trust", None)
     return _with_run_named(plain) | {"run": None, "resume": None, "resume_anyway": False}
 
 
@@ -126,7 +154,7 @@ def _named(run: RunDir, stored: dict[str, Any], overrides: list[str]) -> list[st
     return keys
 
 
-def _select(config: dict[str, Any], key: str) -> Any:
+def _select(config: Any, key: str) -> Any:
     return OmegaConf.select(DictConfig(config), key, default=None)
 
 

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from lithydra.csv_rows import read_rows
 from lithydra.errors import ConfigError, LithydraError
+from lithydra.links import refuse_links_out
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,6 +115,7 @@ class RunDir:
 
     def own(self) -> FileLock:
         """Take the directory for this process, for as long as it lives. The lock of a dead process falls by itself."""
+        refuse_links_out(self.path)
         lock = FileLock(self.path / ".lock", timeout=0)
         owner = self.path / ".owner"
         try:

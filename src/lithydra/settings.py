@@ -43,6 +43,7 @@ NEEDED: dict[str, Any] = {
     "run": optional(PATH),
     "resume": optional(PATH),
     "resume_anyway": FLAG,
+    "trust": ListOf(TEXT),
     "paths": Group(),
     "paths.data": PATH,
     "paths.outputs": PATH,

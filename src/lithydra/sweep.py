@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lithydra.axis_values import bare
 from lithydra.errors import ConfigError, LithydraError
-from lithydra.resume_config import flatten
+from lithydra.resume_config import flatten, own
 from lithydra.study_rules import check_rules
 from lithydra.sweep_dir import (
     DAMAGED,
@@ -33,6 +33,7 @@ from lithydra.sweep_dir import (
     wait_until_free,
 )
 from lithydra.sweep_plan import Prepared, Request, prepare
+from lithydra.trust import own_code
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class Sweep:
         self.launched: list[Job] = []
         self._plan: Plan | None = None
         self._pending: list[str] = []
+        self._kept: dict[str, dict[str, Any]] = {}  # by job of the old plan: what conf/ and the command line give now
+        self._trust = set(config.trust)
         self._point_hydra_here()
         plugins = Plugins.instance()
         self.launcher = plugins.instantiate_launcher(hydra_context=context, task_function=task, config=config)
@@ -114,9 +117,12 @@ class Sweep:
                 self._heal_config(job, point)
             elif (job := by_overrides.get(tuple(point.overrides))) is not None:
                 changed |= _differences(self.directory.config(job), point.config)
+            self._trust |= own_code(point.config)
             if job is None:
                 job = self._freeze(point)
                 by_key[job.key] = job
+            else:
+                self._kept[job.name] = point.config
             if job.name in jobs:
                 duplicates.append(_shown(point.varied) or job.name)
             jobs[job.name] = job
@@ -143,12 +149,17 @@ class Sweep:
         done = len(jobs) - len(pending)
         if done:
             print(f"{done} of {len(jobs)} jobs ended before this command")
+        for job in pending:
+            if (given := self._kept.get(job.name)) is not None:
+                own(self.directory.config(job), str(self.directory.config_file(job)), given, self.config)
         self._pending += [job.name for job in pending]
         self.plan.invocation = {"jobs": self._pending, "on_error": settings.on_error}
         self.directory.write(self.plan)
         if pending:
             try:
-                self.launcher.launch([[f"sweep.job='{job.name}'"] for job in pending], initial_job_idx=initial_index)
+                trust = f"trust=[{','.join(sorted(self._trust))}]"
+                overrides = [[f"sweep.job='{job.name}'", trust] for job in pending]
+                self.launcher.launch(overrides, initial_job_idx=initial_index)
             except LithydraError:
                 raise
             except Exception as error:  # of another launcher, about one job; the run directories know of the others

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from lithydra.axis_values import bare
 from lithydra.errors import ConfigError
+from lithydra.links import refuse_links_out
 from lithydra.run_dir import RunDir, write_json, write_text
 
 NOT_STARTED = "not started"
@@ -27,7 +28,8 @@ FAILED = ("failed", "diverged")
 DONE = ("finished", "pruned")  # a search stops runs without prospects
 ENDED = (*DONE, *FAILED)
 # What does not make a job another one: where it lies, and how it was asked for.
-NEUTRAL = ("run", "resume", "resume_anyway", "paths", "sweep", "study", "experiment")
+NEUTRAL = ("run", "resume", "resume_anyway", "trust", "paths", "sweep", "study", "experiment")
+JOB_NAME = r"[A-Za-z0-9+_=,@-][A-Za-z0-9+_=,.@-]*"  # never a path: it is a directory or file inside the sweep's
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,12 @@ class Job:
     overrides: list[str]
     run: str
     choices: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key in ("key", "name", "run"):
+            value = getattr(self, key)
+            if not re.fullmatch(JOB_NAME, value):
+                raise ConfigError(f"sweep.json: a job's {key} is {value!r}: not a name of letters, digits and =,.+_@-")
 
 
 @dataclass
@@ -183,6 +191,7 @@ class SweepDir:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"paths.sweeps={self.path.parent}: cannot be written: {error.strerror}") from error
+        refuse_links_out(self.path)
         lock = FileLock(self.path / ".lock")
         owner = self.path / ".owner"
         try:
@@ -265,7 +274,7 @@ def readable_name(settings: Mapping[str, str], taken: Sequence[str] = (), empty:
     Brackets and quotes go, commas inside a value become dashes, and past 100 characters a hash takes the place of the
     rest.
     """
-    parts = [f"{key}={_safe(value)}" for key, value in sorted(settings.items())]
+    parts = [f"{_safe(key)}={_safe(value)}" for key, value in sorted(settings.items())]
     text = ",".join(parts).strip(". ") or empty
     if len(text) > 100:
         text = f"{text[:90].rstrip('.,=- ')}_{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -279,4 +288,4 @@ def readable_name(settings: Mapping[str, str], taken: Sequence[str] = (), empty:
 
 def _safe(value: str) -> str:
     bare = re.sub(r"[\[\]{}()'\"\s]", "", value).replace(",", "-")
-    return re.sub(r"[^A-Za-z0-9.+_-]+", "-", bare).strip(".") or "empty"
+    return re.sub(r"[^A-Za-z0-9.+_@-]+", "-", bare).strip(".") or "empty"

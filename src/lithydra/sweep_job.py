@@ -9,6 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from lithydra.errors import LithydraError
+from lithydra.resume_config import frozen, own
 from lithydra.run_dir import RunDir
 from lithydra.sweep_dir import ENDED, FAILED, Job, SweepDir, wait_until_free
 
@@ -17,14 +18,18 @@ log = logging.getLogger(__name__)
 LAST_SECONDS = 60  # that a job of a killed command may take to save and end
 
 
-def run_job(directory: Path, name: str) -> float | None:
+def run_job(directory: Path, name: str, command: DictConfig) -> float | None:
     """Train a job of the sweep in `directory` from its frozen config, unless it has ended before.
+
+    Args:
+        command: The config that the command line gives by itself.
 
     Returns:
         Its objective: the monitored metric at the best epoch. None where there is none; status.json says why.
     """
     sweep = SweepDir(directory)
     job = sweep.job(name)
+    own(sweep.config(job), f"sweep.job={name}", frozen(command), command)
     if begin(sweep, job):
         carry_out(sweep, job)
     return sweep.objective(job, sweep.read()) if sweep.state(job) == "finished" else None

@@ -13,6 +13,7 @@ from lithydra.checks import RULES, broken_rules, resolved
 from lithydra.combinations import gpu_device_exists
 from lithydra.errors import ConfigError, nearest
 from lithydra.extras import require_extra
+from lithydra.links import refuse_links_out
 from lithydra.output import DEFAULTS, SUFFIXES, output_problem
 from lithydra.rules import COUNT, FLAG, SEED, AnyOf, Choice, ListOf, Number, Text, optional
 from lithydra.run_dir import RunDir
@@ -20,7 +21,8 @@ from lithydra.run_dir import RunDir
 NUM_DRAWN = Number(least=1, most=100, whole=True)  # images side by side on one picture
 PATHS = {f"paths.{name}": Text() for name in ("data", "outputs", "runs", "sweeps")}
 OUTPUT = {"output": optional(Text())}
-RUN = {"run": Text(), "checkpoint": Choice(("best", "last", "previous")), **PATHS}
+TRUST = {"trust": ListOf(Text())}
+RUN = {"run": Text(), "checkpoint": Choice(("best", "last", "previous")), **TRUST, **PATHS}
 DEVICE = {
     "accelerator.channels_last": FLAG,
     "accelerator.matmul_precision": Choice(("highest", "high", "medium")),
@@ -52,7 +54,7 @@ VERBS: dict[str, dict[str, Any]] = {
         "invert": FLAG,
     },
     "report": {"sweep": Text()},
-    "reproduce_run": {"run": Text(), **OUTPUT, **PATHS},
+    "reproduce_run": {"run": Text(), **TRUST, **OUTPUT, **PATHS},
     "serve": {**RUN, "host": Text(), "port": Number(least=1, most=65535, whole=True)},
 }
 # What some choices of accelerator set besides; a script computes on one device, in the run's precision.
@@ -140,6 +142,8 @@ def _open(plain: dict[str, Any]) -> None:
     if "run" in plain:
         run = RunDir.open(Path(plain["run"]))
         run.named_checkpoint(plain.get("checkpoint", "best"))
+        if plain.get("output", "") is None:
+            refuse_links_out(run.path)
 
 
 def _file_problems(plain: dict[str, Any], verb: str) -> Iterator[str]:
