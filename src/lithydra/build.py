@@ -306,9 +306,7 @@ def trainer(
         keeper,
         StopOnSignal(interrupts, keeper),
     ]
-    for logger in config.logger.values():
-        if "save_dir" in logger and logger.save_dir is None:
-            logger.save_dir = str(directory)
+    _name_loggers(config, directory)
     loggers = list(make(config, "logger").values())
     if config.compile:
         module.net.compile()  # in place: the checkpoint's keys stay as they are
@@ -329,6 +327,16 @@ def trainer(
     if settings.get("profiler") and trainer.profiler.filename is None:  # it would tell a log that nobody reads
         trainer.profiler.dirpath, trainer.profiler.filename = directory, PROFILE
     return trainer
+
+
+def _name_loggers(config: DictConfig, directory: Path) -> None:
+    """Give loggers the run's directory and name, where their class takes them and nothing else has been said."""
+    facts = {"save_dir": str(directory), "dir": str(directory), "name": directory.name, "run_name": directory.name}
+    for key, target in _targets(config, "logger").items():
+        node = config.logger[key.rpartition(".")[2]]
+        for name in facts.keys() & inspect.signature(target).parameters.keys():
+            if node.get(name) is None:
+                OmegaConf.update(node, name, facts[name], force_add=True)
 
 
 def make(config: DictConfig, key: str, **arguments: Any) -> Any:

@@ -18,11 +18,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lithydra.errors import LithydraError, RunInterrupted
+from lithydra.signals import EXIT_CODES
 from lithydra.sweep_dir import ENDED, FAILED, Job, SweepDir
 from lithydra.sweep_job import fail
 from lithydra.sweep_view import View, make_view
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
 REFRESH_SECONDS = 0.25
 
 

@@ -6,7 +6,10 @@ import sys
 from types import FrameType
 
 # Exit codes as of a process that the signal ended; SIGUSR1 is how schedulers announce a SIGTERM.
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGUSR1: 143}
+# Windows has none.
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+if (usr1 := getattr(signal, "SIGUSR1", None)) is not None:
+    EXIT_CODES[usr1] = 143
 
 # Of a process's exit code: what has ended it, by its handler or without one.
 SIGNALS_OF = {130: signal.SIGINT, 143: signal.SIGTERM} | {-number: number for number in EXIT_CODES}

@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from lithydra.axis_values import split_override, typed
+from lithydra.resume_config import flatten
 from lithydra.run_dir import PROFILE, RunDir
 from lithydra.run_page import more_epochs
 
@@ -55,6 +56,13 @@ def print_results(run: RunDir, seconds: float, images_per_second: float | None) 
         console.print(f"look inside    tensorboard --logdir {parent}")
     for profile in sorted(run.path.glob(f"*-{PROFILE}*.txt")):
         console.print(f"\n{profile}, its first lines:", *profile.read_text().splitlines()[:PROFILE_LINES], sep="\n")
+
+
+def log_settings(trainer: L.Trainer, settings: dict[str, Any]) -> None:
+    """Give the run's settings to every logger but TensorBoard's, which has its row when the run ends."""
+    for logger in trainer.loggers:
+        if not isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(dict(flatten(settings)))
 
 
 def write_hparams(

@@ -70,6 +70,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
             origin = provenance(config.seed, choices, overrides, facts, how_it_trains(config, trainer, data))
             warn_of_threads(run)
             run.add_provenance(origin)
+            summary.log_settings(trainer, module.record["config"])
         trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
         trainer.strategy.barrier()  # until the main process has named the best checkpoint
         metrics, end = kept(trainer).metrics, ending(trainer, config)

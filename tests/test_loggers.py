@@ -1,0 +1,57 @@
+"""Loggers, a person's own too, are told of the run: its name, directory, settings and metrics."""
+
+from typing import Any
+
+import pytest
+from lightning.pytorch.loggers import Logger
+
+from conftest import SMALL, RunTrain
+
+
+class Own(Logger):
+    """Keeps what it is given."""
+
+    def __init__(self, save_dir: str, name: str, dir: str, run_name: str = "") -> None:
+        super().__init__()
+        self.made_with = {"save_dir": save_dir, "dir": dir, "name": name, "run_name": run_name}
+        self.settings: dict[str, Any] = {}
+        self.metrics: dict[str, float] = {}
+        LOGGERS.append(self)
+
+    @property
+    def name(self) -> str:
+        return "own"
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self.settings |= params
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.metrics |= metrics
+
+
+LOGGERS: list[Own] = []
+
+
+@pytest.fixture(autouse=True)
+def no_loggers() -> None:
+    LOGGERS.clear()
+
+
+def test_own_logger_gets_name_directory_settings_and_metrics(run_train: RunTrain) -> None:
+    run = run_train(
+        *SMALL, "trainer.max_epochs=1", "data.batch_size=16", "+logger.own={_target_: test_loggers.Own, run_name: said}"
+    )
+    (logger,) = LOGGERS
+    place = str(run.path)
+    assert logger.made_with == {"save_dir": place, "dir": place, "name": run.path.name, "run_name": "said"}
+    assert (logger.settings["data.batch_size"], logger.settings["model.hidden"]) == (16, [100])
+    assert {"train/loss", "val/acc"} <= logger.metrics.keys()
+
+
+def test_csv_logger_keeps_the_settings(run_train: RunTrain) -> None:
+    run = run_train(*SMALL, "trainer.max_epochs=1", "data.batch_size=16", "logger=csv")
+    assert "data.batch_size: 16" in (run.path / "csv" / "hparams.yaml").read_text()
