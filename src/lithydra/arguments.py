@@ -7,7 +7,6 @@ sweep's runs are `lr=0.1,optimizer=sgd`. Such a path goes to Hydra in quotes.
 import os
 import re
 import sys
-from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
