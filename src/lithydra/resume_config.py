@@ -86,7 +86,8 @@ def resumed(run: RunDir, composed: DictConfig, overrides: list[str]) -> DictConf
     for key in keys:
         OmegaConf.update(config, key, _select(given, key), merge=False, force_add=True)
     config = own(OmegaConf.to_container(config), f"resume={run.path}", given, composed)
-    config.resume, config.resume_anyway = composed.resume, composed.resume_anyway
+    for key in ("resume", "resume_anyway", "trust"):
+        config[key] = composed[key]
     _refuse_new_length(stored, config)
     _refuse_finished(run, stored, config)
     return config
@@ -122,8 +123,7 @@ def frozen(config: DictConfig) -> dict[str, Any]:
     OmegaConf.set_readonly(copy, False)
     copy.run = RUN_MARK
     plain: dict[str, Any] = OmegaConf.to_container(copy, resolve=True)  # pyright: ignore[reportAssignmentType]
-    plain.pop("trust", None)
-    return _with_run_named(plain) | {"run": None, "resume": None, "resume_anyway": False}
+    return _with_run_named(plain) | {"run": None, "resume": None, "resume_anyway": False, "trust": []}
 
 
 def _with_run_named(node: Any) -> Any:
