@@ -50,7 +50,7 @@ TAKEN = {
     *(f"paths.{name}=banana" for name in ("data", "outputs", "runs", "sweeps")),
     *("sweep=banana", "output=banana", "host=banana", "trainer.devices=99999999999999999999", "trainer.devices=-1"),
     *("num_images=99999999999999999999", "top_k=99999999999999999999", "batch_size=99999999999999999999"),
-    *("preprocessing=true", "invert=true", "accelerator.channels_last=true"),
+    *("preprocessing=true", "invert=true", "accelerator.channels_last=true", "trust=[]"),
 }
 
 
