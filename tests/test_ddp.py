@@ -188,7 +188,7 @@ def test_a_process_that_diverges_stops_all(runs: Runs) -> None:
         train: Any = GradientClassifier._train
 
         def broken(self: GradientClassifier, batch: TrainingBatch, *rest: Any, **options: Any) -> Any:
-            if self.trainer.global_rank == 1 and batch.number == 6:
+            if batch.number == 6 and self.trainer.global_rank == 1:
                 batch = batch._replace(images=batch.images * math.nan)
             return train(self, batch, *rest, **options)
 

@@ -113,7 +113,7 @@ def test_page_has_the_studies_with_the_pictures_that_their_rules_are_about(tmp_p
     write_sweep(study.sweep.path, {"lr": ["0.1", "0.2"], "seed": ["0", "1"]}, lambda p: float(p["lr"]), study=rules)
     page.write(tmp_path / "results.md", [study, absent], quick=False, command="python it")
     text = (tmp_path / "results.md").read_text()
-    assert re.search(r"study=fashion_mnist/annealing` \|.*\| 4 of 4 \| 3.0 s \|.*\| does not show \|", text)
+    assert re.search(r"study=fashion_mnist/annealing` \|.*\| 4 of 4 \| 3.0 s \|.*\| unclear \|", text)
     assert re.search(r"study=fashion_mnist/depth` .* not measured \|", text)
     assert text.count("- **") == 2 and "As it should be." in text
     pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
