@@ -25,6 +25,7 @@ REFUSED = {
     "model.hiden=[8],[9]": ["model.hiden: no such setting. Did you mean model.hidden?"],
     "model=mlp,null": ["model=null: must be the name of a choice, alexnet, "],
     "augmentation=[mixup,cutmix],none": ["augmentation: takes one choice, augmentation=NAME"],
+    "seed=range(0,1,0)": ["seed=range(0,1,0): range() arg 3 must not be zero"],
     "seed=range(0,0)": ["seed=range(0,0): an empty list; nothing to sweep over"],
     "lr=interval(0.1,1)": [
         "lr=interval(0.1,1): hydra/sweeper=grid takes a,b,c or range(0,5); an interval needs hydra/sweeper=optuna"

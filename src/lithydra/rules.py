@@ -58,7 +58,8 @@ class Choice:
         return any(value is option or (type(value) is type(option) and value == option) for option in self.options)
 
     def __str__(self) -> str:
-        return ("one of " if len(self.options) > 1 else "") + ", ".join(map(shown, self.options))
+        options = dict.fromkeys(shown(option) or "''" for option in self.options)  # 16 and '16' look alike
+        return ("one of " if len(options) > 1 else "") + ", ".join(options)
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,10 @@ def _values(override: Override) -> list[str]:
     if not override.is_discrete_sweep():
         reason = "hydra/sweeper=grid takes a,b,c or range(0,5); an interval needs hydra/sweeper=optuna"
         raise ConfigError(f"{override.input_line}: {reason}")
-    values = list(override.sweep_string_iterator())
+    try:
+        values = list(override.sweep_string_iterator())
+    except ValueError as error:
+        raise ConfigError(f"{override.input_line}: {error}") from error
     if not values:
         raise ConfigError(f"{override.input_line}: an empty list; nothing to sweep over")
     return values
