@@ -51,9 +51,10 @@ def settings_table(names: list[str], configs: list[dict[str, Any]]) -> Table:
 
 
 def results_table(names: list[str], statuses: list[dict[str, Any]]) -> Table:
-    """A row for each run: its state and the metrics of its best epoch; the best of each metric is bold."""
-    columns: dict[str, list[str]] = {"state": [str(status.get("state", "")) for status in statuses]}
-    columns["best epoch"] = [f"{status.get('best_epoch', '-')} of {status.get('epoch', 0)}" for status in statuses]
+    """A row for each run: the metrics of its best epoch, the best of each in bold; the states unless all finished."""
+    states = [str(status.get("state", "")) for status in statuses]
+    columns = {"state": states} if set(states) != {"finished"} else {}
+    columns["best/epoch"] = [f"{status.get('best_epoch', '-')}/{status.get('epoch', 0)}" for status in statuses]
     for metric in METRICS:
         values = [status.get("metrics", {}).get(metric) for status in statuses]
         if any(value is not None for value in values):
@@ -65,8 +66,8 @@ def _table(title: str, names: list[str], columns: dict[str, list[str]]) -> Table
     table = Table(title=title)
     table.add_column("run", overflow="fold")
     for name in columns:
-        metric = name in METRICS
-        table.add_column(name.replace("/", "\n"), justify="right" if metric else "left", no_wrap=metric)
+        figure = "/" in name
+        table.add_column(name.replace("/", "\n"), justify="right" if figure else "left", no_wrap=figure)
     for row in zip(map(escape, names), *columns.values(), strict=True):
         table.add_row(*row)
     return table
