@@ -84,9 +84,10 @@ class SignalAt:
             return
         original = getattr(owner, name)
 
-        def passed(*args: Any, **kwargs: Any) -> Any:
-            self()
-            return original(*args, **kwargs)
+        def passed(passing: Any, *args: Any, **kwargs: Any) -> Any:
+            if getattr(passing, "_trainer", self) is not None:  # else it is the dry run's copy
+                self()
+            return original(passing, *args, **kwargs)
 
         setattr(owner, name, passed)
 
