@@ -99,7 +99,9 @@ def test_a_model_with_other_numbers_is_an_error(
 
 def test_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "onnx" else object())
-    with pytest.raises(ConfigError, match=r'^onnx: not installed; this needs pip install -e "\.\[export\]"$'):
+    with pytest.raises(
+        ConfigError, match=r'^onnx: not installed; this needs pip install -c constraints\.txt -e "\.\[export\]"$'
+    ):
         require_extra("export", "onnx", "onnxruntime")
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -128,7 +129,7 @@ class RunDir:
         if owner.is_dir():
             set_aside(owner, "a folder")
         with said_where(owner):
-            owner.write_text(f"process {os.getpid()} on {os.uname().nodename}\n")
+            owner.write_text(f"process {os.getpid()} on {platform.node()}\n")
         return lock
 
     def read_config(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import time
@@ -200,7 +201,7 @@ class SweepDir:
             who = owner.read_text().strip() if owner.exists() else "another process"
             raise ConfigError(f"sweep.name={self.path.name}: in use by {who}") from error
         try:
-            owner.write_text(f"process {os.getpid()} on {os.uname().nodename}\n")
+            owner.write_text(f"process {os.getpid()} on {platform.node()}\n")
             yield
         finally:
             lock.release()

@@ -25,7 +25,9 @@ def import_optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
-        raise ConfigError("hydra/sweeper=optuna: Optuna is not installed; pip install -e '.[sweep]'") from error
+        raise ConfigError(
+            "hydra/sweeper=optuna: Optuna is not installed; pip install -c constraints.txt -e '.[sweep]'"
+        ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 
