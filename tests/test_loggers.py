@@ -1,11 +1,14 @@
 """Loggers, a person's own too, are told of the run: its name, directory, settings and metrics."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch.loggers import Logger
+from filelock import FileLock, Timeout
+from lightning.pytorch.loggers import Logger, MLFlowLogger
 
 from conftest import SMALL, RunTrain
+from lithydra.mlflow_logger import LockedMLFlowLogger
 
 
 class Own(Logger):
@@ -55,3 +58,21 @@ def test_own_logger_gets_name_directory_settings_and_metrics(run_train: RunTrain
 def test_csv_logger_keeps_the_settings(run_train: RunTrain) -> None:
     run = run_train(*SMALL, "trainer.max_epochs=1", "data.batch_size=16", "logger=csv")
     assert "data.batch_size: 16" in (run.path / "csv" / "hparams.yaml").read_text()
+
+
+def test_mlflow_store_is_made_by_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow itself is an extra: what is held is that its logger is made, and its experiment, while nobody else can."""
+    store = tmp_path / "outputs" / "mlflow.db"
+
+    def locked(logger: MLFlowLogger, **settings: Any) -> str:
+        logger._initialized = False
+        with pytest.raises(Timeout), FileLock(f"{store}.lock", timeout=0):
+            pass
+        return "client"
+
+    monkeypatch.setattr(MLFlowLogger, "__init__", locked)
+    monkeypatch.setattr(MLFlowLogger, "experiment", property(locked))
+    logger = LockedMLFlowLogger(tracking_uri=f"sqlite:///{store}", run_name="a")
+    assert logger.experiment == "client"
+    with FileLock(f"{store}.lock", timeout=0):
+        pass

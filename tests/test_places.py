@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from conftest import Compose
 from lithydra.callbacks.checkpoint import RunCheckpoint
@@ -60,6 +61,12 @@ def stranger(run: RunDir, tmp_path: Path) -> RunDir:
         ("logger.csv.settings.base_url", "https://stranger.example"),
         ("logger.csv.tracking_uri", "file:/home/victim"),
         ("logger.csv.tracking_uri", "file:OUTPUTS/../victim"),
+        ("logger.csv.tracking_uri", "file://stranger.example/OUTPUTS"),
+        ("logger.csv.tracking_uri", "sqlite:////home/victim.db"),
+        ("logger.csv.tracking_uri", "sqlite:///outputs/../victim.db"),
+        ("logger.csv.tracking_uri", "sqlite:///OUTPUTS/x.db?uri=true"),
+        ("logger.csv.artifact_location", "file:/home/victim"),
+        ("logger.csv.artifact_location", "victim"),
         ("callbacks.keep.dirpath", "/home/victim"),
         ("callbacks.keep.filename", "../x"),
         ("callbacks.keep.exclude_batches_path", "x"),
@@ -82,6 +89,15 @@ def test_places_inside_the_run_need_no_word(tmp_path: Path) -> None:
     stop = {"monitor": "val/acc", "dirpath": "${run}/best", "filename": "{epoch}", "verbose": True}
     trainer = {"profiler": "simple", "precision": "32-true", "strategy": "auto"}
     refuse_places({"logger": {"x": logger}, "callbacks": {"x": stop}, "trainer": trainer}, "x", {}, str(tmp_path))
+
+
+@pytest.mark.parametrize("outputs", ["outputs", "/somewhere/outputs"])
+def test_the_store_that_mlflow_has_for_all_runs_needs_no_word(compose: Compose, outputs: str) -> None:
+    config = OmegaConf.to_container(compose("logger=mlflow", f"paths.outputs={outputs}", "run=x"), resolve=True)
+    assert isinstance(config, dict)
+    mlflow = config["logger"]["mlflow"] | {"tags": {}}
+    assert mlflow["tracking_uri"] == f"sqlite:///{outputs}/mlflow.db"
+    refuse_places({"logger": {"mlflow": mlflow}}, "x", {}, outputs)
 
 
 def test_data_are_prepared_where_the_person_has_theirs(stranger: RunDir, compose: Compose, data_dir: Path) -> None:

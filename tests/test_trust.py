@@ -165,12 +165,12 @@ def no_conf(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_ships_needs_no_conf(no_conf: None) -> None:
     """A checkpoint loads where there is no checkout."""
     shipped = {name for name in conf_dir.named_targets() if not name.startswith("hydra_plugins.") and "." in name}
-    network = {f"lightning.pytorch.loggers.{name}Logger" for name in ("MLFlow", "Wandb")}
+    network = {"lithydra.mlflow_logger.LockedMLFlowLogger", "lightning.pytorch.loggers.WandbLogger"}
     assert len(shipped) > 50 and network < shipped
     for name in shipped - network:
         trusted({"x": {"_target_": name}}, "x")
     for name in network:
-        with pytest.raises(ConfigError, match=r"trust=\[lightning\] allows it"):
+        with pytest.raises(ConfigError, match=rf"trust=\[{name.partition('.')[0]}\] allows it"):
             trusted({"x": {"_target_": name}}, "x")
 
 

@@ -44,11 +44,12 @@ KINDS: dict[str, tuple[str, ...]] = {
 LOGGERS = frozenset(f"lightning.pytorch.loggers.{name}" for name in ("TensorBoardLogger", "CSVLogger"))
 
 DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+STORE = re.compile(r"sqlite:///|file:(//(?=/))?")  # what follows is a path: absolute, or below the working directory
 RUN = "${run}"  # the one interpolation that a stored config has
 MAX_NODES, MAX_DEPTH = 100_000, 32  # of a config; lithydra's own have about 200 and 5
 
 PLACES = ("logger", "callbacks", "trainer")  # groups whose settings say where something is written
-PATH_KEY = re.compile(r"(^|_)(dir|dirpath|path|filepath|file|folder|root|uri|url|registry)(_|$)")
+PATH_KEY = re.compile(r"(^|_)(dir|dirpath|path|filepath|file|folder|root|uri|url|registry|location)(_|$)")
 NAME_KEYS = ("name", "version", "filename", "sub_dir")  # below a directory that another key names
 ELSEWHERE = re.compile(r"[/~\\]|[A-Za-z]:[\\/]|.*\.\.[/\\]|.*[/\\]\.\.$|\.\.$|.*://|file:")
 
@@ -123,9 +124,9 @@ def _leads_out(name: str, value: str, outputs: str | None) -> bool:
         return ".." in Path(inner).parts or RUN in inner
     if name in NAME_KEYS:
         return "/" in value or "\\" in value or ".." in value
-    if outputs is not None and PATH_KEY.search(name) and re.match(r"(file|sqlite):", value):
-        place = Path(re.sub(r"^\w+:/*", "/", value))
-        return ".." in place.parts or not place.is_relative_to(Path(outputs).absolute())
+    if outputs is not None and PATH_KEY.search(name) and (scheme := STORE.match(value)):
+        place = Path(value[scheme.end() :]).absolute()
+        return ".." in place.parts or "?" in value or not place.is_relative_to(Path(outputs).absolute())
     return ELSEWHERE.match(value) is not None or (bool(PATH_KEY.search(name)) and value != "")
 
 
