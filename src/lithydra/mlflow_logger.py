@@ -1,7 +1,7 @@
 """Lightning's MLflow logger, for the jobs of a sweep, which begin at the same time."""
 
+import inspect
 from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ SQLITE = "sqlite:///"
 class LockedMLFlowLogger(MLFlowLogger):
     """Makes the store and the experiment under a lock: MLflow makes the tables of a new SQLite file without one."""
 
-    @wraps(MLFlowLogger.__init__)
+    __signature__ = inspect.signature(MLFlowLogger)  # the settings that it takes are Lightning's
+
     def __init__(self, **settings: Any) -> None:
         self._lock = _lock(str(settings.get("tracking_uri")))
         with self._lock:
