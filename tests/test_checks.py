@@ -392,7 +392,9 @@ def test_an_old_run_with_two_learning_rates_is_resumed(compose: Compose) -> None
     check(config)
 
 
-LATER = ("lithydra.augmentations.", "lithydra.normalization.", "lightning.pytorch.loggers.")  # these check themselves
+# These check themselves.
+LOGGERS = ("lightning.pytorch.loggers.", "lithydra.mlflow_logger.")
+LATER = ("lithydra.augmentations.", "lithydra.normalization.", *LOGGERS)
 
 
 def test_every_argument_in_conf_of_a_class_with_rules_has_one() -> None:
