@@ -195,6 +195,16 @@ def test_links_within_a_run_and_to_it_are_followed(stranger: RunDir, tmp_path: P
     RunDir(tmp_path / "link").own().release()
 
 
+def test_the_link_of_wandb_to_its_cache_is_left_alone(stranger: RunDir, tmp_path: Path) -> None:
+    logs = stranger.path / "wandb" / "offline-run-20261126_172829-u6bz06pd" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "debug-core.log").symlink_to(tmp_path / "cache.log")
+    stranger.own().release()
+    (logs / "debug.log").symlink_to(tmp_path / "cache.log")
+    with pytest.raises(ConfigError, match=r"debug\.log: a link to .*, out of .*; nothing is written there$"):
+        stranger.own()
+
+
 def test_a_checkpoint_sets_no_more_of_a_callback_than_its_state() -> None:
     keeper = RunCheckpoint("val/acc", "max")
     keeper.load_state_dict({"best_epoch": 3, "monitor": "x", "save_within_epoch": "y"})
