@@ -85,7 +85,6 @@ EARLY = {
     "precision=16 on CPU": ("trainer.accelerator=cpu trainer.precision=16", "trainer.precision=16: needs a GPU"),
     "resume=last with nothing there": ("resume=last", "resume=last: no such directory"),
     "resume of a folder that is no run": ("resume=T/empty", "not a run directory"),
-    "resume of a run without a config": ("resume=T/torn", "config.yaml: not the config of a run"),
     "run and resume": ("resume=T/run run=a", "names the run directory already"),
     "resume with another lr": ("resume=T/run lr=0.5", "another run: lr was 0.001, given 0.5"),
     "resume with another batch size": ("resume=T/run data.batch_size=8", "data.batch_size was 16, given 8"),
@@ -132,6 +131,10 @@ EARLY = {
 }
 # What only torch, or the data, can tell.
 LATE = {
+    "resume of a run without a config": (
+        "resume=T/torn",
+        "config.yaml: not the config of a run",
+    ),  # a checkpoint may hold it
     "batch size above the data": ("data.batch_size=2000", "data.batch_size=2000: larger than"),
     "a class that is not there": ("data.classes=[3,12]", "data.classes=[3, 12]: digits has classes 0 to 9"),
     "limit above the data": ("data.limit=2000", "data.limit=2000: digits has"),
@@ -377,7 +380,7 @@ def test_bad_input_is_refused_in_time(
     assert done.stdout == ""
     assert not list(tmp_path.iterdir()) and contents(things) == before
     assert not (early and imports & {"torch", "lightning", "numpy"})
-    assert seconds < (SECONDS if early else max(SECONDS_WITH_TORCH, import_seconds + 2))
+    assert seconds < (SECONDS if early else max(SECONDS_WITH_TORCH, 2 * import_seconds))
 
 
 @pytest.fixture(scope="module")

@@ -168,7 +168,8 @@ def _train(config: DictConfig) -> float | None:
     _refuse_study_alone(config)
     if config.resume:
         config = resumed(RunDir.open(Path(str(config.resume)), "resume"), config, list(job.overrides.task))
-    check(config, dict(job.runtime.choices))
+    else:
+        check(config, dict(job.runtime.choices))
     return _carry_out("train", config, dict(job.runtime.choices), list(job.overrides.task))
 
 

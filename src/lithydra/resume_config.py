@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lithydra.checks import check
 from lithydra.errors import ConfigError
 from lithydra.repair import stored_config
 from lithydra.run_dir import RunDir
@@ -76,7 +77,8 @@ def resumed(run: RunDir, composed: DictConfig, overrides: list[str]) -> DictConf
         overrides: The command line, as `group=choice` and `key=value`.
 
     Raises:
-        ConfigError: The command line changes what would make it another run, and `resume_anyway` is not set.
+        ConfigError: The command line changes what would make it another run, and `resume_anyway` is not set; or the
+            config does not pass `check`.
     """
     stored = stored_config(run)
     given = frozen(composed)
@@ -86,8 +88,9 @@ def resumed(run: RunDir, composed: DictConfig, overrides: list[str]) -> DictConf
     for key in keys:
         OmegaConf.update(config, key, _select(given, key), merge=False, force_add=True)
     config = own(OmegaConf.to_container(config), f"resume={run.path}", given, composed)
-    for key in ("resume", "resume_anyway", "trust"):
+    for key in ("run", "resume", "resume_anyway", "trust"):
         config[key] = composed[key]
+    check(config)
     _refuse_new_length(stored, config)
     _refuse_finished(run, stored, config)
     return config

@@ -21,7 +21,6 @@ from lithydra.search.space import corners, grid, override_value, parse
 from lithydra.sweep import Sweep, report
 from lithydra.sweep_dir import ENDED, Job
 from lithydra.sweep_plan import Prepared, Request
-from lithydra.sweep_results import training_seconds
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -158,6 +157,8 @@ class Search:
 
     def _tell(self, study: "Study", trial: "FrozenTrial", job: Job) -> None:
         """Tell Optuna how a trial ended: with a number for each objective, pruned, or else failed."""
+        from lithydra.sweep_results import training_seconds  # imports pandas
+
         directory, states = self.sweep.directory, optuna_side.import_optuna().trial.TrialState
         state = directory.state(job)
         if state not in ENDED:
