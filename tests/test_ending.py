@@ -58,6 +58,8 @@ def said(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]
         yield caplog
 
 
+OWN = "trust=[test_ending]"  # of code that only the command line has named
+
 # Settings, why the run stops, and what goes on; None where nothing does.
 ENDINGS = {
     "epochs": (("trainer.max_epochs=1",), None, "trainer.max_epochs=2"),
@@ -73,9 +75,13 @@ ENDINGS = {
         "early stopping: Stopping threshold reached: val/acc = .* > 0.01",
         "+callbacks.early_stopping.stopping_threshold=null",
     ),
-    "time": ((TIMER,), "callbacks.timer.duration=00:00:00:00 is over", "+callbacks.timer.duration=00:00:00:01"),
-    "itself": (("+callbacks.own={_target_: test_ending.StopsItself}",), "a callback has asked for it", ""),
-    "pruned": (("+callbacks.search={_target_: test_ending.Pruned}",), "pruned by the search", ""),
+    "time": (
+        (TIMER,),
+        "callbacks.timer.duration=00:00:00:00 is over",
+        "+callbacks.timer.duration=00:00:00:01 trust=[test_ending]",
+    ),
+    "itself": (("+callbacks.own={_target_: test_ending.StopsItself}",), "a callback has asked for it", OWN),
+    "pruned": (("+callbacks.search={_target_: test_ending.Pruned}",), "pruned by the search", OWN),
     "fast_dev_run": (("+trainer.fast_dev_run=true",), "trainer.fast_dev_run", None),
     "schedule": (("scheduler=cosine", "trainer.max_epochs=1"), None, None),
     "nearest_mean": (("model=nearest_mean",), None, None),

@@ -33,7 +33,8 @@ def compare(config: DictConfig) -> Path:
     names = distinct_names([run.path.resolve() for run in runs])
     console = Console(highlight=False)
     configs = [dict(flatten(run.read_config())) for run in runs]
-    console.print(settings_table(names, configs))
+    differing = differences(configs)
+    console.print(settings_table(names, differing) if differing else "No different settings")
     console.print(results_table(names, [run.read_status() for run in runs]))
     output = output_of("compare", config)
     with writing(config, output):
@@ -42,12 +43,11 @@ def compare(config: DictConfig) -> Path:
     return output
 
 
-def settings_table(names: list[str], configs: list[dict[str, Any]]) -> Table:
+def settings_table(names: list[str], differing: dict[str, list[Any]]) -> Table:
     """A row for each run, a column for each setting in which the runs differ."""
-    differing = differences(configs)
     shown = short_keys(list(differing))
     columns = {shown[key]: [escape(_shown(value)) for value in values] for key, values in differing.items()}
-    return _table("Different settings" if differing else "No different settings", names, columns)
+    return _table("Different settings", names, columns)
 
 
 def results_table(names: list[str], statuses: list[dict[str, Any]]) -> Table:

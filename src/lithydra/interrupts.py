@@ -14,6 +14,7 @@ from lithydra.callbacks.checkpoint import RunCheckpoint
 from lithydra.errors import RunInterrupted
 from lithydra.run_dir import RunDir
 from lithydra.signals import EXIT_CODES
+from lithydra.trust import needed_trust
 
 
 class Interrupts:
@@ -36,8 +37,8 @@ class Interrupts:
 
     def stopped_by(self, number: signal.Signals) -> RunInterrupted:
         saved = "saved" if self.run.last.exists() else "nothing to save yet"
-        message = f"Stopped by {number.name}, {saved}. Go on with: python train.py resume={self.run.path}"
-        return RunInterrupted(message, EXIT_CODES[number])
+        command = " ".join(["python train.py", f"resume={self.run.path}", *needed_trust(self.run.read_config())])
+        return RunInterrupted(f"Stopped by {number.name}, {saved}. Go on with: {command}", EXIT_CODES[number])
 
 
 @contextmanager

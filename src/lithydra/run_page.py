@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lithydra.run_dir import COLUMNS, RunDir
+from lithydra.trust import needed_trust
 
 TEMPLATE = Path(__file__).with_name("run_page.html")
 PICTURES = {
@@ -53,7 +54,7 @@ def content(run: RunDir) -> dict[str, Any]:
         "pictures": {title: _data_uri(path) for title, path in pictures.items() if path.exists()},
         "columns": COLUMNS,
         "rows": run.read_metrics(),
-        "commands": _commands(run, status),
+        "commands": commands(run, status),
         "command": run.read_command().strip(),
         "config": run.config.read_text(),
         "environment": _environment(origin),
@@ -67,21 +68,17 @@ def _minutes(status: dict[str, Any]) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def _commands(run: RunDir, status: dict[str, Any]) -> dict[str, str]:
+def commands(run: RunDir, status: dict[str, Any]) -> dict[str, str]:
+    """What a person may want next, by what it does."""
     path, parent = (shlex.quote(str(path)) for path in (run.path, run.path.parent))
+    trust = "".join(f" {word}" for word in needed_trust(run.read_config()))
+    more = f"python train.py resume={path} {status.get('more_epochs')}".rstrip() + trust
     return {
-        "evaluate": f"python scripts/evaluate.py run={path}",
-        "predict": f"python scripts/predict.py run={path} input=IMAGE",
-        "more epochs": more_epochs(run, status),
-        "look inside": f"tensorboard --logdir {parent}",
+        "evaluate": f"python scripts/evaluate.py run={path}{trust}",
+        "predict": f"python scripts/predict.py run={path} input=IMAGE{trust}",
+        "more epochs": more if "more_epochs" in status else f"none: {status.get('no_more_epochs')}",
+        **({"look inside": f"tensorboard --logdir {parent}"} if (run.path / "tensorboard").is_dir() else {}),
     }
-
-
-def more_epochs(run: RunDir, status: dict[str, Any]) -> str:
-    """The command that trains more epochs, or why there is none."""
-    if (settings := status.get("more_epochs")) is None:
-        return f"none: {status.get('no_more_epochs')}"
-    return f"python train.py resume={shlex.quote(str(run.path))} {settings}".rstrip()
 
 
 def _environment(origin: dict[str, Any]) -> dict[str, str]:

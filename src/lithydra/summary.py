@@ -1,6 +1,5 @@
 """What a run leaves for the eye when it ends: a table in the terminal, and a row in TensorBoard's HPARAMS tab."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.utils.tensorboard.summary import hparams
 from lithydra.axis_values import split_override, typed
 from lithydra.resume_config import flatten
 from lithydra.run_dir import PROFILE, RunDir
-from lithydra.run_page import more_epochs
+from lithydra.run_page import commands
 
 # Groups whose choice says something about a result.
 NAMED_GROUPS = ("data", "normalization", "augmentation", "model", "loss", "optimizer", "scheduler", "regularizer")
@@ -37,7 +36,7 @@ def print_results(run: RunDir, seconds: float, images_per_second: float | None) 
             table.add_row(split, f"{metrics[f'{split}/loss']:.4f}", f"{metrics[f'{split}/acc']:.4f}")
     for column in table.columns[1:]:
         column.justify = "right"
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(table)
     if "best_epoch" in status:
         which = f"best epoch {status['best_epoch']} of {status['epoch']}"
@@ -48,12 +47,8 @@ def print_results(run: RunDir, seconds: float, images_per_second: float | None) 
     console.print(f"run directory  {run.path}")
     if run.page.exists():
         console.print(f"pictures       {run.page}")
-    path, parent = (shlex.quote(str(path)) for path in (run.path, run.path.parent))
-    console.print(f"evaluate       python scripts/evaluate.py run={path}")
-    console.print(f"predict        python scripts/predict.py run={path} input=IMAGE")
-    console.print(f"more epochs    {more_epochs(run, status)}")
-    if (run.path / "tensorboard").is_dir():
-        console.print(f"look inside    tensorboard --logdir {parent}")
+    for name, command in commands(run, status).items():
+        console.print(f"{name:<15}{command}")
     for profile in sorted(run.path.glob(f"*-{PROFILE}*.txt")):
         console.print(f"\n{profile}, its first lines:", *profile.read_text().splitlines()[:PROFILE_LINES], sep="\n")
 

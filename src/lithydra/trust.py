@@ -102,6 +102,15 @@ def own_code(given: Any) -> set[str]:
     return {name for name in names if not name.startswith(("lithydra.", "torch.", "torchvision.", "lightning."))}
 
 
+def needed_trust(config: Mapping[str, Any]) -> list[str]:
+    """What a command on a run of this config must say: `trust=[package]`, or nothing.
+
+    What the command line alone has named, no file vouches for later.
+    """
+    packages = dict.fromkeys(name.partition(".")[0] for name in sorted(own_code(config) - named_targets()))
+    return [f"trust=[{','.join(packages)}]"] if packages else []
+
+
 def refuse_places(content: Mapping[str, Any], where: str, given: Mapping[str, Any], outputs: str | None = None) -> None:
     """Raise ConfigError where a config from a file would write outside its run directory.
 
