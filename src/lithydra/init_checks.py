@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lithydra.errors import ConfigError, nearest
+from lithydra.rules import shown
 from lithydra.run_dir import RunDir
 
 
@@ -15,8 +16,8 @@ def _settings(config: dict[str, Any]) -> Iterator[str]:
     freeze, factor = init["freeze"], init["backbone_lr_factor"]
     if init["from"] is None and not config["model"].get("weights"):
         if freeze != "none":
-            shown = freeze if isinstance(freeze, str) else f"[{','.join(freeze)}]"
-            yield f"init.freeze={shown}: would freeze random weights; init.from=RUN says where trained ones are"
+            given = freeze if isinstance(freeze, str) else f"[{','.join(freeze)}]"
+            yield f"init.freeze={given}: would freeze random weights; init.from=RUN says where trained ones are"
         if init["head"] != "auto":
             yield f"init.head={init['head']}: needs trained weights; init.from=RUN says where they are"
     if factor == 1:
@@ -44,7 +45,7 @@ def _source(config: dict[str, Any]) -> Iterator[str]:
             yield str(error).replace(f"run={path}", f"init.from={path}")
     elif not path.exists():
         near = nearest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else ())
-        yield f"init.from={source}: no such run directory or checkpoint, and not torchvision.{near}"
+        yield f"init.from={shown(source)}: no such run directory or checkpoint, and not torchvision.{near}"
 
 
 INIT_COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (_settings, _source)
