@@ -264,7 +264,7 @@ def test_a_resumed_run_logs_on_where_it_stopped(
     settings = (*SETTINGS, "trainer.log_every_n_steps=5")
     told = f"+logger.told={{_target_: {HERE}.Told, save_dir: {tmp_path}}}"
     run = run_train(*settings, f"+callbacks.one._target_={HERE}.Logs", told, "trainer.max_epochs=1")
-    again = (f"resume={run.path}", "trainer.max_epochs=2")
+    again = (f"resume={run.path}", "trainer.max_epochs=2", f"trust=[{HERE}]", told)
     train(resumed(run, compose(*again), list(again)), {"data": "digits", "model": "mlp"}, list(again))
     ours = Told.made[0].values | Told.made[1].values
     stock(compose, tmp_path, *settings, callback=Logs(), logger=Told(str(tmp_path)))
