@@ -22,6 +22,8 @@ from lithydra.run_dir import RunDir
 from lithydra.train import train
 from promises import pytest_collection_modifyitems, pytest_configure, pytest_terminal_summary
 
+pytest_plugins = ["strangers"]  # its fixtures
+
 __all__ = ["pytest_collection_modifyitems", "pytest_configure", "pytest_terminal_summary"]  # hooks
 
 ROOT = Path(__file__).parents[1]

@@ -1,9 +1,11 @@
 """What a stranger's files may hold, and the folder that none of it may change."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -73,13 +75,6 @@ class Victim:
         return sorted(self.folder.iterdir()) == self.before and "gadget_module" not in sys.modules
 
 
-def finished_run(folder: Path, data_dir: Path) -> RunDir:
-    overrides = (*SMALL, "trainer.max_epochs=1", "model.hidden=[8]", f"run={folder / 'run'}")
-    config, choices = _compose(*overrides, data_dir=data_dir, outputs=folder / "outputs")
-    train(config, choices, list(overrides))
-    return RunDir(folder / "run")
-
-
 def write(run: RunDir, config: Node) -> None:
     """Into the checkpoint and config.yaml, as a stranger would: the checksum is right."""
     content = checkpoint_io.load(run.last)
@@ -95,3 +90,27 @@ def bare(verb: str, data_dir: Path, run: RunDir) -> DictConfig:
     source = ["input=x.png"] if verb == "predict" else []
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra_compose(verb, overrides=[f"paths.data={data_dir}", f"{key}={run.path}", *groups, *source])
+
+
+@pytest.fixture
+def victim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Victim:
+    folder = tmp_path / "victim"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    return Victim(folder)
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A finished run; tests change a copy."""
+    folder = tmp_path_factory.mktemp("stranger")
+    overrides = (*SMALL, "trainer.max_epochs=1", "model.hidden=[8]", f"run={folder / 'run'}")
+    config, choices = _compose(*overrides, data_dir=data_dir, outputs=folder / "outputs")
+    train(config, choices, list(overrides))
+    return RunDir(folder / "run")
+
+
+@pytest.fixture
+def stranger(finished: RunDir, tmp_path: Path) -> RunDir:
+    shutil.copytree(finished.path, tmp_path / "run")
+    return RunDir(tmp_path / "run")

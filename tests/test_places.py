@@ -19,31 +19,11 @@ from lithydra.sweep_dir import Job, SweepDir, config_key, readable_name
 from lithydra.sweep_job import run_job
 from lithydra.trust import refuse_places
 from lithydra.verb_checks import check_verb
-from strangers import MARK, Node, Victim, bare, finished_run, write
+from strangers import MARK, Node, Victim, bare, write
 from sweeping import QUICK, sweep
 from sweeps import write_sweep
 
 PROMISE = "15. A stranger's files are data"
-
-
-@pytest.fixture
-def victim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Victim:
-    folder = tmp_path / "victim"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(folder)
-    return Victim(folder)
-
-
-@pytest.fixture(scope="module")
-def run(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """A finished run; tests change a copy."""
-    return finished_run(tmp_path_factory.mktemp("stranger"), data_dir)
-
-
-@pytest.fixture
-def stranger(run: RunDir, tmp_path: Path) -> RunDir:
-    shutil.copytree(run.path, tmp_path / "run")
-    return RunDir(tmp_path / "run")
 
 
 @pytest.mark.counted("places outside the run directory")

@@ -1,10 +1,10 @@
 """What a stranger's checkpoint, run or sweep names is data: nothing of it is imported or called."""
 
 import contextlib
+import gc
 import itertools
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ from lithydra.resume_config import resumed
 from lithydra.run_dir import RunDir
 from lithydra.serve import serve
 from lithydra.trust import trusted
-from strangers import MARK, Node, Victim, bare, finished_run, write
+from strangers import MARK, Node, Victim, bare, write
 
 PROMISE = "15. A stranger's files are data"
 
@@ -41,26 +41,6 @@ def placed(config: Node, place: str, gadget: Node) -> Iterator[Node]:
     node = config.get(place) or {}
     for changed in (gadget, {**node, "stranger": gadget}, {**node, "strangers": [[1], {"x": [gadget]}]}):
         yield {**config, place: changed}
-
-
-@pytest.fixture
-def victim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Victim:
-    folder = tmp_path / "victim"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(folder)
-    return Victim(folder)
-
-
-@pytest.fixture(scope="module")
-def run(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """A finished run; tests change a copy."""
-    return finished_run(tmp_path_factory.mktemp("stranger"), data_dir)
-
-
-@pytest.fixture
-def stranger(run: RunDir, tmp_path: Path) -> RunDir:
-    shutil.copytree(run.path, tmp_path / "run")
-    return RunDir(tmp_path / "run")
 
 
 def one_line(error: pytest.ExceptionInfo[ConfigError]) -> str:
@@ -78,14 +58,15 @@ EFFECTIVE = ("copy", "mkdir", "touch", "savetxt", "open", "save", "own writer", 
 def test_hydra_alone_runs_the_gadget(victim: Victim, name: str) -> None:
     with contextlib.suppress(Exception):
         instantiate(OmegaConf.create({"x": victim.gadgets[name]}))
+    gc.collect()  # here, so that the warning of the file that was left open is not another test's
     sys.modules.pop("gadget_module", None)
     assert not victim.is_whole()
 
 
 @pytest.mark.counted("gadgets in each place of a config", 3 * 31)
 @pytest.mark.parametrize("place", PLACES)
-def test_a_gadget_is_refused_in_every_place(victim: Victim, run: RunDir, place: str) -> None:
-    config = run.read_config()
+def test_a_gadget_is_refused_in_every_place(victim: Victim, finished: RunDir, place: str) -> None:
+    config = finished.read_config()
     for gadget in victim.gadgets.values():
         for changed in placed(config, place, gadget):
             with pytest.raises(ConfigError) as error:
