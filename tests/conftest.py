@@ -22,7 +22,7 @@ from lithydra.run_dir import RunDir
 from lithydra.train import train
 from promises import pytest_collection_modifyitems, pytest_configure, pytest_terminal_summary
 
-pytest_plugins = ["strangers"]  # its fixtures
+pytest_plugins = ["killing", "strangers"]  # their fixtures
 
 __all__ = ["pytest_collection_modifyitems", "pytest_configure", "pytest_terminal_summary"]  # hooks
 

@@ -9,15 +9,71 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 
+from conftest import _compose  # pyright: ignore[reportPrivateUsage]
 from lithydra import checkpoint_io
 from lithydra.callbacks.checkpoint import RunCheckpoint
 from lithydra.callbacks.look_inside import LookInside
 from lithydra.checkpoint_io import load
+from lithydra.checks import check
 from lithydra.classifier import Classifier
 from lithydra.gradient_classifier import GradientClassifier
+from lithydra.resume_config import resumed
 from lithydra.run_dir import RunDir
+from lithydra.train import train
+
+COMMON = (
+    "data.limit=256",
+    "data.batch_size=16",
+    "trainer.max_epochs=3",
+    "model.hidden=[16]",
+    "model.dropout=0.3",
+    "model.batch_norm=true",
+    "callbacks=none",
+    "logger=none",
+)
+# Images that are decoded while training, by a DataLoader.
+FILES = (
+    "data=image_folder",
+    "data.image_size=8",
+    "data.memory_limit_gib=0",
+    "data.limit=null",
+    "data.val_fraction=0.2",
+    "trainer.max_epochs=2",
+    "augmentation=flip_crop",
+    "augmentation.padding=1",
+    "trainer.steps_per_execution=2",
+    "checkpoint.every_n_steps=2",
+    "scheduler=exponential",
+)
+SETTINGS = {
+    "plateau": ("scheduler=plateau", "scheduler.patience=0", "monitor.metric=val/loss", "monitor.mode=min"),
+    "steps": ("scheduler=onecycle", "trainer.steps_per_execution=4", "checkpoint.every_n_steps=3"),
+    "accumulation": (
+        "trainer.accumulate_grad_batches=4",
+        "scheduler=step",
+        "scheduler.step_size=1",
+        "trainer.steps_per_execution=1",
+        "checkpoint.every_n_steps=2",
+    ),
+    "lbfgs": ("optimizer=lbfgs", "lr=0.5", "data.batch_size=64", "checkpoint.every_n_steps=1"),
+    "averaged": (
+        "+callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.9}",
+        "checkpoint.every_n_steps=3",
+    ),
+    "files_0_workers": ("data.num_workers=0", *FILES),
+    "files_2_workers": ("data.num_workers=2", *FILES),
+    "augmentation": (
+        "augmentation=flip_crop",
+        "augmentation.padding=1",
+        "trainer.steps_per_execution=16",
+        "checkpoint.every_n_steps=5",
+    ),
+}
 
 
 def in_child(task: Callable[[], Any], log: Path) -> int:
@@ -142,3 +198,58 @@ def differences(first: Any, second: Any, path: str = "") -> list[str]:
             return [f"{path}: {len(first)} and {len(second)} items"]
         return [d for i, (a, b) in enumerate(zip(first, second, strict=True)) for d in differences(a, b, f"{path}/{i}")]
     return [] if first == second else [f"{path}: {first} and {second}"]
+
+
+def write_folder(folder: Path, data_dir: Path, per_class: int = 20) -> None:
+    """Digits 0, 1 and 2 as PNG files, a folder for each."""
+    with np.load(data_dir / "digits.npz") as arrays:
+        for label in range(3):
+            (folder / str(label)).mkdir(parents=True)
+            for number, image in enumerate(arrays["x_train"][arrays["y_train"] == label][:per_class]):
+                Image.fromarray(image).save(folder / str(label) / f"{number}.png")
+
+
+class Killing:
+    """Starts, kills and resumes runs of one setting."""
+
+    def __init__(self, data_dir: Path, outputs: Path) -> None:
+        self.data_dir, self.outputs = data_dir, outputs
+        write_folder(outputs / "images", data_dir)
+        self.references: dict[str, dict] = {}
+
+    def train(self, *overrides: str) -> None:
+        if "data=image_folder" in overrides and not any(o.startswith("data.path=") for o in overrides):
+            overrides = (*overrides, f"data.path={self.outputs / 'images'}")
+        config, choices = _compose(*overrides, data_dir=self.data_dir, outputs=self.outputs)
+        if config.resume:
+            config = resumed(RunDir.open(Path(config.resume), "resume"), config, list(overrides))
+        check(config)
+        train(config, choices, list(overrides))
+
+    def child(self, *overrides: str, kill: SignalAt | None = None) -> int:
+        def task() -> None:
+            if kill:
+                kill.install()
+            self.train(*overrides)
+
+        return in_child(task, self.outputs / "log")
+
+    def reference(self, name: str) -> dict:
+        """What the run gives when nothing stops it."""
+        if name not in self.references:
+            run = RunDir(self.outputs / f"reference-{name}")
+            assert self.child(*COMMON, *SETTINGS[name], f"run={run.path}") == 0
+            self.references[name] = outcome(run)
+        return self.references[name]
+
+    def killed_and_resumed(self, name: str, run: RunDir, *kills: SignalAt) -> dict:
+        assert self.child(*COMMON, *SETTINGS[name], f"run={run.path}", kill=kills[0]) == -9
+        for kill in kills[1:]:
+            assert self.child(f"resume={run.path}", kill=kill) == -9
+        assert self.child(f"resume={run.path}") == 0, (self.outputs / "log").read_text()
+        return outcome(run)
+
+
+@pytest.fixture(scope="module")
+def killing(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Killing:
+    return Killing(data_dir, tmp_path_factory.mktemp("killing"))

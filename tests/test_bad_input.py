@@ -20,9 +20,8 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from conftest import ROOT, write_npz
-from killing import in_child
+from killing import COMMON, Killing, in_child
 from lithydra import cli
-from test_resume import COMMON, Killing
 
 PROMISE = "10. Bad input is refused before training"
 

@@ -15,13 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-from killing import SignalAt, in_child
+from killing import COMMON, Killing, SignalAt, in_child
 from lithydra import checkpoint_io
 from lithydra.checkpoint_io import link, load, save
 from lithydra.errors import LithydraError
 from lithydra.recording import recorded
 from lithydra.run_dir import RunDir
-from test_resume import COMMON, Killing
 
 PROMISE = "2. Checkpoints are never torn"
 

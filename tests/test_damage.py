@@ -6,20 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from killing import SignalAt, differences, outcome
+from killing import COMMON, SETTINGS, Killing, SignalAt, differences, outcome
 from lithydra.checkpoint_io import DamagedCheckpoint, load, save
 from lithydra.loading import load as load_module
 from lithydra.run_dir import RunDir
-from test_resume import COMMON, SETTINGS, Killing
 
 PROMISE = "3. A damaged checkpoint is noticed"
 
 CONTENT = {"weights": torch.arange(3000.0), "plain": {"epoch": 3, "names": ["a", "b"], "score": None}}
-
-
-@pytest.fixture(scope="module")
-def killing(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Killing:
-    return Killing(data_dir, tmp_path_factory.mktemp("damage"))
 
 
 def flip_a_bit(path: Path, draw: random.Random) -> None:

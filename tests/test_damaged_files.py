@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from killing import differences, outcome
+from killing import COMMON, Killing, differences, outcome
 from lithydra import histograms, run_page
 from lithydra.callbacks.layer_statistics import read_layers
 from lithydra.checkpoint_io import load, save
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.loading import load as load_module
 from lithydra.run_dir import RunDir
-from test_resume import COMMON, Killing
 
 PROMISE = "3. A damaged checkpoint is noticed"
 
@@ -61,11 +60,6 @@ def lost(path: Path) -> None: ...
 
 DAMAGE = (cut, directory, garbage, empty, wrong_type, wrong_values, lost)
 FAST = DAMAGE[:3]
-
-
-@pytest.fixture(scope="module")
-def killing(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Killing:
-    return Killing(data_dir, tmp_path_factory.mktemp("damaged"))
 
 
 @pytest.fixture(scope="module")

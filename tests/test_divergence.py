@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import lithydra.models.mlp
 from conftest import Compose, RunTrain
-from killing import differences, in_child
+from killing import Killing, differences, in_child
 from lithydra import build
 from lithydra.callbacks.checkpoint import RunCheckpoint
 from lithydra.checkpoint_io import load
@@ -22,7 +22,6 @@ from lithydra.divergence import Snapshot
 from lithydra.errors import DivergedError
 from lithydra.gradient_classifier import GradientClassifier
 from lithydra.run_dir import RunDir
-from test_resume import Killing
 
 PROMISE = "7. Divergence stops before the weights break"
 

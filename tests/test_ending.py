@@ -11,11 +11,10 @@ import pytest
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import Checkpoint
 
-from killing import SignalAt, differences, outcome
+from killing import COMMON, Killing, SignalAt, differences, outcome
 from lithydra.callbacks.report_to_trial import ReportToTrial
 from lithydra.errors import ConfigError
 from lithydra.run_dir import RunDir
-from test_resume import COMMON, Killing
 
 PROMISE = "14. What a run says is of that run"
 
@@ -45,11 +44,6 @@ class Pruned(ReportToTrial):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.pruned = trainer.should_stop = trainer.current_epoch == 0
-
-
-@pytest.fixture(scope="module")
-def killing(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Killing:
-    return Killing(data_dir, tmp_path_factory.mktemp("ending"))
 
 
 @pytest.fixture

@@ -13,19 +13,13 @@ import lightning as L
 import pytest
 
 from conftest import ROOT
-from killing import SignalAt, differences, outcome
+from killing import COMMON, SETTINGS, Killing, SignalAt, differences, outcome
 from lithydra.checkpoint_io import load
 from lithydra.interrupts import interruptible
 from lithydra.run_dir import RunDir
 from lithydra.signals import EXIT_CODES
-from test_resume import COMMON, SETTINGS, Killing
 
 PROMISE = "6. Signals save, stop and can be resumed from"
-
-
-@pytest.fixture(scope="module")
-def killing(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Killing:
-    return Killing(data_dir, tmp_path_factory.mktemp("signals"))
 
 
 PHASES = {"set-up": "fit start", "training": "batch", "validation": "validation", "saving": "saving", "test": "test"}

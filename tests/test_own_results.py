@@ -8,10 +8,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from killing import SignalAt
+from killing import COMMON, Killing, SignalAt
 from lithydra.checkpoint_io import load
 from lithydra.run_dir import RunDir
-from test_resume import COMMON, Killing
 from test_train import evaluated
 
 PROMISE = "14. What a run says is of that run"
@@ -19,11 +18,6 @@ PROMISE = "14. What a run says is of that run"
 # A net whose every epoch gives other metrics, without dropout or BatchNorm, so that a checkpoint is evaluated by hand.
 PLAIN = (*COMMON, "model.dropout=0", "model.batch_norm=false", "lr=0.01")
 NO_VALIDATION = (*PLAIN, "data.val_fraction=0")
-
-
-@pytest.fixture(scope="module")
-def killing(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Killing:
-    return Killing(data_dir, tmp_path_factory.mktemp("own"))
 
 
 def assert_tells_of_itself(run: RunDir) -> None:

@@ -8,12 +8,11 @@ from omegaconf import open_dict
 from PIL import Image
 
 from conftest import _compose, write_npz
-from killing import differences, outcome
+from killing import COMMON, SETTINGS, Killing, differences, outcome
 from lithydra.checkpoint_io import load, save
 from lithydra.errors import ConfigError
 from lithydra.run_dir import RunDir
 from lithydra.train import train
-from test_resume import COMMON, SETTINGS, Killing
 
 PROMISE = "5. Resuming as another run is refused"
 
@@ -24,11 +23,6 @@ BEFORE = {
     *("strategy", "accelerator", "deterministic", "enable_model_summary"),
 }
 ONE_EPOCH = (*COMMON, "trainer.max_epochs=1", "regularizer=l2")
-
-
-@pytest.fixture(scope="module")
-def killing(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Killing:
-    return Killing(data_dir, tmp_path_factory.mktemp("another"))
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from killing import SignalAt, differences, in_child, outcome, started
+from killing import COMMON, SETTINGS, Killing, SignalAt, differences, in_child, outcome, started
 from lithydra.errors import ConfigError
 from lithydra.gradient_classifier import GradientClassifier
 from lithydra.run_dir import RunDir
-from test_resume import COMMON, SETTINGS, Killing
 
 PROMISE = "11. A run directory has one owner"
 
