@@ -16,10 +16,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
-from lithydra.checks import check
+from lithydra.checks.config import check
 from lithydra.data.digits import Digits
-from lithydra.run_dir import RunDir
-from lithydra.train import train
+from lithydra.run.directory import RunDir
+from lithydra.training.train import train
 from promises import pytest_collection_modifyitems, pytest_configure, pytest_terminal_summary
 
 pytest_plugins = ["killing", "strangers"]  # their fixtures

@@ -15,16 +15,16 @@ import torch
 from PIL import Image
 
 from conftest import _compose  # pyright: ignore[reportPrivateUsage]
-from lithydra import checkpoint_io
-from lithydra.callbacks.checkpoint import RunCheckpoint
 from lithydra.callbacks.look_inside import LookInside
-from lithydra.checkpoint_io import load
-from lithydra.checks import check
-from lithydra.classifier import Classifier
-from lithydra.gradient_classifier import GradientClassifier
-from lithydra.resume_config import resumed
-from lithydra.run_dir import RunDir
-from lithydra.train import train
+from lithydra.checks.config import check
+from lithydra.run import checkpoints
+from lithydra.run.checkpoints import load
+from lithydra.run.directory import RunDir
+from lithydra.training.checkpoint import RunCheckpoint
+from lithydra.training.classifier import Classifier
+from lithydra.training.engine import GradientClassifier
+from lithydra.training.resuming import resumed
+from lithydra.training.train import train
 
 COMMON = (
     "data.limit=256",
@@ -149,7 +149,7 @@ class SignalAt:
 
     def _install_while_saving(self) -> None:
         """`saving`: with half of a checkpoint written. `before rename` and `after rename`: with all of it."""
-        write, replace, trigger = checkpoint_io._HashingWriter.write, os.replace, self
+        write, replace, trigger = checkpoints._HashingWriter.write, os.replace, self
 
         def half_written(writer: Any, data: Any) -> int:
             written = write(writer, data)
@@ -166,7 +166,7 @@ class SignalAt:
                 trigger()
 
         if self.point == "saving":
-            checkpoint_io._HashingWriter.write = half_written  # pyright: ignore[reportAttributeAccessIssue]
+            checkpoints._HashingWriter.write = half_written  # pyright: ignore[reportAttributeAccessIssue]
         else:
             os.replace = renamed
 

@@ -9,11 +9,11 @@ from typing import IO, Any
 
 from conftest import _compose
 from killing import started
-from lithydra import processes, rank
-from lithydra.checks import check
-from lithydra.resume_config import resumed
-from lithydra.run_dir import RunDir
-from lithydra.train import train
+from lithydra.checks.config import check
+from lithydra.run.directory import RunDir
+from lithydra.training import processes, rank
+from lithydra.training.resuming import resumed
+from lithydra.training.train import train
 
 
 class ForkedRank:

@@ -12,9 +12,9 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
 from conftest import CONF, SMALL, _compose  # pyright: ignore[reportPrivateUsage]
-from lithydra import checkpoint_io
-from lithydra.run_dir import RunDir
-from lithydra.train import train
+from lithydra.run import checkpoints
+from lithydra.run.directory import RunDir
+from lithydra.training.train import train
 
 Node = dict[str, Any]
 MARK = "MARK"  # in a gadget, the file or folder that it would leave
@@ -46,7 +46,7 @@ def gadgets(folder: Path) -> dict[str, Node]:
         "save": {"_target_": "torch.save", "obj": 1, "f": mark},
         "save through lithydra": {"_target_": "lithydra.models.mlp.torch.save", "obj": 1, "f": mark},
         "through globals": {"_target_": "lithydra.models.mlp.MLP.forward.__globals__.update", "_args_": [{}]},
-        "own writer": {"_target_": "lithydra.run_dir.write_text", "path": path, "text": "x"},
+        "own writer": {"_target_": "lithydra.run.directory.write_text", "path": path, "text": "x"},
         "own helper": {"_target_": "lithydra.data.prepare._write", "arrays": None, "path": path},
         "weights": {"_target_": "torchvision.models.resnet.load_state_dict_from_url", "url": f"file://{mark}"},
         "module": {"_target_": "gadget_module.Net"},
@@ -77,10 +77,10 @@ class Victim:
 
 def write(run: RunDir, config: Node) -> None:
     """Into the checkpoint and config.yaml, as a stranger would: the checksum is right."""
-    content = checkpoint_io.load(run.last)
+    content = checkpoints.load(run.last)
     content["lithydra"]["config"] = config
     for path in (run.last, run.best):
-        checkpoint_io.save(content, path)
+        checkpoints.save(content, path)
     run.config.write_text(yaml.safe_dump(config))
 
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lithydra import cli, local_jobs, shared
-from lithydra.job_server import JobServer
-from lithydra.run_dir import RunDir
-from lithydra.sweep_dir import Job, SweepDir
+from lithydra import cli
+from lithydra.data import shared
+from lithydra.run.directory import RunDir
+from lithydra.sweep import launcher
+from lithydra.sweep.directory import Job, SweepDir
+from lithydra.sweep.server import JobServer
 
 QUICK = ("data.limit=200", "trainer.max_epochs=2", "model.hidden=[16]", "callbacks=none", "logger=none")
 
@@ -97,7 +99,7 @@ def start(
             os.chdir(folder)
             os.environ["LITHYDRA_DATA"] = str(data_dir)
             os.environ["OMP_NUM_THREADS"] = "1"
-            local_jobs.spawn_server = ForkedServer  # pyright: ignore[reportAttributeAccessIssue]
+            launcher.spawn_server = ForkedServer  # pyright: ignore[reportAttributeAccessIssue]
             patch()
             named = () if any(o.startswith(("sweep.name=", "study=")) for o in overrides) else (f"sweep.name={name}",)
             sys.argv = ["train.py", "-m", *overrides, *named]

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lithydra.run_dir import RunDir
-from lithydra.sweep_dir import Job, Plan, SweepDir
+from lithydra.run.directory import RunDir
+from lithydra.sweep.directory import Job, Plan, SweepDir
 
 Score = Callable[[dict[str, str]], float]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conftest import ROOT, Compose, RunTrain
-from lithydra.loading import load
+from lithydra.training.loading import load
 from test_contracts import ALL, FEW_STEPS, SLOW, image_size, overrides, stand_in
 
 PROMISE = "4. A checkpoint alone is enough"

@@ -19,7 +19,7 @@ from killing import in_child
 from lithydra import cli
 from lithydra.cli import MENDABLE, explain
 from lithydra.errors import ConfigError
-from lithydra.train import train
+from lithydra.training.train import train
 
 Finished = dict[str, tuple[Path, Any]]  # command line: the folder it ran in, the finished process
 
@@ -95,7 +95,7 @@ def test_bad_input_is_one_line_and_exit_code_2(line: str, finished: Finished) ->
     assert done.stdout == ""
     assert [path.name for path in folder.rglob("*")] == ["empty"]
     names = {row.rpartition("|")[2].strip() for row in imports}
-    assert "lithydra.checks" in names and not names & {"torch", "lightning", "numpy"}
+    assert "lithydra.checks.config" in names and not names & {"torch", "lightning", "numpy"}
 
 
 def test_each_problem_has_its_line(finished: Finished) -> None:

@@ -18,18 +18,18 @@ from PIL import Image
 from torch import Tensor
 
 from conftest import CONF, QUIET, Compose, RunTrain, write_npz
-from lithydra import build
-from lithydra.checks import RULES, check
-from lithydra.classifier import Classifier
+from lithydra.checks.config import RULES, check
 from lithydra.data.base import ImageDataModule
 from lithydra.data.cifar10 import CIFAR10
 from lithydra.data.cifar100 import CIFAR100
 from lithydra.data.fashion_mnist import FashionMNIST
 from lithydra.data.mnist import MNIST
 from lithydra.errors import ConfigError
-from lithydra.loading import load
 from lithydra.models.layers import ACTIVATIONS
-from lithydra.run_dir import RunDir
+from lithydra.run.directory import RunDir
+from lithydra.training import build
+from lithydra.training.classifier import Classifier
+from lithydra.training.loading import load
 
 PROMISE = "19. Every choice that is offered trains"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from conftest import CONF, ROOT
+from lithydra.checks.extras import OWN_CONSTRAINTS, require_extra
 from lithydra.conf_dir import find_conf
 from lithydra.errors import ConfigError
-from lithydra.extras import OWN_CONSTRAINTS, require_extra
 
 SECTION = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]\n")[1].partition("\n\n")[0]
 EXTRAS = re.findall(r"(?m)^(\w+) = \[", SECTION)

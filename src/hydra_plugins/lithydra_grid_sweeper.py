@@ -20,8 +20,8 @@ class GridSweeper(Sweeper):
         self.context, self.task, self.master = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> None:
-        from lithydra.sweep import Sweep
-        from lithydra.sweep_plan import Request
+        from lithydra.sweep.plan import Request
+        from lithydra.sweep.start import Sweep
 
         request = Request.parse(self.context.config_loader, self.params, arguments)
         sweep = Sweep(self.master, self.context, self.task, request)

@@ -15,7 +15,7 @@ class LocalLauncher(Launcher):
     """Forks each job from a server that has imported torch and loaded the data once."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from lithydra.local_jobs import LocalJobs
+        from lithydra.sweep.launcher import LocalJobs
 
         self.config = config
         self.jobs = LocalJobs()
@@ -25,7 +25,7 @@ class LocalLauncher(Launcher):
         self.jobs.start_server()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from lithydra.sweep import job_returns, launched
+        from lithydra.sweep.start import job_returns, launched
 
         sweep, jobs = launched(self.config, job_overrides)
         self.jobs.run(sweep, jobs, self.config)

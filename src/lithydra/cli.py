@@ -24,13 +24,13 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from yaml import MarkedYAMLError, YAMLError
 
 from lithydra.arguments import CONFIG_DIRECTORY, name_runs, quote_paths, refuse_arguments
-from lithydra.checks import check
+from lithydra.checks.config import check
+from lithydra.checks.unread import TRAINER
+from lithydra.checks.verbs import check_verb
 from lithydra.errors import ConfigError, LithydraError, nearest
-from lithydra.resume_config import resumed
-from lithydra.run_dir import RunDir
-from lithydra.signals import end_at_once_on_signal
-from lithydra.unread import TRAINER
-from lithydra.verb_checks import check_verb
+from lithydra.run.directory import RunDir
+from lithydra.run.signals import end_at_once_on_signal
+from lithydra.training.resuming import resumed
 
 # What is told in one line.
 MENDABLE = (LithydraError, HydraException, OmegaConfBaseException, YAMLError)
@@ -161,7 +161,7 @@ def set_up_logging() -> None:
 def _train(config: DictConfig) -> float | None:
     job = HydraConfig.get()
     if config.sweep.job is not None:
-        from lithydra.sweep_job import run_job
+        from lithydra.sweep.job import run_job
 
         set_up_logging()
         return run_job(Path(job.sweep.dir), config.sweep.job, config)
@@ -201,12 +201,14 @@ def _on_runs(verb: str, config: DictConfig) -> None:
 
 def _carry_out(verb: str, config: DictConfig, *more: Any) -> Any:
     """Import what does the work, and torch with it: only once the config is known to be good."""
-    work = getattr(import_module(f"lithydra.{verb}"), verb)
+    place = PLACES.get(verb, f"lithydra.verbs.{verb}")
+    work = getattr(import_module(place), verb)
     set_up_logging()
     OmegaConf.set_struct(config, False)
     return work(config, *more)
 
 
+PLACES = {"train": "lithydra.training.train", "report": "lithydra.report.page"}  # of the functions not in verbs/
 # Of each verb, the config in conf/ and the task.
 VERBS: dict[str, tuple[str, Callable[[DictConfig], Any]]] = {
     "train": ("train", _train),

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lithydra import memory
-from lithydra.data import prepare
+from lithydra.data import memory, prepare
 from lithydra.data.prepare import Arrays, Source, fingerprint, load, prepared, validate
 from lithydra.errors import ConfigError
 

@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from conftest import CONF, QUIET, RunTrain, rows
-from lithydra import shared
-from lithydra.data import image_folder
+from lithydra.data import image_folder, shared
 from lithydra.data.base import ImageDataModule
 from lithydra.data.image_folder import ImageFolder
 from lithydra.data.loaders import TensorSplit

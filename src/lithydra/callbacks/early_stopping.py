@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch import callbacks
 
-from lithydra.classifier import Classifier
+from lithydra.training.classifier import Classifier
 
 
 class EarlyStopping(callbacks.EarlyStopping):

@@ -13,11 +13,11 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 
-from lithydra.callbacks.checkpoint import run_dir
 from lithydra.callbacks.look_inside import writers
-from lithydra.classifier import Classifier
 from lithydra.data.base import ImageDataModule
-from lithydra.run_dir import Histogram
+from lithydra.run.directory import Histogram
+from lithydra.training.checkpoint import run_dir
+from lithydra.training.classifier import Classifier
 
 # Lower and upper bound of each activation that has both; within 1 % of a bound it is saturated.
 BOUNDS: dict[type[nn.Module], tuple[float, float]] = {nn.Sigmoid: (0.0, 1.0), nn.Tanh: (-1.0, 1.0)}

@@ -9,11 +9,11 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lithydra.callbacks.checkpoint import run_dir
 from lithydra.csv_rows import read_rows
-from lithydra.gradient_classifier import GradientClassifier
 from lithydra.models.layers import ACTIVATIONS
-from lithydra.run_dir import RunDir, write_text
+from lithydra.run.directory import RunDir, write_text
+from lithydra.training.checkpoint import run_dir
+from lithydra.training.engine import GradientClassifier
 
 FILE = "layers.csv"
 COLUMNS = ("epoch", "layer", "quantity", "value")

@@ -17,13 +17,13 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from lithydra.callbacks.checkpoint import run_dir
-from lithydra.classifier import Classifier
-from lithydra.collectives import gathered
 from lithydra.data.base import ImageDataModule
 from lithydra.data.loaders import Batch, Split
 from lithydra.errors import LithydraError, RunInterrupted
-from lithydra.run_dir import RunDir
+from lithydra.run.directory import RunDir
+from lithydra.training.checkpoint import run_dir
+from lithydra.training.classifier import Classifier
+from lithydra.training.collectives import gathered
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class LookInside(L.Callback):
 
     def finish(self, trainer: L.Trainer, module: Classifier, data: ImageDataModule) -> None:
         """Draw everything. A picture that fails costs the run nothing but the picture."""
-        from lithydra import plots, run_page
+        from lithydra.run import page, plots
 
         run, open_writers = run_dir(trainer), list(writers(trainer))
         try:
@@ -124,7 +124,7 @@ class LookInside(L.Callback):
             for writer in open_writers:
                 add_graph(writer, module, data.image_shape)
                 writer.flush()
-            run_page.write(run)
+            page.write(run)
         except RunInterrupted:
             raise
         except Exception as error:
@@ -132,7 +132,7 @@ class LookInside(L.Callback):
             log.warning("Looking inside failed: %s: %s", type(error).__name__, error, exc_info=not known)
 
     def _pictures(self, run: RunDir, module: Classifier, data: ImageDataModule) -> Iterator[tuple[str, Any]]:
-        from lithydra import plots
+        from lithydra.run import plots
 
         names = data.names
         if rows := run.read_metrics():

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from lithydra.classifier import Classifier
+from lithydra.training.classifier import Classifier
 
 
 class EpochProgress(Checkpoint):  # a Checkpoint, so that it runs when the epoch's metrics are known

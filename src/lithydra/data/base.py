@@ -14,10 +14,10 @@ from torch import Tensor
 from lithydra.data.arrays import Arrays
 from lithydra.data.images import resize_all
 from lithydra.data.loaders import EvaluationLoader, FileSplit, Split, TensorSplit, TrainingLoader, TrainingOrder
+from lithydra.data.memory import require_memory
 from lithydra.data.prepare import note_code
+from lithydra.data.shared import key_of, once
 from lithydra.errors import ConfigError
-from lithydra.memory import require_memory
-from lithydra.shared import key_of, once
 
 if TYPE_CHECKING:
     from lithydra.data.image_folder import ImageFiles

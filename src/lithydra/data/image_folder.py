@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 from lithydra.data.base import ImageDataModule
 from lithydra.data.images import decode, decode_all, file_size, find_images
 from lithydra.data.prepare import ONLY_VALIDATION, Arrays, validate
+from lithydra.data.shared import once
 from lithydra.errors import ConfigError
-from lithydra.shared import once
 
 log = logging.getLogger(__name__)
 

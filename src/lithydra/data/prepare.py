@@ -18,9 +18,9 @@ import numpy as np
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from lithydra.data.arrays import Arrays, validate
+from lithydra.data.memory import require_memory
+from lithydra.data.shared import once
 from lithydra.errors import ConfigError
-from lithydra.memory import require_memory
-from lithydra.shared import once
 
 log = logging.getLogger(__name__)
 

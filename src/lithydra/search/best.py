@@ -9,7 +9,7 @@ import yaml
 
 from lithydra.axis_values import split_override, typed
 from lithydra.search.space import override_value
-from lithydra.sweep_dir import Job, Plan, SweepDir
+from lithydra.sweep.directory import Job, Plan, SweepDir
 
 if TYPE_CHECKING:
     from optuna.study import Study

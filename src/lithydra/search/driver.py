@@ -12,15 +12,15 @@ from omegaconf import DictConfig, open_dict
 
 from lithydra.axis_values import bare
 from lithydra.errors import ConfigError, LithydraError
-from lithydra.job_server import PRELOAD
-from lithydra.local_jobs import make_slots
 from lithydra.search import optuna_side
 from lithydra.search.best import write_best
 from lithydra.search.settings import Settings
 from lithydra.search.space import corners, grid, override_value, parse
-from lithydra.sweep import Sweep, report
-from lithydra.sweep_dir import ENDED, Job
-from lithydra.sweep_plan import Prepared, Request
+from lithydra.sweep.directory import ENDED, Job
+from lithydra.sweep.launcher import make_slots
+from lithydra.sweep.plan import Prepared, Request
+from lithydra.sweep.server import PRELOAD
+from lithydra.sweep.start import Sweep, report
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -142,7 +142,7 @@ class Search:
         if self.settings.pruner == "none":
             return config
         callback = {
-            "_target_": "lithydra.callbacks.report_to_trial.ReportToTrial",
+            "_target_": "lithydra.search.report_to_trial.ReportToTrial",
             "storage": optuna_side.storage_address(self.settings.storage, "${run}/.."),
             "number": number,
             "metric": self.settings.objectives[0],
@@ -157,7 +157,7 @@ class Search:
 
     def _tell(self, study: "Study", trial: "FrozenTrial", job: Job) -> None:
         """Tell Optuna how a trial ended: with a number for each objective, pruned, or else failed."""
-        from lithydra.sweep_results import training_seconds  # imports pandas
+        from lithydra.sweep.results import training_seconds  # imports pandas
 
         directory, states = self.sweep.directory, optuna_side.import_optuna().trial.TrialState
         state = directory.state(job)

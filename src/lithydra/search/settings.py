@@ -6,8 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from lithydra.checks.settings import METRICS
 from lithydra.errors import ConfigError, nearest
-from lithydra.settings import METRICS
 
 SAMPLERS = ("tpe", "random", "grid", "cmaes", "nsgaii")
 PRUNERS = ("none", "median", "hyperband")

@@ -1,0 +1,228 @@
+"""docs/results.md, from run and sweep directories alone."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from lithydra.report.input import Sweep
+from lithydra.report.page import write_report
+from lithydra.report.verdicts import Outcome, judge, overall
+from lithydra.run.directory import RunDir
+from lithydra.sweep.results import Spread, duration
+from lithydra.sweep.study import rules_of
+from reproduction.plan import Item, Recipe, Study
+from reproduction.recipes_plot import plot_recipes
+
+DASH = "-"
+TIMES = (
+    "A time is a run's median epoch times its epochs, so that pauses do not count; other work beside it does. "
+    "Of a recipe's seeds the fastest is given, of a study's runs the median."
+)
+RECIPE_COLUMNS = (
+    "command",
+    "source reports",
+    "ours (test accuracy)",
+    "our other figures",
+    "time",
+    "hardware",
+    "verdict",
+)
+OTHERS = {"test loss": "test/loss", "train acc": "train/acc", "train loss": "train/loss"}
+
+
+def write(path: Path, items: Sequence[Item], *, quick: bool, command: str) -> None:
+    """Write the page and its pictures, these into images/results/ beside it."""
+    images = path.parent / "images" / "results"
+    images.mkdir(parents=True, exist_ok=True)
+    recipes = [item for item in items if isinstance(item, Recipe)]
+    studies = [item for item in items if isinstance(item, Study)]
+    lines = ["# Results", "", f"Written by `{command}` from the run directories; not one number is edited by hand."]
+    if quick:
+        lines += ["**Of a quick pass: on a tenth of the data and with fewer seeds, so the goals do not apply.**"]
+    lines += _machines(recipes, studies)
+    on_cpu = [recipe for recipe in recipes if not recipe.needs_gpu]
+    lines += ["", "## Recipes", "", *_recipes(on_cpu, recipes, quick), "", *_reasons(on_cpu)]
+    if plot_recipes(recipes, images / "recipes.png"):
+        lines += ["![Training accuracy by epoch, and the test accuracy](images/results/recipes.png)", ""]
+    if on_gpu := [recipe for recipe in recipes if recipe.needs_gpu]:
+        lines += ["## On a GPU", "", *_recipes(on_gpu, recipes, quick), "", *_reasons(on_gpu)]
+    judged = {study.name: _judge(study) for study in studies}
+    lines += ["## Studies", "", *_studies(studies, judged)]
+    for one in filter(None, judged.values()):
+        lines += _details(one, images)
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    body = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body]
+
+
+def _recipes(recipes: Sequence[Recipe], others: Sequence[Recipe], quick: bool) -> list[str]:
+    by_name = {recipe.name: recipe for recipe in others}
+    rows = []
+    for recipe in recipes:
+        runs = _finished(recipe)
+        score = accuracy(recipe)
+        shown = str(score) if score else recipe.entry.get("not_run", "not measured")
+        seconds = [_seconds([float(row["seconds"]) for row in run.read_metrics()]) for run in runs]
+        rows.append(
+            [
+                f"`{_command(recipe)}`",
+                str(recipe.entry["reports"]),
+                f"{shown} (seed{'s' if len(runs) > 1 else ''} {_seeds(recipe)})" if score else shown,
+                _others(recipe),
+                duration(min(seconds)) if seconds else DASH,
+                hardware(runs[0]) if runs else DASH,
+                "not judged" if quick and score else _verdict(recipe, score, by_name),
+            ]
+        )
+    return _table(RECIPE_COLUMNS, rows)
+
+
+def _others(recipe: Recipe) -> str:
+    found = {name: _metric(recipe, key) for name, key in OTHERS.items()}
+    return ", ".join(f"{name} {spread}" for name, spread in found.items() if spread) or DASH
+
+
+def _seconds(epochs: Sequence[float]) -> float:
+    return median(epochs) * len(epochs)
+
+
+def _reasons(recipes: Sequence[Recipe]) -> list[str]:
+    lines = [f"- `{recipe.name}`: {recipe.entry['note']}" for recipe in recipes if "note" in recipe.entry]
+    return [*lines, ""] if lines else []
+
+
+def _command(recipe: Recipe) -> str:
+    return " ".join(["python train.py", f"experiment={recipe.experiment}", *recipe.overrides])
+
+
+def _finished(recipe: Recipe) -> list[RunDir]:
+    return [recipe.run(seed) for seed in recipe.seeds if recipe.finished(seed)]
+
+
+def _seeds(recipe: Recipe) -> str:
+    return ", ".join(str(seed) for seed in recipe.seeds if recipe.finished(seed))
+
+
+def accuracy(recipe: Recipe) -> Spread | None:
+    return _metric(recipe, "test/acc")
+
+
+def _metric(recipe: Recipe, key: str) -> Spread | None:
+    return Spread.of([run.read_status()["metrics"].get(key, math.nan) for run in _finished(recipe)])
+
+
+def _verdict(recipe: Recipe, score: Spread | None, others: dict[str, Recipe]) -> str:
+    if score is None:
+        return DASH
+    other = others.get(recipe.entry.get("above", ""))
+    reference = accuracy(other) if other else None
+    if other and reference:
+        better = score.mean > reference.mean
+        return f"{'above' if better else 'NOT above'} {other.name} ({reference})"
+    if "at_least" not in recipe.entry:
+        return "trains"
+    reached = score.mean >= recipe.entry["at_least"]
+    return f"{'reached' if reached else 'NOT reached'}: at least {recipe.entry['at_least']}"
+
+
+def hardware(run: RunDir) -> str:
+    """What provenance.json says of the machine."""
+    if not run.provenance.exists():
+        return DASH
+    machine: dict[str, Any] = json.loads(run.provenance.read_text())["hardware"]
+    gpus = f", {', '.join(map(str, machine['gpus']))}" if machine["gpus"] else ""
+    return f"{machine['cpu']}, {machine['torch_threads']} of {machine['cores']} cores{gpus}"
+
+
+def _machines(recipes: Sequence[Recipe], studies: Sequence[Study]) -> list[str]:
+    """Which commits and packages the runs are of."""
+    runs = [run for recipe in recipes for run in _finished(recipe)]
+    for study in studies:
+        if study.sweep.exists():
+            runs += [study.sweep.run(job) for job in study.sweep.read().jobs]
+    found = [json.loads(run.provenance.read_text()) for run in runs if run.provenance.exists()]
+    commits = sorted({(one.get("git") or {}).get("commit") or "unknown" for one in found})
+    packages = [
+        f"{name} {', '.join(versions)}"
+        for name in ("torch", "lightning")
+        if (versions := sorted({one["packages"][name] for one in found if name in one.get("packages", {})}))
+    ]
+    if not found:
+        return []
+    return [
+        f"{len(found)} runs, of the commits {', '.join(commit[:7] for commit in commits)}; {', '.join(packages)}.",
+        TIMES,
+    ]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A study's sweep as its report shows it, renewed."""
+
+    study: Study
+    sweep: Sweep
+    outcomes: list[Outcome]
+
+
+def _judge(study: Study) -> Judged | None:
+    if not study.sweep.exists():
+        return None
+    sweep = write_report(study.sweep.path)
+    return Judged(study, sweep, judge(sweep.plan, sweep.frame, sweep.epochs))
+
+
+def _studies(studies: Sequence[Study], judged: Mapping[str, Judged | None]) -> list[str]:
+    rows = []
+    for study in studies:
+        verdict, runs, seconds, machine = "not measured", DASH, DASH, DASH
+        if one := judged[study.name]:
+            frame = one.sweep.frame
+            verdict = overall(one.outcomes)
+            runs = f"{int((frame['state'] == 'finished').sum())} of {len(frame)}"
+            by_run = one.sweep.epochs.groupby("name")["seconds"]
+            seconds = duration(float(by_run.apply(_seconds).median())) if len(by_run) else DASH
+            machine = hardware(RunDir(Path(str(frame["run"].iloc[0]))))
+        expectation = study.config["study"]["expectation"]
+        rows.append([f"`python train.py -m study={study.name}`", expectation, runs, seconds, machine, verdict])
+    return _table(("command", "expected", "runs", "time a run", "hardware", "verdict"), rows)
+
+
+def _details(one: Judged, images: Path) -> list[str]:
+    study = one.study
+    title = study.config["study"]["title"]
+    lines = ["", f"### {title} (`{study.name}`)", "", study.config["study"]["expectation"], ""]
+    lines += [f"- **{outcome.verdict}**: {outcome.claim} ({outcome.figures})" for outcome in one.outcomes]
+    lines += ["", study.note] * bool(study.note)
+    for picture in _pictures(one):
+        target = images / f"{study.name.replace('/', '-')}-{picture.name}"
+        shutil.copyfile(picture, target)
+        lines += ["", f"![{title}](images/results/{target.name})"]
+    return lines
+
+
+def _pictures(one: Judged) -> list[Path]:
+    """Of the report's plots, those that show what the rules compare."""
+    names = []
+    for rule in rules_of(one.sweep.plan.study):
+        metric = rule["metric"]
+        if metric == "gap" and "at_epoch" not in rule:  # the picture is of the best epoch
+            names.append("gap.png")
+        elif metric.startswith("layers/"):
+            names += ["layers.png", "histograms.png"]
+        elif one.sweep.is_search:
+            names.append("history.png")
+        else:
+            names.append(f"{'effect' if metric.startswith('test/') else 'curves'}_{one.sweep.axes[0]}.png")
+    plots = one.sweep.directory.path / "plots"
+    return [plots / name for name in dict.fromkeys(names) if (plots / name).exists()]

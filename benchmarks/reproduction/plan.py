@@ -1,0 +1,119 @@
+"""What there is to run: the recipes of sources.yaml and the studies of conf/study."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lithydra.errors import ConfigError, nearest
+from lithydra.run.directory import RunDir
+from lithydra.sweep.directory import SweepDir
+
+ROOT = Path(__file__).parents[2]
+SOURCES = Path(__file__).with_name("sources.yaml")
+STUDIES = ROOT / "conf" / "study"
+QUICK = ("data.limit=0.1",)
+NOT_OURS = ("digits",)  # examples of the README: they reproduce nothing
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe and what it is compared with; see sources.yaml."""
+
+    name: str
+    folder: Path
+    quick: bool
+    entry: dict[str, Any]
+
+    @property
+    def seeds(self) -> list[int]:
+        seeds = self.entry.get("seeds", [0, 1, 2])
+        return seeds[:1] if self.quick else seeds
+
+    @property
+    def experiment(self) -> str:
+        return self.entry.get("experiment", self.name)
+
+    @property
+    def overrides(self) -> list[str]:
+        return list(self.entry.get("overrides", []))
+
+    @property
+    def needs_gpu(self) -> bool:
+        return "accelerator=gpu" in self.overrides
+
+    def run(self, seed: int) -> RunDir:
+        return RunDir(self.folder / "recipes" / self.name / f"seed_{seed}")
+
+    def arguments(self, seed: int) -> list[str]:
+        """Of train.py: a new run, or one that goes on."""
+        run = self.run(seed)
+        if run.config.exists():
+            return [f"resume={run.path}"]
+        first = self.entry.get("first")
+        source = [f"init.from={self.folder / 'recipes' / first / 'seed_0'}"] if first else []
+        quick = self.entry.get("quick", QUICK) if self.quick else []
+        return [f"experiment={self.experiment}", *self.overrides, *quick, *source, f"seed={seed}", f"run={run.path}"]
+
+    def finished(self, seed: int) -> bool:
+        return self.run(seed).read_status().get("state") == "finished"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study, by the name of its file."""
+
+    name: str
+    folder: Path
+    quick: bool
+    note: str = ""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return yaml.safe_load((STUDIES / f"{self.name}.yaml").read_text())
+
+    @property
+    def sweep(self) -> SweepDir:
+        return SweepDir(self.folder / "sweeps" / self.name.replace("/", "-"))
+
+    @property
+    def arguments(self) -> list[str]:
+        """Of train.py; the same again goes on."""
+        where = [f"paths.sweeps={self.folder / 'sweeps'}", f"sweep.name={self.sweep.path.name}"]
+        quick = []
+        if self.quick:
+            quick = list(self.config["study"].get("quick", QUICK))
+            quick += ["seed=0,1"] if "seed" in self.config["hydra"]["sweeper"]["params"] else []
+        return ["-m", f"study={self.name}", *quick, *where]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all jobs ended, and the report is there."""
+        if not (self.sweep.exists() and (self.sweep.path / "report.md").exists()):
+            return False
+        return all(self.sweep.state(job) in ("finished", "diverged") for job in self.sweep.read().jobs)
+
+
+Item = Recipe | Study
+
+
+def items(folder: Path, quick: bool, only: Sequence[str] = ()) -> list[Item]:
+    """All recipes and studies in the order to run them, or those that `only` names.
+
+    Raises:
+        ConfigError: There is none of a name.
+    """
+    sources = yaml.safe_load(SOURCES.read_text())
+    entries, notes = sources["recipes"], sources["notes"]
+    found: list[Item] = [Recipe(name, folder, quick, entry) for name, entry in entries.items()]
+    for path in sorted(STUDIES.glob("*/*.yaml")):
+        name = str(path.relative_to(STUDIES).with_suffix(""))
+        if not name.startswith(NOT_OURS):
+            found.append(Study(name, folder, quick, notes.get(name, "")))
+    names = [item.name for item in found]
+    for name in only:
+        if name not in names:
+            raise ConfigError(f"--only {name}: no such recipe or study.{nearest(name, names)}")
+    return [item for item in found if not only or item.name in only]

@@ -1,0 +1,196 @@
+"""Settings that are well formed one by one and cannot work together: each check yields what is wrong with a config."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lithydra.checks.init import INIT_COMBINATIONS
+from lithydra.checks.settings import EARLY_STOPPING
+
+PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
+ONE_CYCLE = "torch.optim.lr_scheduler.OneCycleLR"
+
+
+def _monitor(config: dict[str, Any]) -> Iterator[str]:
+    metric, mode = config["monitor"]["metric"], config["monitor"]["mode"]
+    right = _better(metric)
+    if mode != right:
+        yield f"monitor.mode={mode}: {metric} is better the {'higher' if right == 'max' else 'lower'}; use {right}"
+    unseen = "and data.val_fraction=0 leaves no validation images"
+    for name, stopping in _early_stopping(config):
+        watched, way = stopping.get("monitor", ""), stopping.get("mode", "min")
+        if watched and way != _better(watched):
+            yield f"callbacks.{name}.mode={way}: the wrong way round for {watched}"
+        if watched.startswith("val/") and not _validates(config):
+            yield f"callbacks=early_stopping: watches {watched}, {unseen}"
+    scheduler = config["scheduler"]
+    if scheduler["_target_"] == PLATEAU:
+        if scheduler.get("mode", "min") != right:
+            yield f"scheduler.mode={scheduler.get('mode', 'min')}: the wrong way round for monitor.metric={metric}"
+        if scheduler["interval"] != "epoch":
+            yield "scheduler.interval=step: a plateau is looked for once an epoch"
+        if metric.startswith("val/") and not _validates(config):
+            yield f"scheduler=plateau: watches {metric}, {unseen}"
+
+
+def _better(metric: str) -> str:
+    return "max" if metric.endswith("/acc") else "min"
+
+
+def _early_stopping(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, callback in config["callbacks"].items():
+        if callback["_target_"] in EARLY_STOPPING:
+            yield name, callback
+
+
+def _validates(config: dict[str, Any]) -> bool:
+    return config["data"].get("val_fraction", 0) > 0 or bool(config["data"].get("num_folds"))
+
+
+def _folds(config: dict[str, Any]) -> Iterator[str]:
+    folds, fold = config["data"].get("num_folds"), config["data"].get("fold", 0)
+    if folds and fold >= folds:
+        yield f"data.fold={fold}: data.num_folds={folds} has folds 0 to {folds - 1}"
+    if not folds and fold:
+        yield f"data.fold={fold}: needs data.num_folds"
+
+
+def _classes(config: dict[str, Any]) -> Iterator[str]:
+    classes = config["data"].get("classes")
+    if classes and len(set(classes)) < len(classes):
+        yield f"data.classes={classes}: names a class twice"
+
+
+def _lbfgs(config: dict[str, Any]) -> Iterator[str]:
+    if not str(config["optimizer"]["_target_"]).endswith("LBFGS"):
+        return
+    trainer = config["trainer"]
+    if trainer["precision"] not in ("32-true", "64-true", "32", "64", 32, 64):
+        yield f"optimizer=lbfgs: needs full precision, and trainer.precision={trainer['precision']}"
+    if trainer["gradient_clip_val"] is not None:
+        yield "optimizer=lbfgs: its line search sees no clipped gradient; leave trainer.gradient_clip_val=null"
+    if trainer["accumulate_grad_batches"] > 1:
+        yield "optimizer=lbfgs: evaluates each batch anew; leave trainer.accumulate_grad_batches=1"
+
+
+def _processes(config: dict[str, Any]) -> Iterator[str]:
+    """Where there are certainly several; of `devices=-1` Lightning has the last word, later."""
+    trainer = config["trainer"]
+    devices = trainer["devices"]
+    count = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) else 1
+    if count > 1 or trainer["num_nodes"] > 1:
+        yield from refused_in_several(config)
+
+
+def refused_in_several(config: dict[str, Any]) -> Iterator[str]:
+    """What cannot be trained by several processes."""
+    if str(config["optimizer"]["_target_"]).endswith("LBFGS"):
+        yield "optimizer=lbfgs: each process would search along its own line; trainer.devices=1 trains with one"
+
+
+def _one_lr(config: dict[str, Any]) -> Iterator[str]:
+    """`lr` is what is recorded, searched and scheduled, so that no target is told another one."""
+    if config["resume"]:  # an old run may have two; a command line that gives it a second is refused on resume
+        return
+    lr, optimizer, scheduler = config["lr"], config["optimizer"], config["scheduler"]
+    if optimizer.get("lr", lr) != lr:
+        yield f"optimizer.lr={optimizer['lr']}: there is one learning rate, lr={lr}; say lr={optimizer['lr']} instead"
+    if "lr" not in optimizer and optimizer["_target_"].startswith("torch.optim."):
+        yield f"optimizer.lr: is missing; it must be ${{lr}}, the learning rate of lr={lr}"
+    if scheduler["_target_"] == ONE_CYCLE and scheduler.get("max_lr", lr) != lr:
+        given = scheduler["max_lr"]
+        yield f"scheduler.max_lr={given}: there is one learning rate, lr={lr}; say lr={given} instead"
+
+
+def _nesterov(config: dict[str, Any]) -> Iterator[str]:
+    sgd = config["optimizer"]["_target_"] == "torch.optim.SGD"
+    if sgd and config["optimizer"].get("nesterov") and not config["optimizer"].get("momentum"):
+        yield "optimizer.nesterov=true: needs optimizer.momentum above 0"
+
+
+def _momentum_cycle(config: dict[str, Any]) -> Iterator[str]:
+    has_momentum = {"momentum", "betas"} & config["optimizer"].keys()
+    cycles = config["scheduler"]["_target_"] == ONE_CYCLE and config["scheduler"].get("cycle_momentum", True)
+    if cycles and not has_momentum:
+        yield "scheduler.cycle_momentum=true: the optimizer has no momentum to cycle"
+
+
+def _device(config: dict[str, Any]) -> Iterator[str]:
+    trainer = config["trainer"]
+    if trainer["accelerator"] in ("gpu", "cuda") and not gpu_device_exists():
+        yield "accelerator=gpu: this machine has no GPU; accelerator=cpu or accelerator=auto trains without one"
+    on_cpu = trainer["accelerator"] == "cpu" or (trainer["accelerator"] == "auto" and not gpu_device_exists())
+    if str(trainer["precision"]) in ("16", "16-mixed") and on_cpu:
+        yield f"trainer.precision={trainer['precision']}: needs a GPU; on a CPU use bf16-mixed or 32-true"
+    if trainer["accelerator"] == "mps" and sys.platform != "darwin":
+        yield "accelerator=mps: this machine has no GPU of Apple's; accelerator=cpu trains without one"
+    on_mac = trainer["accelerator"] == "mps" or (trainer["accelerator"] == "auto" and sys.platform == "darwin")
+    if str(trainer["precision"]) in ("64", "64-true") and on_mac:
+        yield f"trainer.precision={trainer['precision']}: Apple's GPUs have no float64; accelerator=cpu has"
+    if trainer.get("sync_batchnorm") and on_cpu:
+        yield "trainer.sync_batchnorm=true: works between GPUs alone; on a CPU leave it false"
+
+
+def gpu_device_exists() -> bool:
+    """Whether the kernel knows a GPU: Nvidia, AMD, or Windows' through WSL. Torch has the last word, later."""
+    return (
+        any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")) or not Path("/dev").exists()
+    )
+
+
+def _directories(config: dict[str, Any]) -> Iterator[str]:
+    if config["run"] and config["resume"]:
+        yield f"run={config['run']}: resume={config['resume']} names the run directory already"
+    # Of several processes that a cluster starts, the first may have begun. Lightning says later which one this is.
+    ranks = {os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")}
+    if config["run"] and ranks == {"0"} and os.path.exists(Path(config["run"], "status.json")):
+        yield f"run={config['run']}: holds a run already; resume={config['run']} goes on with it"
+    told: set[Path] = set()  # runs and sweeps lie below the same file more often than not
+    for key in ("runs", "sweeps", "data"):
+        path = Path(config["paths"][key])
+        existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+        if existing in told:
+            continue
+        if not existing.is_dir():
+            told.add(existing)
+            yield f"paths.{key}={path}: {existing} is a file, not a directory"
+        elif key == "runs" and not config["run"] and not config["resume"] and not os.access(existing, os.W_OK):
+            yield f"paths.{key}={path}: cannot be written"
+
+
+def _own_data(config: dict[str, Any]) -> Iterator[str]:
+    """The files of data=npz and data=image_folder; what is in them is looked at later."""
+    target, path = str(config["data"].get("_target_", "")).rpartition(".")[2], config["data"].get("path")
+    if target == "Npz" and path is None:
+        yield "data.path=null: data=npz needs data.path=FILE.npz with x_train y_train x_test y_test"
+    elif target == "ImageFolder" and path is None:
+        yield "data.path=null: data=image_folder needs data.path=FOLDER with a folder for each class"
+    elif target == "Npz" and not Path(str(path)).expanduser().is_file():
+        yield f"data.path={path}: no such file; data=npz needs data.path=FILE.npz"
+    elif target == "ImageFolder" and not Path(str(path)).expanduser().is_dir():
+        yield f"data.path={path}: no such folder"
+
+
+def _lr_range(config: dict[str, Any]) -> Iterator[str]:
+    bounds = config.get("lr_find")
+    if bounds and bounds["max_lr"] <= bounds["min_lr"]:
+        yield f"lr_find.max_lr={bounds['max_lr']}: must be above lr_find.min_lr={bounds['min_lr']}"
+
+
+COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
+    _monitor,
+    _folds,
+    _classes,
+    _lbfgs,
+    _processes,
+    _one_lr,
+    _nesterov,
+    _momentum_cycle,
+    _device,
+    _directories,
+    _own_data,
+    *INIT_COMBINATIONS,
+    _lr_range,
+)

@@ -1,0 +1,56 @@
+"""Settings that `+` has put where nothing reads them, or where something else decides."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from lithydra.checks.rules import shown
+from lithydra.checks.settings import RULES
+from lithydra.errors import nearest
+
+# Groups whose settings are read by name; others refuse what they do not know when they are built.
+CLOSED = ("monitor", "checkpoint", "accelerator", "paths", "init", "sweep", "lr_find")
+# What the data decide.
+DECIDED = {"model": ("in_shape", "num_classes"), "augmentation": ("image_shape", "num_classes")}
+LISTS = ("regularizer", "callbacks", "logger")  # nodes that hold named nodes, each with a _target_
+TRAINER = {
+    "callbacks": "the group callbacks does this",
+    "logger": "the group logger does this",
+    "plugins": "lithydra writes the checkpoints",
+    "default_root_dir": "run=DIR does this",
+    "num_sanity_val_steps": "one step is always tried out",
+    "enable_progress_bar": "callbacks=none does this",
+    "enable_checkpointing": "a run always writes checkpoints",
+    "val_check_interval": "validation follows each epoch",
+    "overfit_batches": "debug=overfit does this",
+    "use_distributed_sampler": "the loaders divide the batches themselves",
+    "reload_dataloaders_every_n_epochs": "the data stay in memory",
+    "barebones": "a run is always recorded",
+    "max_time": "a signal stops a run, which can then be resumed",
+}
+
+
+def unread(config: dict[str, Any]) -> Iterator[str]:
+    """What is wrong with the places of a config's settings."""
+    for group in CLOSED:
+        known = [key.partition(".")[2] for key in RULES if key.startswith(f"{group}.")]
+        for key in config.get(group, {}).keys() - set(known):
+            there = f"{group} has {', '.join(known)}"
+            yield f"{group}.{key}={shown(config[group][key])}: nothing reads it; {there}.{nearest(key, known)}"
+    for group, keys in DECIDED.items():
+        for key in config[group].keys() & set(keys):
+            yield f"{group}.{key}={shown(config[group][key])}: the data decide it"
+    for group in LISTS:
+        for key, node in config[group].items():
+            if not isinstance(node, dict) or "_target_" not in node:
+                yield f"{group}.{key}: has no _target_, so there is nothing to set; {group}=NAME chooses one"
+    for group in ("scheduler", "augmentation"):
+        extra = sorted(config[group].keys() - {"_target_", "interval"})
+        if config[group].get("_target_") is None and extra:
+            key, ways = extra[0], f"{group}=NAME chooses one, ~{group}.{extra[0]} drops what a recipe has set"
+            yield f"{group}.{key}={shown(config[group][key])}: there is no {group} to set; {ways}"
+    for name, node in config["callbacks"].items():
+        lightnings = isinstance(node, dict) and str(node.get("_target_")).endswith("ModelCheckpoint")
+        if lightnings and node.get("train_time_interval"):  # works in automatic optimization alone
+            yield f"callbacks.{name}.train_time_interval: does not work here; use checkpoint.every_seconds"
+    for key in config["trainer"].keys() & TRAINER.keys():
+        yield f"trainer.{key}={shown(config['trainer'][key])}: not taken, {TRAINER[key]}"

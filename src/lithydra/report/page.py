@@ -1,0 +1,153 @@
+"""A sweep's report: a table in the terminal, results.csv, report.html, and report.md with its plots."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from lithydra.axis_values import FOLDED, bare, typed
+from lithydra.links import refuse_links_out
+from lithydra.report import effects, figures
+from lithydra.report.input import Sweep
+from lithydra.report.pictures import sections
+from lithydra.report.tables import Table, jobs_table, settings_table
+from lithydra.report.verdicts import judge, overall
+from lithydra.run.directory import write_text
+from lithydra.sweep.directory import Plan
+from lithydra.sweep.results import BAD_STATES, duration
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def report(config: DictConfig) -> None:
+    """`python scripts/report.py sweep=DIR`."""
+    report_sweep(Path(config.sweep))
+
+
+def report_sweep(path: Path) -> None:
+    """Write the report of the sweep in `path`, as far as its jobs have come, and print its best.
+
+    Raises:
+        ConfigError: There is no sweep in `path`.
+    """
+    print_best(write_report(path))
+
+
+def write_report(path: Path) -> Sweep:
+    """The same without a word in the terminal."""
+    sweep = Sweep(path)
+    refuse_links_out(path)
+    write_text(path / "results.csv", sweep.frame.to_csv(index=False))
+    content = _content(sweep)
+    write_text(path / "report.html", _render("report.html.j2", content))
+    write_text(path / "report.md", _render("report.md.j2", content))
+    return sweep
+
+
+def _render(template: str, content: dict[str, Any]) -> str:
+    from jinja2 import Environment, FileSystemLoader
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=template.endswith(".html.j2"),
+        trim_blocks=True,
+        lstrip_blocks=template.endswith(".html.j2"),
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    return environment.get_template(template).render(content)
+
+
+def _content(sweep: Sweep) -> dict[str, Any]:
+    plan, study = sweep.plan, sweep.plan.study or {}
+    outcomes = judge(plan, sweep.frame, sweep.epochs)
+    bad = sweep.frame[sweep.frame["state"].isin([*BAD_STATES, "interrupted"])]
+    return {
+        "title": study.get("title") or f"Sweep {plan.name}",
+        "expectation": study.get("expectation"),
+        "name": plan.name,
+        "path": str(sweep.directory.path),
+        "created": plan.created.replace("T", " ")[:16],
+        "command": shlex.join(plan.command),
+        "states": {str(k): int(v) for k, v in sweep.frame["state"].value_counts().items()},
+        "time": duration(float(sweep.frame["seconds"].sum())),
+        "outcomes": outcomes,
+        "verdict": overall(outcomes) if outcomes else None,
+        "objective": f"{figures.words(sweep.metric)} ({'highest' if sweep.mode == 'max' else 'lowest'})",
+        "tested": "test/acc" in sweep.frame,
+        "best": _best(sweep),
+        "axes": _axes(plan),
+        "common": shlex.join(plan.common),
+        "folded": " and ".join(_folded_words(plan, axis) for axis in sweep.folded),
+        "settings_table": settings_table(sweep.settings, sweep.axes, sweep.metric),
+        "jobs_table": jobs_table(sweep.frame, list(plan.axes), sweep.metric, sweep.mode),
+        "groups": sections(sweep),
+        "failures": bad[["name", "state", "error"]].fillna("no message").to_dict("records"),
+        "commands": commands(sweep),
+    }
+
+
+def _folded_words(plan: Plan, axis: str) -> str:
+    return f"{len(plan.axes[axis])} {'seeds' if axis == 'seed' else 'folds'}"
+
+
+def _axes(plan: Plan) -> list[dict[str, str]]:
+    """The varied keys with their values; of a long scale, its ends."""
+    rows = []
+    for axis, values in plan.axes.items():
+        shown = ", ".join(values)
+        if len(values) > effects.MAX_TICKS and figures.is_numeric(numbers := [typed(value) for value in values]):
+            shown = f"{min(numbers):.4g} to {max(numbers):.4g}"
+        note = "folded into mean ± std" if axis in FOLDED and len(values) > 1 else f"{len(values)} values"
+        rows.append({"name": axis, "shown": shown, "note": note})
+    return rows
+
+
+def _best(sweep: Sweep) -> dict[str, Any] | None:
+    best = sweep.settings[0] if sweep.settings else None
+    if best is None or sweep.metric not in best.metrics:
+        return None
+    tiles = [{"text": str(best.metrics[sweep.metric]), "label": figures.words(sweep.metric)}]
+    for name in ("val/acc", "test/acc", "test/loss"):
+        if name in best.metrics and name != sweep.metric:
+            label = figures.words(name) + (", not used to choose" if name.startswith("test") else "")
+            tiles.append({"text": str(best.metrics[name]), "label": label})
+    if half_width := best.metrics[sweep.metric].half_width:
+        tiles[0]["label"] += f"; 95 % interval ± {half_width:.4f}"
+    count = len(best.jobs)
+    return {"name": best.name, "runs": f"{count} run{'s' if count > 1 else ''}", "tiles": tiles}
+
+
+def commands(sweep: Sweep, limit: int = 3) -> list[dict[str, str]]:
+    """How to train the best settings once more, each as its best run was."""
+    lines = []
+    for place, setting in enumerate(sweep.settings[:limit], start=1):
+        done = setting.jobs[setting.jobs["state"] == "finished"]
+        if sweep.metric not in done or done[sweep.metric].dropna().empty:
+            continue
+        scores = done[sweep.metric]
+        best = done.loc[scores.idxmax() if sweep.mode == "max" else scores.idxmin()]
+        job = next(job for job in sweep.plan.jobs if job.name == best["name"])
+        given = [text for text in job.overrides if bare(text).split(".")[0] not in ("run", "sweep", "hydra")]
+        text = shlex.join(["python", "train.py", *given])
+        lines.append({"label": f"{place}. {setting.name}", "text": text})
+    return lines
+
+
+def print_best(sweep: Sweep, limit: int = 10) -> None:
+    """The best settings in the terminal, and where the rest is."""
+    table: Table = settings_table(sweep.settings[:limit], sweep.axes, sweep.metric, brief=True)
+    rich_table = RichTable(title=f"Sweep {sweep.plan.name}: best by {sweep.metric}")
+    for column in table.columns:
+        rich_table.add_column(column.title, justify="right" if column.numeric else "left")
+    for row in table.rows:
+        rich_table.add_row(*(" ".join(filter(None, (cell.text, cell.extra))) for cell in row.cells))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(rich_table)
+    if len(sweep.settings) > limit:
+        console.print(f"and {len(sweep.settings) - limit} more settings")
+    console.print(f"report         {sweep.directory.path / 'report.html'}")
+    console.print(f"in Python      lithydra.results({str(sweep.directory.path)!r})")

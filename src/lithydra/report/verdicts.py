@@ -1,0 +1,270 @@
+"""Whether a study shows what was expected: comparisons that the study file declares, and what came out of them.
+
+docs/studies.md describes the form of a rule and the tests that decide. Nothing in a rule is executed.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lithydra.axis_values import FOLDED, bare, typed
+from lithydra.report import significance
+from lithydra.report.significance import LEVEL
+from lithydra.sweep.directory import Plan
+from lithydra.sweep.results import Frame, number, ranked_settings
+from lithydra.sweep.study import BEST, LAST, is_number, mentions_best, others_of, rule_problem, rules_of
+
+SHOWS, DOES_NOT_SHOW, UNCLEAR = "shows", "does not show", "unclear"
+MIN_SETTINGS = 5  # that `rises_with` ranks; four agree by chance in 8 % of cases
+ONE_SEED = "one seed decides nothing"
+Key = tuple[str, ...]  # of a setting, its values; of a repeat, seed and fold
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one rule: the claim in words, the verdict, and the figures that it rests on."""
+
+    claim: str
+    verdict: str
+    figures: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A rule before all are judged together.
+
+    Attributes:
+        excess: how far the figures are in the direction claimed; below 0 against it.
+        p: of such an excess by chance alone; None where nothing can tell.
+        figures: what was compared, and where p is None, why nothing can tell.
+        test: what p is of, in a few words.
+    """
+
+    claim: str
+    figures: str
+    excess: float = 0.0
+    p: float | None = None
+    test: str = ""
+
+    def outcome(self, p: float, count: int) -> Outcome:
+        """The verdict, with `p` corrected for the `count` comparisons of the study."""
+        if self.p is None:
+            return Outcome(self.claim, UNCLEAR, self.figures)
+        corrected = f"; corrected for {count} comparisons" if count > 1 else ""
+        figures = f"{self.figures}; p = {p:.2g} ({self.test}{corrected})"
+        decided = SHOWS if self.excess > 0 else DOES_NOT_SHOW
+        return Outcome(self.claim, decided if p < LEVEL else UNCLEAR, figures)
+
+
+def overall(outcomes: list[Outcome]) -> str:
+    """`shows` where every rule does, `does not show` where one does not, else `unclear`."""
+    verdicts = {outcome.verdict for outcome in outcomes}
+    if DOES_NOT_SHOW in verdicts:
+        return DOES_NOT_SHOW
+    return SHOWS if verdicts == {SHOWS} else UNCLEAR
+
+
+def judge(plan: Plan, frame: Frame, epochs: Frame) -> list[Outcome]:
+    """Try each rule of the plan's study.
+
+    Args:
+        frame: `lithydra.results` of the sweep.
+        epochs: `sweep_results.curves` of it.
+    """
+    axes = {bare(axis): values for axis, values in plan.axes.items()}
+    settings = [axis for axis in axes if axis not in FOLDED]
+    ended = {"diverged": 1.0, "finished": 0.0}
+    frame = frame.assign(diverged=frame["state"].map(ended).astype(float))
+    if {"train/acc", "val/acc"} <= set(frame.columns):
+        frame["gap"] = frame["train/acc"] - frame["val/acc"]
+    if {"val/acc", "test/acc"} <= set(frame.columns):
+        frame["optimism"] = frame["val/acc"] - frame["test/acc"]
+    ranked = [s for s in ranked_settings(frame, plan) if plan.objective["metric"] in s.metrics]
+    frame[BEST] = frame.index.isin(ranked[0].jobs.index if ranked else [])
+    comparisons: list[Comparison] = []
+    for rule in rules_of(plan.study):
+        if problem := rule_problem(rule, axes, plan.objective["metric"]):
+            comparisons.append(Comparison(f"{rule}", problem))
+        else:
+            comparisons += _try_rule(rule, _with_epoch(frame, epochs, rule), settings, len(ranked))
+    corrected = significance.holm(np.array([1.0 if c.p is None else c.p for c in comparisons]))
+    return [c.outcome(float(p), len(comparisons)) for c, p in zip(comparisons, corrected, strict=True)]
+
+
+def _with_epoch(frame: Frame, epochs: Frame, rule: Mapping[str, Any]) -> Frame:
+    """With `at_epoch`, the metric as it stood after that epoch instead of at the best one."""
+    metric = rule["metric"]
+    if "at_epoch" not in rule:
+        return frame
+    if {"train/acc", "val/acc"} <= set(epochs.columns):
+        epochs = epochs.assign(gap=epochs["train/acc"] - epochs["val/acc"])
+    if metric not in epochs.columns:
+        return frame.assign(**{metric: math.nan})
+    by_name = epochs.sort_values("epoch").groupby("name")
+    then = by_name.last() if rule["at_epoch"] == LAST else epochs[epochs["epoch"] == rule["at_epoch"]].set_index("name")
+    return frame.assign(**{metric: frame["name"].map(then[metric])})
+
+
+def _try_rule(rule: Mapping[str, Any], frame: Frame, settings: list[str], choices: int) -> list[Comparison]:
+    if "rises_with" in rule:
+        return [_correlate(rule, frame, settings)]
+    direction = "above" if "above" in rule else "below"
+    return [_compare(rule, direction, other, frame, settings, choices) for other in others_of(rule)]
+
+
+def _compare(
+    rule: Mapping[str, Any], direction: str, other: Any, frame: Frame, settings: list[str], choices: int
+) -> Comparison:
+    metric, by, of = rule["metric"], float(rule.get("by", 0)), rule.get("of", {})
+    when = f" after {_epoch(rule['at_epoch'])}" if "at_epoch" in rule else ""
+    margin = f" by more than {rule['by']}" if by else ""
+    claim = rule.get("claim") or f"{metric} of {_shown(of)} is {direction} {_shown(other)}{margin}{when}"
+    mine = _Side(frame, of, metric, settings)
+    theirs = None if is_number(other) else _Side(frame, other, metric, settings, without=of)
+    sides = [mine] if theirs is None else [mine, theirs]
+    if missing := next((side.name for side in sides if not side.runs), None):
+        return Comparison(claim, f"no finished run of {missing} has {metric}")
+    sign = 1.0 if direction == "above" else -1.0
+    if theirs is None:
+        difference, p, test = _one_sample(mine, float(other), sign * by)
+    else:
+        difference, p, test = _two_samples(mine, theirs, sign * by)
+    shown = "; ".join(f"{side.name}: {number(side.mean)} (n = {side.count})" for side in sides)
+    figures = f"{metric}{when}, {shown}; difference {difference:+.4g}"
+    if p is None:
+        return Comparison(claim, f"{figures}; {test}")
+    if choices > 1 and (mentions_best(of) or mentions_best(other)):
+        p, test = min(1.0, p * choices), f"{test}, the best of {choices}"
+    return Comparison(claim, figures, sign * difference - by, p, test)
+
+
+def _correlate(rule: Mapping[str, Any], frame: Frame, settings: list[str]) -> Comparison:
+    """Whether what is ahead by one metric is ahead by another: Kendall's rank correlation over the settings."""
+    metric, other, of = rule["metric"], rule["rises_with"], rule.get("of", {})
+    claim = rule.get("claim") or f"{metric} rises with {other}"
+    frame = frame[_matches(frame, of) & (frame["state"] == "finished")]
+    if not {metric, other} <= set(frame.columns):
+        return Comparison(claim, f"no finished run of {_shown(of)} has {metric} and {other}")
+    means = frame.groupby(settings, dropna=False)[[metric, other]].mean().dropna()
+    if len(means) < MIN_SETTINGS:
+        return Comparison(claim, f"{len(means)} settings: fewer than {MIN_SETTINGS} tell nothing")
+    from scipy.stats import kendalltau
+
+    found: Any = kendalltau(means[metric], means[other])
+    tau, p = float(found.statistic), float(found.pvalue)
+    if math.isnan(p):
+        return Comparison(claim, f"all {len(means)} settings have the same {metric} or {other}")
+    return Comparison(claim, f"Kendall's rank correlation {tau:+.2f}", tau, p, f"{len(means)} settings")
+
+
+def _epoch(epoch: Any) -> str:
+    return "the last epoch" if epoch == LAST else f"epoch {epoch}"
+
+
+class _Side:
+    """One side of a comparison: the finished runs that a selector takes.
+
+    `repeats` has the mean over the side's settings for each seed and fold in which all of them have the metric, so
+    that no setting weighs more in one repeat than in another.
+    """
+
+    def __init__(
+        self,
+        frame: Frame,
+        selector: Mapping[str, Any],
+        metric: str,
+        settings: list[str],
+        without: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = _shown(selector) if selector or not without else "all others"
+        taken = frame[_matches(frame, selector)]
+        if without and dict(without) != dict(selector):
+            taken = taken[~_matches(taken, without)]
+        if metric != "diverged":
+            taken = taken[taken["state"] == "finished"]
+        taken = taken[np.isfinite(taken[metric].astype(float))] if metric in taken.columns else taken[:0]
+        values = taken[metric].astype(float).tolist() if metric in taken.columns else []
+        self.has_folds = "data.fold" in taken.columns
+        settings_of, repeats_of = _keys(taken, settings), _keys(taken, [a for a in FOLDED if a in taken.columns])
+        self.runs: dict[Key, dict[Key, float]] = {}  # repeat -> setting -> value
+        for setting, repeat, value in zip(settings_of, repeats_of, values, strict=True):
+            self.runs.setdefault(repeat, {})[setting] = value
+        width = len(set(settings_of))
+        self.repeats = {r: math.fsum(v.values()) / width for r, v in self.runs.items() if len(v) == width}
+        self.limit_to(self.repeats if len(self.repeats) > 1 else self.runs)
+
+    def limit_to(self, repeats: Iterable[Key]) -> None:
+        """The mean and the number of runs that are shown, of these repeats alone."""
+        values = [value for repeat in repeats for value in self.runs[repeat].values()]
+        self.count, self.mean = len(values), math.fsum(values) / len(values) if values else math.nan
+
+    def array(self, repeats: Iterable[Key]) -> np.ndarray:
+        return np.array([self.repeats[repeat] for repeat in repeats])
+
+    @property
+    def lacks_repeats(self) -> str:
+        """Why this side has no spread over seeds; empty where it has."""
+        if len(self.repeats) > 1:
+            return ""
+        return ONE_SEED if len(self.runs) < 2 else f"all settings of {self.name} finished with fewer than two seeds"
+
+    def counted(self, repeats: Sized) -> str:
+        return f"{len(repeats)} {'seeds and folds' if self.has_folds else 'seeds'}"
+
+    def overlap(self, repeats: Iterable[Key]) -> float:
+        """Test over training images of `significance.paired`, where folds repeat a setting."""
+        folds = len({repeat[-1] for repeat in repeats}) if self.has_folds else 1
+        return 1 / (folds - 1) if folds > 1 else 0.0
+
+
+def _one_sample(side: _Side, reference: float, margin: float) -> tuple[float, float | None, str]:
+    """Difference, p value and name of the test that a side differs from a number by more than `margin`."""
+    difference = side.mean - reference
+    if side.lacks_repeats:
+        return difference, None, side.lacks_repeats
+    differences = _rounded(side.array(side.repeats) - reference - margin, side.mean, reference)
+    p = significance.paired(differences, side.overlap(side.repeats))
+    return difference, float(p), side.counted(side.repeats)
+
+
+def _two_samples(mine: _Side, theirs: _Side, margin: float) -> tuple[float, float | None, str]:
+    """The same of two sides: of the seeds that both have, or of all where they share fewer than two."""
+    shared = [repeat for repeat in mine.repeats if repeat in theirs.repeats]
+    if len(shared) > 1:
+        for side in (mine, theirs):
+            side.limit_to(shared)
+        differences = _rounded(mine.array(shared) - theirs.array(shared) - margin, mine.mean, theirs.mean)
+        p = significance.paired(differences, mine.overlap(shared))
+        return mine.mean - theirs.mean, float(p), f"paired by {mine.counted(shared)}"
+    difference = mine.mean - theirs.mean
+    if lacking := mine.lacks_repeats or theirs.lacks_repeats:
+        return difference, None, lacking
+    overlap = max(side.overlap(side.repeats) for side in (mine, theirs))
+    p = significance.unpaired(mine.array(mine.repeats) - margin, theirs.array(theirs.repeats), overlap)
+    return difference, float(p), f"{mine.counted(mine.repeats)} against {len(theirs.repeats)} others"
+
+
+def _rounded(differences: np.ndarray, *sizes: float) -> np.ndarray:
+    """What is 0 but for rounding becomes 0."""
+    return np.where(np.abs(differences) <= 1e-12 * max(map(abs, sizes)), 0.0, differences)
+
+
+def _keys(frame: Frame, axes: list[str]) -> list[Key]:
+    return list(zip(*(map(str, frame[axis]) for axis in axes), strict=True)) if axes else [()] * len(frame)
+
+
+def _matches(frame: Frame, selector: Mapping[str, Any]) -> Frame:
+    matches = pd.Series(True, index=frame.index)
+    for axis, value in selector.items():
+        matches &= frame[axis].isin([typed(value)]) if axis in frame else False
+    return matches.astype(bool)
+
+
+def _shown(selector: Any) -> str:
+    if not isinstance(selector, Mapping):
+        return str(selector)
+    return ", ".join(f"{axis}={value}" for axis, value in selector.items()) or "all runs"

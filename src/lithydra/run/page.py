@@ -1,0 +1,99 @@
+"""run.html: one file with what a run was, gave, and looks like; opens by double click, also after it was sent."""
+
+import base64
+import shlex
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lithydra.run.directory import COLUMNS, RunDir
+from lithydra.run.trust import needed_trust
+
+TEMPLATE = Path(__file__).with_name("run_page.html")
+PICTURES = {
+    "curves": "Curves",
+    "confusion": "Confusion matrix",
+    "mistakes": "Mistakes",
+    "samples": "Training images",
+    "filters": "First layer",
+}
+PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "numpy")
+SETTINGS = ("data", "normalization", "augmentation", "model", "loss", "optimizer", "scheduler", "regularizer")
+
+
+def write(run: RunDir) -> Path:
+    """Make the page of a run from what its directory holds."""
+    from jinja2 import Environment
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(TEMPLATE.read_text()).render(content(run))
+    run.page.write_text(page)
+    return run.page
+
+
+def content(run: RunDir) -> dict[str, Any]:
+    status = run.read_status()
+    origin = run.origin()
+    config = run.read_config()
+    metrics: dict[str, float] = status.get("metrics", {})
+    pictures = {title: run.plots / f"{name}.png" for name, title in PICTURES.items()}
+    return {
+        "name": run.path.name,
+        "status": status,
+        "minutes": _minutes(status),
+        "splits": [s for s in ("train", "val", "test") if f"{s}/loss" in metrics],
+        "metrics": metrics,
+        "choices": {group: origin["choices"].get(group) for group in SETTINGS if origin["choices"].get(group)},
+        "main_settings": {
+            "lr": config["lr"],
+            "batch size": config["data"]["batch_size"],
+            "seed": config["seed"],
+            "max epochs": config["trainer"]["max_epochs"],
+        },
+        "data": origin["data"],
+        "pictures": {title: _data_uri(path) for title, path in pictures.items() if path.exists()},
+        "columns": COLUMNS,
+        "rows": run.read_metrics(),
+        "commands": commands(run, status),
+        "command": run.read_command().strip(),
+        "config": run.config.read_text(),
+        "environment": _environment(origin),
+    }
+
+
+def _minutes(status: dict[str, Any]) -> str:
+    if not (status.get("started") and status.get("finished")):
+        return ""
+    seconds = (datetime.fromisoformat(status["finished"]) - datetime.fromisoformat(status["started"])).total_seconds()
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def commands(run: RunDir, status: dict[str, Any]) -> dict[str, str]:
+    """What a person may want next, by what it does."""
+    path, parent = (shlex.quote(str(path)) for path in (run.path, run.path.parent))
+    trust = "".join(f" {word}" for word in needed_trust(run.read_config()))
+    more = f"python train.py resume={path} {status.get('more_epochs')}".rstrip() + trust
+    return {
+        "evaluate": f"python scripts/evaluate.py run={path}{trust}",
+        "predict": f"python scripts/predict.py run={path} input=IMAGE{trust}",
+        "more epochs": more if "more_epochs" in status else f"none: {status.get('no_more_epochs')}",
+        **({"look inside": f"tensorboard --logdir {parent}"} if (run.path / "tensorboard").is_dir() else {}),
+    }
+
+
+def _environment(origin: dict[str, Any]) -> dict[str, str]:
+    hardware, trainer, git = origin["hardware"], origin["trainer"], origin["git"]
+    commit = (git["commit"] or "not in git")[:12] + (" with uncommitted changes" if git["diff"] else "")
+    return {
+        "code": commit,
+        "Python": origin["python"],
+        **{name: origin["packages"][name] for name in PACKAGES if name in origin["packages"]},
+        "system": hardware["system"],
+        "CPU": f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['torch_threads']} threads",
+        "GPU": ", ".join(hardware["gpus"]) or "none",
+        "device": f"{trainer['device']}, {trainer['precision']}, {trainer['num_processes']} process(es)",
+    }
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -1,0 +1,220 @@
+"""A finished or unfinished sweep as tables: one row a job, and jobs that differ only by seed or fold as one setting.
+
+Torch is not imported here.
+"""
+
+import csv
+import logging
+import math
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from lithydra.axis_values import FOLDED, short, split_override, typed
+from lithydra.errors import ConfigError
+from lithydra.run.directory import RunDir
+from lithydra.sweep.directory import DAMAGED, NOT_STARTED, Job, Plan, SweepDir
+
+log = logging.getLogger(__name__)
+
+Read = TypeVar("Read")
+# What reading a damaged file raises.
+DAMAGES = (ConfigError, OSError, ValueError, KeyError, TypeError, EOFError, csv.Error, BadZipFile, zlib.error)
+# A table of jobs or epochs. pandas' own types call any of its columns a Series, a DataFrame or an array.
+Frame: TypeAlias = Any
+
+METRICS = ("val/acc", "val/loss", "test/acc", "test/loss", "train/acc", "train/loss")
+BAD_STATES = ("failed", "diverged", DAMAGED)
+MISSING = "—"
+
+
+def results(sweep: str | Path) -> pd.DataFrame:
+    """One row a job: its name, the axes as typed columns, state, metrics, best_epoch, seconds, error, run.
+
+    `seconds` is the time spent in epochs, also over a resumed run's parts. The metrics are those of the best epoch.
+
+    Raises:
+        ConfigError: There is no sweep in that directory.
+    """
+    directory = SweepDir.open(Path(sweep))
+    plan = directory.read()
+    rows = [_row(directory, plan, job) for job in plan.jobs]
+    present = [name for name in METRICS if any(name in row for row in rows)]
+    extra = sorted({name for row in rows for name in row if "/" in name} - set(METRICS))
+    columns = ["name", *plan.axes, "state", *present, *extra, "best_epoch", "epochs", "seconds", "error", "run"]
+    frame = pd.DataFrame(rows, columns=columns)
+    for name in (*present, *extra, "seconds"):
+        frame[name] = frame[name].astype(float)
+    for name in ("best_epoch", "epochs"):
+        frame[name] = frame[name].astype("Int64")
+    return frame
+
+
+def _row(directory: SweepDir, plan: Plan, job: Job) -> dict[str, Any]:
+    run = directory.run(job)
+    status = directory.status(job)
+    return {
+        "name": job.name,
+        **_axis_values(directory, plan, job),
+        "state": status.get("state", NOT_STARTED),
+        **{name: value for name, value in status.get("metrics", {}).items() if "/" in name},
+        "best_epoch": status.get("best_epoch"),
+        "epochs": status.get("epoch"),
+        "seconds": training_seconds(run),
+        "error": status.get("error"),
+        "run": str(run.path),
+    }
+
+
+def _axis_values(directory: SweepDir, plan: Plan, job: Job) -> dict[str, Any]:
+    """The job's value on each axis: as given, or for an axis that came later, what its config has there."""
+    given = dict(split_override(override) for override in job.overrides)
+    texts = {axis: given.get(axis, job.choices.get(axis)) for axis in plan.axes}
+    if None in texts.values():
+        config = DictConfig(readable(directory.config_file(job), lambda: directory.config(job), {}))
+        for axis in [axis for axis, text in texts.items() if text is None]:
+            texts[axis] = str(OmegaConf.select(config, axis, default=MISSING))
+    return {axis: typed(text) for axis, text in texts.items()}
+
+
+def readable(path: Path, read: Callable[[], Read], otherwise: Read) -> Read:
+    """What `read` makes of a file; where that is damaged, it is said, and the rest does without."""
+    try:
+        return read()
+    except DAMAGES as error:
+        text = str(error)
+        log.warning("%s", text if str(path) in text else f"{path}: damaged ({text}); left out")
+        return otherwise
+
+
+def epochs_of(run: RunDir) -> pd.DataFrame:
+    """metrics.csv as numbers; empty where there is none, or none that can be read."""
+
+    def read() -> Frame:
+        rows = run.read_metrics()
+        if not rows:
+            return pd.DataFrame()
+        epochs: Frame = pd.DataFrame(rows).reindex(columns=list(rows[0]))  # not what a long row has too much
+        epochs = epochs.apply(pd.to_numeric, errors="coerce").dropna(subset=["epoch", "seconds"])
+        return epochs[np.isfinite(epochs["epoch"])]
+
+    return readable(run.metrics, read, pd.DataFrame())
+
+
+def training_seconds(run: RunDir) -> float | None:
+    """Spent in epochs, over all parts of a resumed run; None before the first has ended."""
+    epochs: Frame = epochs_of(run)
+    return None if epochs.empty else float(epochs["seconds"].sum())
+
+
+def curves(frame: Frame, axes: Iterable[str]) -> pd.DataFrame:
+    """metrics.csv of all jobs below each other, with the job's name and axes beside each epoch."""
+    parts = []
+    for job in frame.to_dict("records"):
+        epochs = epochs_of(RunDir(Path(job["run"])))
+        if epochs.empty:
+            continue
+        parts.append(epochs.assign(name=job["name"], **{axis: job[axis] for axis in axes}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean of a metric over the repeats of a setting; std and the 95 % interval's half width from two of them on."""
+
+    mean: float
+    std: float | None
+    half_width: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread | None":
+        """Of the values that are numbers; None where there are none. The interval is Student's t."""
+        numbers = [float(value) for value in values if math.isfinite(value)]
+        if not numbers:
+            return None
+        count, mean = len(numbers), math.fsum(numbers) / len(numbers)
+        if count == 1:
+            return cls(mean, None, None, 1)
+        from scipy.stats import t
+
+        std = math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (count - 1))
+        return cls(mean, std, float(t.ppf(0.975, count - 1)) * std / math.sqrt(count), count)
+
+    def __str__(self) -> str:
+        return number(self.mean) if self.std is None else f"{number(self.mean)} ± {number(self.std, self.mean)}"
+
+
+@dataclass
+class Setting:
+    """The jobs of one point of a sweep that differ only by seed or fold."""
+
+    values: dict[str, Any]
+    jobs: Frame
+    metrics: dict[str, Spread] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return ", ".join(f"{key}={short(value)}" for key, value in self.values.items()) or "all runs"
+
+    @property
+    def complete(self) -> bool:
+        return bool((self.jobs["state"] == "finished").all())
+
+    @property
+    def states(self) -> dict[str, int]:
+        return {str(state): int(count) for state, count in self.jobs["state"].value_counts().items()}
+
+
+def varied(plan: Plan) -> list[str]:
+    """The axes that change a setting."""
+    return [axis for axis, values in plan.axes.items() if axis not in FOLDED and len(values) > 1]
+
+
+def ranked_settings(frame: Frame, plan: Plan) -> list[Setting]:
+    """Best first by the mean of the objective, which is never a test metric.
+
+    A setting with repeats that failed, diverged or are missing comes after those without.
+    """
+    axes = varied(plan)
+    groups: list[Any] = list(frame.groupby(axes, sort=False, dropna=False)) if axes else [((), frame)]
+    numeric = [name for name in frame.columns if "/" in name] + ["seconds", "best_epoch"]
+    settings = []
+    one_job = [*axes, *(axis for axis in FOLDED if axis in frame)]
+    for key, jobs in groups:
+        done = jobs[jobs["state"] == "finished"]
+        done = done.drop_duplicates(one_job) if one_job else done
+        spreads = {name: Spread.of(done[name].astype(float).tolist()) for name in numeric}
+        found = {name: spread for name, spread in spreads.items() if spread is not None}
+        settings.append(Setting(dict(zip(axes, key, strict=True)), jobs, found))
+    metric, sign = plan.objective["metric"], -1 if plan.objective["mode"] == "max" else 1
+
+    def rank(setting: Setting) -> tuple[bool, bool, float]:
+        spread = setting.metrics.get(metric)
+        return spread is None, not setting.complete, sign * spread.mean if spread else 0.0
+
+    return sorted(settings, key=rank)
+
+
+def number(value: float, beside: float | None = None) -> str:
+    """Four decimals, or three digits where that says more; in the form of the number that it stands `beside`."""
+    if value != value:
+        return MISSING
+    size = abs(value if beside is None else beside)
+    return f"{value:.4f}" if size == 0 or 1e-3 <= size < 1000 else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    if seconds != seconds:
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,96 @@
+"""Where a resumed run starts: its newest good checkpoint, and files that are brought back to that moment."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from lithydra.errors import ConfigError
+from lithydra.run.checkpoints import DamagedCheckpoint, link, load
+from lithydra.run.directory import RunDir, set_aside
+from lithydra.training.resuming import refuse_changes, refuse_shorter
+
+log = logging.getLogger(__name__)
+
+# What the data of a run and of its continuation must have in common.
+SAME_DATA = {
+    "name": "data set",
+    "class_names": "classes",
+    "image_shape": "image shape",
+    "num_train": "number of training images",
+    "num_val": "number of validation images",
+}
+
+
+def continue_from(run: RunDir, config: DictConfig, record: dict[str, Any], *, writes: bool) -> Path | None:
+    """The checkpoint to go on from, or None to start at the beginning; what the run wrote after it is dropped.
+
+    Args:
+        config: Of the continuation; its loggers are told where they go on.
+        record: What this process would write to a checkpoint: its config and its data.
+        writes: Whether this process is the one that writes to the run directory.
+
+    Raises:
+        DamagedCheckpoint: There are checkpoints, and none is whole.
+        ConfigError: The checkpoint is of other data, or of another config.
+    """
+    found = newest(run, writes=writes)
+    if found is None:
+        log.info("There is no checkpoint yet: starting at the beginning")
+        if writes:
+            run.keep_metrics(0)
+        return None
+    path, written = found
+    refuse_other_data(run, written, record)
+    refuse_changes(run, written["config"], record["config"], written["config"], anyway=config.resume_anyway)
+    progress = written["progress"]
+    refuse_shorter(config, progress["epochs"] + (progress["batches"] > 0), progress["steps"])
+    log.info("Going on after epoch %d, step %d (%s)", progress["epochs"], progress["steps"], path.name)
+    _continue_logs(config, run, progress["steps"])
+    if writes:
+        run.keep_metrics(progress["epochs"])
+    return path
+
+
+def newest(run: RunDir, *, writes: bool) -> tuple[Path, dict[str, Any]] | None:
+    """The newest good checkpoint and what lithydra wrote in it. A damaged one is set aside, and said."""
+    damage: DamagedCheckpoint | None = None
+    for path in (run.last, run.previous, run.best):
+        if not path.exists():
+            continue
+        try:
+            written = load(path)["lithydra"]
+        except (DamagedCheckpoint, KeyError) as error:
+            known = isinstance(error, DamagedCheckpoint)
+            damage = error if known else DamagedCheckpoint(f"{path}: not a checkpoint of a run")
+            log.warning("%s; trying the one before it", damage)
+            if writes:  # else it would become previous.ckpt, in place of a good one
+                set_aside(path, "damaged")
+            continue
+        if path != run.last and writes:
+            link(path, run.last)
+        return path, written
+    if damage:
+        raise damage
+    return None
+
+
+def refuse_other_data(run: RunDir, written: dict[str, Any], record: dict[str, Any]) -> None:
+    """Raise ConfigError where the images are not those that the run was trained on."""
+    before, now = written["data"], record["data"]
+    for key, what in SAME_DATA.items():
+        if before[key] != now[key]:
+            raise ConfigError(f"resume={run.path}: trained on {what} {before[key]}, and the data have {now[key]}")
+    old, new = written["checksums"], record["checksums"]
+    if changed := sorted(key for key in old if old[key] != new.get(key)):
+        raise ConfigError(f"resume={run.path}: the data have changed since: {', '.join(changed)}")
+
+
+def _continue_logs(config: DictConfig, run: RunDir, steps: int) -> None:
+    """Have TensorBoard drop the steps that are trained again, and keep the CSV logger from deleting its old file."""
+    for node in config.logger.values():
+        if node._target_.endswith(".TensorBoardLogger"):
+            node.purge_step = steps + 1
+        elif node._target_.endswith(".CSVLogger") and (run.path / str(node.version)).is_dir():
+            node.version = f"{node.version}_from_step_{steps}"

@@ -1,0 +1,94 @@
+"""Why a run ended, and with which settings more epochs can be trained."""
+
+from typing import Any, NamedTuple
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from omegaconf import DictConfig, OmegaConf
+
+from lithydra.search.report_to_trial import ReportToTrial
+from lithydra.training.resuming import UNLIMITED, laid_out, stoppers
+from lithydra.training.statistics import StatisticsClassifier
+
+
+class Ending(NamedTuple):
+    """`stopped` says why a run ended before `trainer.max_epochs`; None where it did not.
+
+    `more` holds the settings that resume it for more epochs, `no_more` why there are none.
+    """
+
+    stopped: str | None
+    more: list[str] | None
+    no_more: str | None = None
+
+    def status(self) -> dict[str, Any]:
+        """What status.json has of it."""
+        more = " ".join(self.more) if self.more is not None else None
+        return {"stopped": self.stopped, "more_epochs": more, "no_more_epochs": self.no_more}
+
+
+def ending(trainer: L.Trainer, config: DictConfig) -> Ending:
+    """Of a run whose training has ended by itself."""
+    epochs, steps, limits = trainer.current_epoch, trainer.global_step, config.trainer
+    if isinstance(trainer.lightning_module, StatisticsClassifier):
+        return Ending(None, None, f"{type(trainer.lightning_module.net).__name__} learns in one epoch")
+    if limits.get("fast_dev_run"):
+        return Ending("trainer.fast_dev_run", None, "trainer.fast_dev_run is for trying out")
+    if any(isinstance(callback, ReportToTrial) and callback.pruned for callback in trainer.callbacks):  # pyright: ignore
+        return Ending("pruned by the search, as one without prospects", [])
+    ended_by = {"max_epochs": epochs >= limits.max_epochs, "max_steps": limits.max_steps != UNLIMITED}
+    ended_by["max_steps"] &= steps >= limits.max_steps
+    if not any(ended_by.values()):
+        return _stopped_by_callback(trainer, config)
+    stopped = None if ended_by["max_epochs"] else f"trainer.max_steps={limits.max_steps}"
+    if planned := laid_out(config):
+        return Ending(stopped, None, f"{planned} was laid out over this run")
+    now = {"max_epochs": epochs, "max_steps": steps}
+    return Ending(stopped, [f"trainer.{key}={2 * now[key]}" for key, reached in ended_by.items() if reached])
+
+
+def _stopped_by_callback(trainer: L.Trainer, config: DictConfig) -> Ending:
+    places = stoppers(OmegaConf.to_container(config, resolve=True))  # pyright: ignore[reportArgumentType]
+    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(callback, EarlyStopping) and _has_stopped(callback, trainer.current_epoch):
+            return _early(callback, _place(places, EarlyStopping, callback.monitor))
+        if isinstance(callback, Timer) and (callback.time_remaining() or 0) <= 0 and callback._duration is not None:
+            setting, twice = f"{_place(places, Timer)}.duration", _duration(max(1, 2 * callback._duration))
+            return Ending(f"{setting}={_duration(callback._duration)} is over", [f"+{setting}={twice}"])
+    return Ending("a callback has asked for it (trainer.should_stop)", [])
+
+
+def _has_stopped(callback: EarlyStopping, epochs: int) -> bool:
+    return callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED and callback.stopped_epoch == epochs - 1
+
+
+def _place(places: dict[str, dict[str, Any]], kind: type, monitor: str | None = None) -> str:
+    """The key of the callback in the config, by its class and what it watches."""
+    found = (key for key, node in places.items() if node["_target_"].endswith(f".{kind.__name__}"))
+    return next(key for key in found if monitor in (None, places[key].get("monitor")))
+
+
+# The setting that has ended the run, and its value that would not have.
+THRESHOLDS = {
+    EarlyStoppingReason.STOPPING_THRESHOLD: "stopping_threshold=null",
+    EarlyStoppingReason.DIVERGENCE_THRESHOLD: "divergence_threshold=null",
+    EarlyStoppingReason.NON_FINITE_METRIC: "check_finite=false",
+}
+
+
+def _early(callback: EarlyStopping, place: str) -> Ending:
+    if callback.stopping_reason in THRESHOLDS:
+        reason = str(callback.stopping_reason_message).removesuffix(" Signaling Trainer to stop.").rstrip(".")
+        setting = THRESHOLDS[callback.stopping_reason]
+    else:
+        best = f"{callback.monitor} did not become better than {float(callback.best_score):.4f}"
+        reason = f"{best} in {callback.wait_count} epochs (patience={callback.patience})"
+        setting = f"patience={2 * callback.patience}"
+    return Ending(f"early stopping: {reason}", [f"+{place}.{setting}"])
+
+
+def _duration(seconds: float) -> str:
+    """As Lightning reads it: days, hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 1440:02}:{minutes // 60 % 24:02}:{minutes % 60:02}:{rest:02}"

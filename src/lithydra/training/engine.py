@@ -1,0 +1,333 @@
+"""The classifier that gradient descent trains: the inside of the training loop."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch import Tensor, nn
+from torch.optim import LBFGS, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from lithydra.data.loaders import Chunk, TrainingBatch
+from lithydra.normalization import Normalization
+from lithydra.training import transfer
+from lithydra.training.batch_hooks import call_hook
+from lithydra.training.classifier import Classifier
+from lithydra.training.divergence import NotFiniteError, Snapshot, all_finite, refuse_broken_weights, refuse_divergence
+
+log = logging.getLogger(__name__)
+
+
+class GradientClassifier(Classifier):
+    """A classifier trained by gradient descent, `steps_per_execution` optimizer steps in a call of `training_step`.
+
+    Lightning's cost per call is paid once per chunk of batches. Optimization is manual, so that accumulation, clipping,
+    schedulers and `global_step` go by optimizer steps whatever the size of the chunk. A callback with a method
+    `on_optimizer_step(trainer, module)` is called after each of them. At one step an execution, Lightning's own hooks
+    around a batch are called as in its automatic optimization.
+
+    Args:
+        optimizer: Called with groups of trainable parameters, as dicts with `params` and `lr_factor`.
+        scheduler: Called with the optimizer and the number of optimizer steps an epoch; None keeps lr constant.
+        scheduler_interval: When the scheduler steps.
+        monitor: The metric that a plateau scheduler watches.
+        penalties: Called with the trainable parameters; each is added to the loss, but not to the
+            loss that is reported.
+        augmentation: Called in training with images (B, C, H, W) float in [0, 1] and labels; returns both.
+        gradient_clip_val: Largest norm, or largest absolute value, of the gradient; None clips nothing.
+        backbone_lr_factor: Times lr, for all of the net but its head.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        normalization: Normalization,
+        loss: nn.Module,
+        num_classes: int,
+        *,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
+        scheduler_interval: Literal["step", "epoch"] = "epoch",
+        monitor: str = "val/acc",
+        penalties: Sequence[Callable[[Sequence[Tensor]], Tensor]] = (),
+        augmentation: nn.Module | None = None,
+        accumulate_grad_batches: int = 1,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: Literal["norm", "value"] = "norm",
+        log_every_n_steps: int = 50,
+        backbone_lr_factor: float = 1.0,
+    ) -> None:
+        super().__init__(net, normalization, loss, num_classes)
+        self._make_optimizer, self._make_scheduler = optimizer, scheduler
+        self.scheduler_interval, self.monitor = scheduler_interval, monitor
+        self.penalties, self.augmentation = penalties, augmentation
+        self.accumulate_grad_batches = accumulate_grad_batches
+        self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
+        self.log_every_n_steps = log_every_n_steps
+        self.backbone_lr_factor = backbone_lr_factor
+        self.trained = [p for p in self.parameters() if p.requires_grad]
+        self.frozen_norms = transfer.frozen_norms(net)
+        self.watched: list[Tensor] = []  # what must stay finite
+        # Of the batches since the epoch's sums were last brought up to date: losses, logits, labels.
+        self._pending: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+        self._by_batch = False  # one step an execution
+        self._updated = False  # whether the last batch ended in an optimizer step
+        self._objective = torch.zeros(())  # what the last batch's gradient is of
+        self._gradient_norm = torch.zeros(())  # of the step that was last logged, before clipping
+        self._to_log: list[tuple[int, dict[str, Tensor | float]]] = []  # steps and their values, for the loggers
+
+    def train(self, mode: bool = True) -> "GradientClassifier":
+        super().train(mode)
+        for norm in self.frozen_norms:
+            norm.eval()
+        return self
+
+    def configure_optimizers(self) -> Any:
+        data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        optimizer, scheduler = self.make_optimizer_and_scheduler(data.num_training_batches)
+        if scheduler is None:
+            return optimizer
+        return [optimizer], [{"scheduler": scheduler, "interval": self.scheduler_interval}]
+
+    def make_optimizer_and_scheduler(self, batches_per_epoch: int) -> tuple[Optimizer, LRScheduler | None]:
+        groups = transfer.parameter_groups(self, self.net, self.backbone_lr_factor)
+        optimizer = self._make_optimizer(groups)
+        if self._make_scheduler is None:
+            return optimizer, None
+        return optimizer, self._make_scheduler(optimizer, math.ceil(batches_per_epoch / self.accumulate_grad_batches))
+
+    def prepare(self, optimizer: Optimizer, scheduler: Any = None, scaler: Any = None) -> None:
+        """Take what steps of training need; enough for `train_on`, without a Trainer."""
+        self._optimizer, self._scheduler, self._scaler = optimizer, scheduler, scaler
+        self._backward: Callable[[Tensor], Any] = torch.Tensor.backward
+        if scaler is not None:
+            self._backward = lambda loss: scaler.scale(loss).backward()
+
+    def train_on(self, batch: TrainingBatch) -> tuple[Tensor, bool]:
+        """Train on one batch. Returns its mean loss, and whether it ended in an optimizer step."""
+        updates = self._updates_after(batch)
+        return self._train(batch, 0, updates, is_logged=False, careful=False), updates
+
+    def on_fit_start(self) -> None:
+        # Looked up once: a look-up through the trainer costs as much as a small layer.
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        self.prepare(optimizer, self.lr_schedulers(), getattr(self.trainer.precision_plugin, "scaler", None))
+        self.agreed: Callable[[bool], bool] = self.trainer.strategy.reduce_boolean_decision  # true in every process
+        self._snapshot = Snapshot(self, self._optimizer, self._scheduler, self._scaler)
+        self.watched = [*self.trained, *(b for b in self.net.buffers() if b.is_floating_point())]
+        self._progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        callbacks: list[Any] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        self._observers = [c.on_optimizer_step for c in callbacks if hasattr(c, "on_optimizer_step")]
+        self._by_batch = self.trainer.datamodule.steps_per_execution == 1  # pyright: ignore[reportAttributeAccessIssue]
+        # Without these three, Lightning's hooks around backward() have nothing to do, at 5 % of a small net's step.
+        single = isinstance(self.trainer.strategy, SingleDeviceStrategy)
+        direct = single and self._scaler is None and not self._by_batch
+        if not direct:
+            self._backward = self.manual_backward
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.train()  # Lightning leaves modes as they are, and would warn of frozen norms that it finds in eval mode
+        if self._by_batch:  # Lightning now counts and logs steps as in automatic optimization
+            trainer: Any = self.trainer
+            trainer.accumulate_grad_batches = self.accumulate_grad_batches
+            trainer.log_every_n_steps = self.log_every_n_steps
+
+    def on_validation_start(self) -> None:
+        """Evaluate with the first process's statistics of BatchNorm, which are those that are saved."""
+        if self.trainer.world_size > 1:
+            for buffer in self.net.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def training_step(self, chunk: Chunk, batch_idx: int) -> dict[str, Tensor] | None:
+        """Train on each batch of the chunk; the device is not waited for until its end.
+
+        Divergence is looked for once a chunk. A chunk that diverged is undone and trained again with a look before each
+        step, to stop right before the one that went wrong. Where a chunk is one step, that look is taken at once.
+        """
+        if self._by_batch:
+            self._train_chunk(chunk, careful=True)
+            return {"loss": self._objective}
+        self._snapshot.take()
+        try:
+            self._train_chunk(chunk)
+        except NotFiniteError:
+            self._snapshot.restore()
+            self._progress.total.ready = self._progress.total.completed = self._snapshot.global_step
+            self._train_chunk(chunk.again(), careful=True)
+        # What Lightning calls steps when it logs; it adds one after each call.
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step - 1
+
+    def _train_chunk(self, chunk: Chunk, careful: bool = False) -> None:
+        self._pending = ([], [], [])
+        self._to_log = []
+        max_steps, step = self.trainer.max_steps, self.global_step  # a look-up costs as much as a small layer
+        for batch in chunk.batches():
+            lr = self._optimizer.param_groups[0]["lr"]
+            updates = self._updates_after(batch)
+            is_logged = updates and (step + 1) % self.log_every_n_steps == 0
+            loss = self._train(batch, step + 1, updates, is_logged, careful)
+            self._updated = updates
+            if updates:
+                self._progress.increment_ready()
+                self._progress.increment_completed()
+                if self._scheduler is not None and self.scheduler_interval == "step":
+                    self._scheduler.step()
+                step += 1
+                if careful:
+                    refuse_broken_weights(self, step, lr)
+                if is_logged:
+                    values = {"train/loss_step": loss, "lr": lr, "gradient_norm": self._gradient_norm}
+                    self._to_log.append((step, values))
+                if not self._by_batch:  # else when the callbacks that need every batch have had it
+                    self._observe()
+                if step == max_steps:
+                    self.trainer.should_stop = True  # validate here, wherever in the epoch this is
+                    break
+        self._settle()
+        self._write_steps()
+
+    def on_train_batch_end(self, outputs: Any, batch: Chunk, batch_idx: int) -> None:
+        if self._by_batch and self._updated:
+            self._observe()
+
+    def _observe(self) -> None:
+        for observe in self._observers:
+            observe(self.trainer, self)
+
+    def _write_steps(self) -> None:
+        """Give the loggers what they have not had of this chunk."""
+        for step, values in self._to_log:
+            self.write({name: float(value) for name, value in values.items()}, step)
+        self._to_log = []
+
+    def _updates_after(self, batch: TrainingBatch) -> bool:
+        return batch.is_last or batch.number % self.accumulate_grad_batches == 0
+
+    def _train(self, batch: TrainingBatch, step: int, updates: bool, is_logged: bool, careful: bool) -> Tensor:
+        """Forward and backward on one batch, then the optimizer's step if it is due. Returns the batch's mean loss."""
+        images, labels = batch.images.to(self.device), batch.labels.to(self.device)
+        if self.augmentation is not None:
+            images, labels = self.augmentation(images.float().div_(255), labels)
+        evaluations: list[tuple[Tensor, Tensor]] = []
+        with_closure = isinstance(self._optimizer, LBFGS)
+        # Hooks may look at gradients until the next forward pass is done; else they are freed at once.
+        begins = (batch.number - 1) % self.accumulate_grad_batches == 0
+        zero_first = with_closure or (self._by_batch and begins)
+
+        def evaluate() -> Tensor:
+            logits = self(images)
+            loss = self.loss(logits, labels)
+            total = loss + sum(penalty(self.trained) for penalty in self.penalties) if self.penalties else loss
+            if zero_first:
+                self._zero_grad()
+            objective = total * batch.weight if batch.weight != 1 else total
+            self._backward(objective)
+            if self._by_batch:
+                self._objective = objective.detach()
+            if careful:
+                lr = self._optimizer.param_groups[0]["lr"]
+                refuse_divergence(total, self, step, lr, scaled=self._scaler is not None)
+            evaluations.append((loss.detach(), logits.detach()))
+            if with_closure:
+                self._before_step()
+            return total
+
+        if with_closure:
+            self._update(is_logged, evaluate)
+        else:
+            evaluate()
+            if updates:
+                self._update(is_logged)
+                if not self._by_batch:
+                    self._zero_grad()
+        loss, logits = evaluations[0]
+        if batch.weight == 0:  # another process counts these images
+            logits, labels = logits[:0], labels[:0]
+        for values, value in zip(self._pending, (loss, logits, labels), strict=True):
+            values.append(value)
+        return loss
+
+    def _update(self, is_logged: bool, closure: Callable[[], Tensor] | None = None) -> None:
+        """One optimizer step, with the gradient clipped."""
+        optimizer, scaler = self._optimizer, self._scaler
+        if scaler is not None and (is_logged or self._by_batch or self.gradient_clip_val is not None):
+            scaler.unscale_(optimizer)
+        if closure is None:
+            self._before_step()
+            if is_logged:
+                self._gradient_norm = total_norm(self.trained)
+        if self.gradient_clip_val is not None:
+            if self.gradient_clip_algorithm == "norm":
+                nn.utils.clip_grad_norm_(self.trained, self.gradient_clip_val)
+            else:
+                nn.utils.clip_grad_value_(self.trained, self.gradient_clip_val)
+        if scaler is not None:
+            scaler.step(optimizer)
+            scaler.update()
+        else:
+            optimizer.step(closure)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        if is_logged and closure is not None:  # of the closure's last evaluation
+            self._gradient_norm = total_norm(self.trained)
+        # Autocast keeps the weights that it has cast until its context ends, and that is the whole chunk.
+        torch.clear_autocast_cache()
+
+    def _before_step(self) -> None:
+        if self._by_batch:
+            call_hook(self, "on_before_optimizer_step", self._optimizer)
+
+    def _zero_grad(self) -> None:
+        if self._by_batch:
+            call_hook(self, "on_before_zero_grad", self._optimizer)
+        for parameter in self.trained:
+            parameter.grad = None
+
+    def _settle(self) -> None:
+        """Add the batches trained since the last time to the epoch's sums.
+
+        Raises:
+            NotFiniteError: A loss or a weight is infinite or NaN.
+        """
+        losses, logits, labels = self._pending
+        self._pending = ([], [], [])
+        if losses:
+            self.train_sums.add(losses, logits, labels)
+            if not self.agreed(math.isfinite(self.train_sums.loss) and all_finite(self.watched)):
+                raise NotFiniteError
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._settle()
+        self._write_steps()  # a run that goes on from here does not train these steps again
+        super().on_save_checkpoint(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """With `resume_anyway`, new settings of the optimizer win over those that it was saved with."""
+        super().on_load_checkpoint(checkpoint)
+        before, now = checkpoint["lithydra"]["config"], self.record["config"]
+        if all(before[group] == now[group] for group in ("optimizer", "scheduler")):
+            return
+        fresh, _ = self.make_optimizer_and_scheduler(self.trainer.datamodule.num_training_batches)  # pyright: ignore
+        checkpoint["optimizer_states"][0]["param_groups"] = fresh.state_dict()["param_groups"]
+        checkpoint["lr_schedulers"] = []
+        if self._make_scheduler is not None:
+            log.warning("The optimizer's settings have changed: the scheduler starts at its beginning.")
+
+    def on_train_epoch_end(self) -> None:
+        self.report({"lr": self._optimizer.param_groups[0]["lr"]})
+        self._report_training()
+        if self._scheduler is None or self.scheduler_interval == "step":
+            return
+        # Lightning steps no scheduler in manual optimization, and would skip a plateau's step after each resume.
+        if isinstance(self._scheduler, ReduceLROnPlateau):
+            if self.monitor in self.epoch_metrics:  # not every epoch may be validated
+                self._scheduler.step(self.epoch_metrics[self.monitor])
+        else:
+            self._scheduler.step()
+
+
+def total_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """(): Euclidean norm of the gradient of all parameters together."""
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

@@ -1,0 +1,96 @@
+"""A trained model from its checkpoint alone, without config files or data; and the data that it was trained on."""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from lithydra.data.base import ImageDataModule
+from lithydra.errors import ConfigError
+from lithydra.run.checkpoints import DamagedCheckpoint
+from lithydra.run.checkpoints import load as load_checkpoint
+from lithydra.run.directory import RunDir
+from lithydra.run.trust import trusted
+from lithydra.training import build
+from lithydra.training.classifier import Classifier
+
+log = logging.getLogger(__name__)
+
+
+def load(
+    run_or_checkpoint: str | Path,
+    checkpoint: str = "best",
+    device: str | torch.device = "cpu",
+    trust: Iterable[str] = (),
+) -> Classifier:
+    """The classifier of a run, in evaluation mode; `requires_grad_(True)` makes it one to train.
+
+    It maps raw images (B, C, H, W), uint8 or float in [0, 1], to logits; `probabilities(logits)` are its softmax.
+    `record["data"]` holds `class_names` and `image_shape`, `record["config"]` the run's config.
+
+    Args:
+        run_or_checkpoint: A run directory, or a checkpoint file.
+        checkpoint: Of a run directory: best (the last where nothing was validated), last or previous.
+        trust: Packages that the checkpoint may name classes of, beside lithydra, torch and what conf/ names.
+
+    Raises:
+        LithydraError: There is no such run or checkpoint, it is damaged, or it names code of someone else's.
+    """
+    path = Path(run_or_checkpoint)
+    file = RunDir.open(path).named_checkpoint(checkpoint) if path.is_dir() else path
+    try:
+        content = load_checkpoint(file)
+    except DamagedCheckpoint as error:
+        others = sorted(other.stem for other in file.parent.glob("*.ckpt") if other != file)
+        raise DamagedCheckpoint(f"{error}; beside it lie {', '.join(others) or 'no others'}") from error
+    record: dict[str, Any] | None = content.get("lithydra")
+    if not isinstance(record, dict) or not {"config", "data"} <= record.keys():
+        raise ConfigError(f"{file}: not a checkpoint of lithydra")
+    data = record["data"]
+    config = trusted(record["config"], str(file), trust)
+    module = build.classifier_like(config, tuple(data["image_shape"]), len(data["class_names"]))
+    module.load_state_dict(content["state_dict"])
+    module.record = record
+    return module.to(device).eval().requires_grad_(False)
+
+
+def load_data(
+    module: Classifier, data_dir: str, other: DictConfig | None = None, seed: int | None = None
+) -> ImageDataModule:
+    """The data set of the run that `module` was loaded from, read and divided as it was then.
+
+    Args:
+        module: With its record.
+        data_dir: Where prepared data sets are on this machine.
+        other: Config of another data set of the same form, to take its place.
+        seed: What divides `other`, unless it has a seed of its own; None for the run's.
+
+    Raises:
+        ConfigError: The data are not those of the checkpoint, by name, classes or image shape.
+    """
+    config = DictConfig(module.record["config"])
+    config.paths.data = data_dir  # what `other` refers to is this machine's
+    if other is not None:
+        config.seed = config.seed if seed is None else seed
+        config.data = other
+    elif "dir" in config.data:
+        config.data.dir = data_dir
+    config.data.batch_size = 1  # nothing is trained, so a small data set is no reason to refuse
+    data = build.data(config)
+    _refuse_mismatch(module.record["data"], data.facts())
+    _warn_of_changes(module.record.get("checksums", {}), data.fingerprint())
+    return data
+
+
+def _refuse_mismatch(trained: dict[str, Any], given: dict[str, Any]) -> None:
+    for key, what in (("name", "data set"), ("class_names", "classes"), ("image_shape", "image shape")):
+        if trained[key] != given[key]:
+            raise ConfigError(f"data: the checkpoint was trained on {what} {trained[key]}, and these are {given[key]}")
+
+
+def _warn_of_changes(trained: dict[str, str], given: dict[str, str]) -> None:
+    if changed := sorted(key for key in trained if trained[key] != given.get(key)):
+        log.warning("The data are not those that the run was trained on: %s differ", ", ".join(changed))

@@ -1,0 +1,59 @@
+"""What a resumed run needs of the files in its directory, where some of them are damaged."""
+
+from typing import Any
+
+from lithydra.errors import ConfigError, LithydraError
+from lithydra.run.directory import CONFIG_END, RunDir, log, set_aside
+
+
+def repair(run: RunDir) -> None:
+    """Set aside what would be in the way of a resumed run, and say so. Own the directory first.
+
+    The checkpoint has all that a run needs: status.json and config.yaml are written anew, of metrics.csv and layers.csv
+    the whole rows are kept, and what provenance.json and histograms.npz held begins anew.
+    """
+    for path in run.checkpoints.glob("*.ckpt"):
+        if path.is_dir():
+            set_aside(path, "a folder")
+    for path in run.path.iterdir():
+        if path.is_dir() != (path.name in FOLDERS) and path.name in {*FILES, *FOLDERS}:
+            set_aside(path, "a folder" if path.is_dir() else "not a folder")
+    for path, read in ((run.status, run.read_status), (run.provenance, run.read_provenance)):
+        try:
+            read()
+        except ConfigError:
+            set_aside(path, "damaged")
+
+
+FOLDERS = ("checkpoints", "plots", "tensorboard", "csv")
+FILES = (
+    *("config.yaml", "command.txt", "provenance.json", "status.json", "metrics.csv", "layers.csv"),
+    *("histograms.npz", "run.html", "fit-profile.txt", "test-profile.txt"),
+)
+
+
+def stored_config(run: RunDir) -> dict[str, Any]:
+    """The run's config, from a checkpoint where config.yaml is damaged or cut off.
+
+    Raises:
+        ConfigError: There is neither.
+    """
+    try:
+        config = run.read_config()
+        if run.config.read_text().endswith(CONFIG_END):
+            return config
+        problem: LithydraError = ConfigError(f"{run.config}: cut off")
+    except ConfigError as error:
+        config, problem = None, error
+    from lithydra.training.continuation import newest  # imports torch
+
+    try:
+        found = newest(run, writes=False)
+    except LithydraError:
+        found = None
+    if found is None and config is None:
+        raise problem
+    if found is None or found[1]["config"] == config:  # written by hand, or before there was such an end
+        return config  # pyright: ignore[reportReturnType]
+    log.warning("%s; taken from %s", problem, found[0].name)
+    return found[1]["config"]

@@ -1,0 +1,107 @@
+"""Runs in one table: what they gave and in which settings they differ; and their curves."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lithydra.checks.output import distinct_names, output_of, writing
+from lithydra.errors import ConfigError
+from lithydra.run.directory import RunDir
+from lithydra.training.resuming import FOLLOWS, flatten
+
+METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc")
+# Where a run lies and what it shows say nothing about what it is; names repeat what the target says.
+UNIMPORTANT = ("paths.", "run", "resume", "sweep.", "logger.", "callbacks.plots", "callbacks.progress_bar")
+UNIMPORTANT_ENDS = ("._partial_", "data.name")
+
+
+def compare(config: DictConfig) -> Path:
+    """Print the differences and metrics of `runs`, and draw their curves; returns the picture.
+
+    Raises:
+        ConfigError: Fewer than two runs, or one of them is none.
+    """
+    runs = [RunDir.open(Path(path), "runs") for path in config.runs]
+    if len({run.path.resolve() for run in runs}) < 2:
+        raise ConfigError(f"runs={list(config.runs)}: at least two different runs are compared")
+    from lithydra.run import plots  # imports numpy
+
+    names = distinct_names([run.path.resolve() for run in runs])
+    console = Console(highlight=False)
+    configs = [dict(flatten(run.read_config())) for run in runs]
+    differing = differences(configs)
+    console.print(settings_table(names, differing) if differing else "No different settings")
+    console.print(results_table(names, [run.read_status() for run in runs]))
+    output = output_of("compare", config)
+    with writing(config, output):
+        plots.save(plots.curves({name: run.read_metrics() for name, run in zip(names, runs, strict=True)}), output)
+    console.print(f"curves  {output}", soft_wrap=True)
+    return output
+
+
+def settings_table(names: list[str], differing: dict[str, list[Any]]) -> Table:
+    """A row for each run, a column for each setting in which the runs differ."""
+    shown = short_keys(list(differing))
+    columns = {shown[key]: [escape(_shown(value)) for value in values] for key, values in differing.items()}
+    return _table("Different settings", names, columns)
+
+
+def results_table(names: list[str], statuses: list[dict[str, Any]]) -> Table:
+    """A row for each run: the metrics of its best epoch, the best of each in bold; the states unless all finished."""
+    states = [str(status.get("state", "")) for status in statuses]
+    columns = {"state": states} if set(states) != {"finished"} else {}
+    columns["best/epoch"] = [f"{status.get('best_epoch', '-')}/{status.get('epoch', 0)}" for status in statuses]
+    for metric in METRICS:
+        values = [status.get("metrics", {}).get(metric) for status in statuses]
+        if any(value is not None for value in values):
+            columns[metric] = _best_bold(values, highest=metric.endswith("acc"))
+    return _table("Results", names, columns)
+
+
+def _table(title: str, names: list[str], columns: dict[str, list[str]]) -> Table:
+    table = Table(title=title)
+    table.add_column("run", overflow="fold")
+    for name in columns:
+        figure = "/" in name
+        table.add_column(name.replace("/", "\n"), justify="right" if figure else "left", no_wrap=figure)
+    for row in zip(map(escape, names), *columns.values(), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def differences(configs: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The settings that say something of a result and are not the same in all configs, in the configs' order."""
+    keys = dict.fromkeys(key for config in configs for key in config)
+    values = {key: [config.get(key, "-") for config in configs] for key in keys}
+    followers = {key for source, places in FOLLOWS.items() for key in places if values.get(key) == values.get(source)}
+    return {
+        key: row
+        for key, row in values.items()
+        if any(value != row[0] for value in row)
+        and key not in followers
+        and not key.startswith(UNIMPORTANT)
+        and not key.endswith(UNIMPORTANT_ENDS)
+    }
+
+
+def short_keys(keys: list[str]) -> dict[str, str]:
+    """By dotted key, its last part; where another key ends so too, the whole. Of a _target_, the group."""
+    whole = [key.removesuffix("._target_") for key in keys]
+    ends = [key.rpartition(".")[2] for key in whole]
+    return {key: end if ends.count(end) == 1 else path for key, path, end in zip(keys, whole, ends, strict=True)}
+
+
+def _best_bold(values: list[float | None], *, highest: bool) -> list[str]:
+    known = [value for value in values if value is not None]
+    best = max(known) if highest else min(known)
+    return ["" if v is None else f"[bold]{v:.4f}[/bold]" if v == best else f"{v:.4f}" for v in values]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str) and value.startswith(("lithydra.", "torch.", "lightning.")):
+        return value.rpartition(".")[2]  # of a _target_, the class
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

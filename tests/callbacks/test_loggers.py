@@ -1,0 +1,78 @@
+"""Loggers, a person's own too, are told of the run: its name, directory, settings and metrics."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock, Timeout
+from lightning.pytorch.loggers import Logger, MLFlowLogger
+
+from conftest import SMALL, RunTrain
+from lithydra.callbacks.mlflow_logger import LockedMLFlowLogger
+
+
+class Own(Logger):
+    """Keeps what it is given."""
+
+    def __init__(self, save_dir: str, name: str, dir: str, run_name: str = "") -> None:
+        super().__init__()
+        self.made_with = {"save_dir": save_dir, "dir": dir, "name": name, "run_name": run_name}
+        self.settings: dict[str, Any] = {}
+        self.metrics: dict[str, float] = {}
+        LOGGERS.append(self)
+
+    @property
+    def name(self) -> str:
+        return "own"
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self.settings |= params
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.metrics |= metrics
+
+
+LOGGERS: list[Own] = []
+
+
+@pytest.fixture(autouse=True)
+def no_loggers() -> None:
+    LOGGERS.clear()
+
+
+def test_own_logger_gets_name_directory_settings_and_metrics(run_train: RunTrain) -> None:
+    run = run_train(
+        *SMALL, "trainer.max_epochs=1", "data.batch_size=16", "+logger.own={_target_: test_loggers.Own, run_name: said}"
+    )
+    (logger,) = LOGGERS
+    place = str(run.path)
+    assert logger.made_with == {"save_dir": place, "dir": place, "name": run.path.name, "run_name": "said"}
+    assert (logger.settings["data.batch_size"], logger.settings["model.hidden"]) == (16, [100])
+    assert {"train/loss", "val/acc"} <= logger.metrics.keys()
+
+
+def test_csv_logger_keeps_the_settings(run_train: RunTrain) -> None:
+    run = run_train(*SMALL, "trainer.max_epochs=1", "data.batch_size=16", "logger=csv")
+    assert "data.batch_size: 16" in (run.path / "csv" / "hparams.yaml").read_text()
+
+
+def test_mlflow_store_is_made_by_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow itself is an extra: what is held is that its logger is made, and its experiment, while nobody else can."""
+    store = tmp_path / "outputs" / "mlflow.db"
+
+    def locked(logger: MLFlowLogger, **settings: Any) -> str:
+        logger._initialized = False
+        with pytest.raises(Timeout), FileLock(f"{store}.lock", timeout=0):
+            pass
+        return "client"
+
+    monkeypatch.setattr(MLFlowLogger, "__init__", locked)
+    monkeypatch.setattr(MLFlowLogger, "experiment", property(locked))
+    logger = LockedMLFlowLogger(tracking_uri=f"sqlite:///{store}", run_name="a")
+    assert logger.experiment == "client"
+    with FileLock(f"{store}.lock", timeout=0):
+        pass

@@ -1,0 +1,468 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf, open_dict
+
+from conftest import CONF, Compose
+from lithydra.checks.config import ONE_CHOICE, check, nodes
+from lithydra.checks.settings import ARGUMENTS, HYDRA, NEEDED, RULES
+from lithydra.errors import ConfigError
+
+PROMISE = "10. Bad input is refused before training"
+
+# The last setting of each line is the one that the message must name.
+BAD = """
+seed=1.5
+seed=null
+seed=-1
+seed=abc
+seed=4294967296
+seed=true
+lr=0
+lr=-1
+lr=inf
+lr=nan
+lr='0.001'
+lr=null
+lr=abc
+lr=true
+lr=[0.1]
+compile=maybe
+test=1
+run=''
+resume=''
+monitor.metric=val/f1
+monitor.metric=val_acc
+monitor.mode=min
+monitor.mode=up
+checkpoint.every_n_steps=0
+checkpoint.every_n_steps=1.5
+checkpoint.every_seconds=-1
+data.batch_size=0
+data.batch_size=1.5
+data.batch_size=-16
+data.eval_batch_size=0
+data.val_fraction=1.5
+data.val_fraction=1.0
+data.val_fraction=-0.1
+data.val_fraction=null
+data.num_folds=1
+data.num_folds=2.5
+data.num_folds=5 data.fold=5
+data.fold=1
+data.fold=-1
+data.limit=0
+data.limit=-5
+data.limit=1.5
+data.limit=all
+data.classes=[]
+data.classes=[3]
+data.classes=[2,2]
+data.classes=[-1,2]
+data.classes=[a,b]
+data.image_size=0
+data.image_size=8.5
+data.num_workers=-1
+data.seed=1.5
+data.dir=null
+data=image_folder data.channels=4
+data=image_folder data.test_fraction=1
+data=image_folder data.memory_limit_gib=-1
+data=npz data.path=3
+model.hidden=[0]
+model.hidden=[-5]
+model.hidden=[1.5]
+model.hidden=100
+model.hidden=null
+model.dropout=1
+model.dropout=-0.1
+model.batch_norm=maybe
+model.batch_norm_eps=0
+model.batch_norm_momentum=2
+model=cnn model.channels=[]
+model=cnn model.channels=[0]
+model=cnn model.kernel_size=0
+model=resnet9 model.width=0
+loss.label_smoothing=1
+loss.label_smoothing=-0.1
+optimizer.lr=-1
+optimizer.lr=0.5
+scheduler=onecycle scheduler.max_lr=0.5
+optimizer.eps=0
+optimizer.betas=[0.9]
+optimizer.betas=[0.9,1.0]
+optimizer.betas=[0.9,0.99,0.999]
+optimizer.betas=0.9
+optimizer.amsgrad=maybe
+optimizer=sgd optimizer.momentum=1.5
+optimizer=sgd optimizer.momentum=-0.1
+optimizer=sgd optimizer.nesterov=true
+optimizer=sgd optimizer.weight_decay=-1
+optimizer=adadelta optimizer.rho=1.5
+optimizer=rmsprop optimizer.alpha=2
+optimizer=rmsprop optimizer.alpha=-1
+optimizer=rmsprop optimizer.centered=7
+optimizer=adagrad optimizer.lr_decay=-1
+optimizer=adagrad optimizer.initial_accumulator_value=-1
+optimizer=lbfgs optimizer.max_iter=0
+optimizer=lbfgs optimizer.history_size=0
+optimizer=lbfgs optimizer.line_search_fn=foo
+optimizer=lbfgs optimizer.tolerance_grad=-1
+optimizer=lbfgs optimizer.tolerance_change=abc
+optimizer=lbfgs trainer.precision=bf16-mixed
+optimizer=lbfgs trainer.gradient_clip_val=1
+accelerator=ddp_cpu optimizer=lbfgs
+trainer.num_nodes=2 optimizer=lbfgs
+accelerator=ddp_cpu trainer.strategy=ddp_spawn
+accelerator=ddp_cpu trainer.strategy=ddp_fork
+optimizer=lbfgs trainer.accumulate_grad_batches=2
+scheduler=step scheduler.gamma=-1
+scheduler=step scheduler.gamma=0
+scheduler=step scheduler.step_size=0
+scheduler=step scheduler.interval=batch
+scheduler=exponential scheduler.gamma=1.5
+scheduler=multistep scheduler.milestones=[]
+scheduler=multistep scheduler.milestones=[-1]
+scheduler=multistep scheduler.milestones=10
+scheduler=cosine scheduler.T_max=0
+scheduler=cosine scheduler.T_max=-3
+scheduler=cosine scheduler.T_max=all
+scheduler=cosine scheduler.eta_min=-1
+scheduler=plateau scheduler.factor=1
+scheduler=plateau scheduler.patience=-1
+scheduler=plateau scheduler.threshold=-1
+scheduler=plateau scheduler.threshold_mode=foo
+scheduler=plateau scheduler.cooldown=-1
+scheduler=plateau scheduler.min_lr=-1
+scheduler=plateau scheduler.interval=step
+scheduler=plateau scheduler.mode=foo
+scheduler=plateau scheduler.mode=min
+scheduler=plateau data.val_fraction=0
+scheduler=warmup_cosine scheduler.warmup_fraction=1.5
+scheduler=warmup_cosine scheduler.final_lr_factor=2
+scheduler=warmup_cosine scheduler.total_steps=0
+scheduler=onecycle scheduler.pct_start=0
+scheduler=onecycle scheduler.max_lr=0
+scheduler=onecycle scheduler.div_factor=0
+scheduler=onecycle scheduler.final_div_factor=-1
+scheduler=onecycle scheduler.anneal_strategy=foo
+scheduler=onecycle scheduler.cycle_momentum=maybe
+scheduler=onecycle optimizer=adagrad scheduler.cycle_momentum=true
+regularizer=l1 regularizer.l1.weight=-1
+regularizer=l2 regularizer.l2.weight=nan
+regularizer=elastic_net regularizer.l2.weight=-0.1
+callbacks=early_stopping callbacks.early_stopping.patience=-1
+callbacks=early_stopping callbacks.early_stopping.min_delta=-1
+callbacks=early_stopping callbacks.early_stopping.monitor=val/f1
+callbacks=early_stopping callbacks.early_stopping.mode=min
+callbacks=early_stopping data.val_fraction=0
+callbacks.progress_bar.refresh_seconds=0
+accelerator.channels_last=maybe
+accelerator.matmul_precision=exact
+trainer.max_epochs=0
+trainer.max_epochs=-1
+trainer.max_epochs=abc
+trainer.max_epochs=2.5
+trainer.max_epochs=null
+trainer.max_steps=0
+trainer.max_steps=-2
+trainer.max_steps=1.5
+trainer.max_steps=null
+trainer.precision=8
+trainer.precision=bf16_mixed
+trainer.precision=16
+trainer.precision=16-mixed
+trainer.precision=16-true
+trainer.gradient_clip_val=-1
+trainer.gradient_clip_val=0
+trainer.gradient_clip_val=nan
+trainer.gradient_clip_algorithm=foo
+trainer.accumulate_grad_batches=0
+trainer.accumulate_grad_batches=1.5
+trainer.steps_per_execution=0
+trainer.steps_per_execution=fast
+trainer.log_every_n_steps=-1
+trainer.log_every_n_steps=0
+trainer.devices=0
+trainer.devices=-2
+trainer.devices=[]
+trainer.devices=two
+trainer.num_nodes=0
+trainer.accelerator=quantum
+trainer.deterministic=maybe
+trainer.enable_model_summary=7
+trainer.limit_train_batches=0
+trainer.limit_train_batches=1.5
+trainer.limit_train_batches=-1
+trainer.limit_val_batches=2.5
+trainer.limit_test_batches=-1
+trainer.min_epochs=0
+trainer.min_steps=-1
+trainer.check_val_every_n_epoch=0
+trainer.fast_dev_run=-1
+trainer.fast_dev_run=maybe
+trainer.benchmark=maybe
+trainer.inference_mode=null
+trainer.detect_anomaly=1
+trainer.profiler=fast
+trainer.sync_batchnorm=true
+accelerator=mps
++momentum=0.9
++max_epochs=3
+paths.runs=null
+paths.data=null
+paths.outputs=null
+resume=b run=a
+sweep.name=''
+init.from=''
+init.from=outputs/runs/nowhere
+init.from=torchvision init.freeze=head
+init.from=torchvision init.freeze=[]
+init.from=torchvision init.freeze=features
+init.freeze=backbone
+init.freeze=[features.*]
+init.head=new
+init.head=replace
+init.backbone_lr_factor=0
+init.backbone_lr_factor=-1
+init.from=torchvision init.freeze=backbone init.backbone_lr_factor=0.1
+init.from=torchvision optimizer=lbfgs init.backbone_lr_factor=0.1
+init.from=torchvision init.backbone_lr_factor=0.1 scheduler=cosine scheduler.eta_min=1e-5
+data.batch_size=${seed}
+checkpoint.every_n_steps=${seed}
+regularizer=l2 regularizer.l2.weight=${trainer.max_steps}
+seed=5 scheduler=step scheduler.gamma=${seed}
+lr=${oc.env:NUMBER}
+data.batch_size=${oc.env:NUMBER}
+test=${oc.env:FLAG}
+compile=${oc.env:FLAG}
+paths.outputs=${oc.env:EMPTY}
+regularizer=l1 regularizer.l1.weight=99999999999999999999
+trainer.max_epochs=99999999999999999999
+trainer.max_epochs={a:1}
+trainer.gradient_clip_algorithm={a:1}
+trainer.strategy=null
+data.image_size=1000000
+model._target_=null
+model._target_=1
+optimizer._convert_=banana
+optimizer._partial_=false
+test={}
+monitor=banana
+checkpoint=null
+init=[]
+logger.tensorboard.name=1
++sweep.new=1
+data=npz data.class_names=cat
+"""
+
+
+@pytest.mark.parametrize("line", BAD.strip().splitlines())
+def test_bad_setting_is_refused_by_name(line: str, compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in {"NUMBER": "16", "FLAG": "false", "EMPTY": ""}.items():
+        monkeypatch.setenv(name, text)
+    config = compose(*line.split())
+    with pytest.raises(ConfigError) as caught:
+        check(config)
+    key = line.split()[-1].partition("=")[0].lstrip("+")
+    (message,) = str(caught.value).splitlines()
+    assert message.startswith(f"{key}=") or f" {key}=" in message, message
+
+
+GOOD = """
+seed=4294967295
+lr=1e-30
+monitor.metric=val/loss monitor.mode=min
+monitor.metric=train/loss monitor.mode=min
+data.val_fraction=0
+data.val_fraction=0.5
+data.num_folds=5 data.fold=4
+data.limit=0.5
+data.limit=100
+data.classes=[6,2]
+model.hidden=[]
+model.hidden=[10,10,10]
+optimizer=sgd optimizer.momentum=0.9 optimizer.nesterov=true
+optimizer=lbfgs optimizer.line_search_fn=null
+optimizer=lbfgs trainer.precision=64-true
+scheduler=cosine scheduler.T_max=10
+scheduler=plateau monitor.metric=train/loss monitor.mode=min data.val_fraction=0
+callbacks=early_stopping callbacks.early_stopping.patience=0
+trainer.max_steps=1
+trainer.precision=bf16-mixed
+trainer.gradient_clip_val=1
+trainer.devices=auto
+trainer.limit_train_batches=0.5
+trainer.limit_train_batches=10
+init.from=torchvision init.freeze=[features.*,head] init.head=keep
+init.backbone_lr_factor=0.1
+model=resnet18 model.weights=DEFAULT init.freeze=backbone init.head=replace
+"""
+
+
+@pytest.mark.parametrize("line", GOOD.strip().splitlines())
+def test_good_setting_is_accepted(line: str, compose: Compose) -> None:
+    check(compose(*line.split()))
+
+
+def test_all_problems_are_told_at_once_each_in_a_line(compose: Compose) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(compose("lr=-1", "seed=1.5", "data.batch_size=0", "+momentum=0.9"))
+    lines = str(caught.value).splitlines()
+    assert sorted(line.partition("=")[0] for line in lines) == ["data.batch_size", "lr", "momentum", "seed"]
+
+
+def test_a_value_that_another_setting_gives_is_refused_once(compose: Compose) -> None:
+    """optimizer.lr and the scheduler's max_lr are ${lr}."""
+    with pytest.raises(ConfigError) as caught:
+        check(compose("scheduler=onecycle", "lr=-1"))
+    assert str(caught.value) == "lr=-1: must be a number above 0."
+
+
+OWN = """
+{_target_: mine.Net, hidden: 128, width: 0.5, kernel_size: [3, 5], channels: 8, dropout: none, batch_norm: group}
+{_target_: mine.Net, weights: {path: a.pt}, batch_norm_eps: auto}
+"""
+
+
+@pytest.mark.parametrize("model", OWN.strip().splitlines())
+def test_settings_of_a_persons_own_class_are_its_own_business(model: str, compose: Compose) -> None:
+    config = compose()
+    config.model = OmegaConf.create(model)
+    check(config)
+
+
+def test_a_setting_is_known_by_the_class_that_takes_it(compose: Compose) -> None:
+    config = compose("scheduler=step", "callbacks=early_stopping")
+    config.optimizer = {"_target_": "torch.optim.Adafactor", "_partial_": True, "lr": "${lr}", "eps": [None, 0.001]}
+    cyclic = {"_target_": "torch.optim.lr_scheduler.CyclicLR", "mode": "triangular2", "base_lr": 0.1, "max_lr": 0.2}
+    config.scheduler = {**cyclic, "_partial_": True, "interval": "step", "gamma": 2.0}
+    config.callbacks.early_stopping = {"_target_": "mine.Stopping", "patience": "long", "mode": "up"}
+    config.data._target_ = "mine.Photos"
+    with open_dict(config):
+        config.data.channels, config.data.path = "all", 3
+    check(config)
+    config.data.batch_size = 0  # the base class's, whose ever the data set is
+    with pytest.raises(ConfigError, match=r"^data\.batch_size=0: must be a whole number at least 1\.$"):
+        check(config)
+
+
+@pytest.mark.parametrize("key", sorted(key for key in NEEDED if key.count(".") < 2))
+def test_what_every_run_needs_cannot_be_dropped(key: str, compose: Compose) -> None:
+    config = compose()
+    parent, _, name = key.rpartition(".")
+    with open_dict(config):
+        del (config[parent] if parent else config)[name]
+    with pytest.raises(ConfigError) as caught:
+        check(config)
+    assert re.fullmatch(rf"{re.escape(key)}: is missing; it must be .+", str(caught.value))
+
+
+def test_a_group_of_one_choice_takes_no_list(compose: Compose) -> None:
+    """Hydra merges the files of a list, and names no choice of such a group."""
+    config = compose()
+    choices: dict[str, str] = {group: "x" for group in ONE_CHOICE if group != "augmentation"}
+    with pytest.raises(ConfigError, match=r"^augmentation: takes one choice, augmentation=NAME; a list mixes"):
+        check(config, choices)
+    check(config, {**choices, "augmentation": "none"})
+
+
+def test_an_environment_variable_is_text_and_the_refusal_says_how_to_read_a_number(
+    compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LR", "0.1")
+    with pytest.raises(ConfigError) as caught:
+        check(compose("lr=${oc.env:LR}"))
+    message = "lr='0.1' (text) (from ${oc.env:LR}): must be a number above 0. ${oc.decode:${oc.env:LR}} reads a number "
+    assert str(caught.value) == f"{message}or true, false and null from the environment's text."
+    config = compose()
+    config.lr = "${oc.decode:${oc.env:LR}}"
+    check(config)
+    assert config.lr == 0.1
+
+
+def test_an_old_run_with_two_learning_rates_is_resumed(compose: Compose) -> None:
+    config = compose("optimizer.lr=0.5")
+    with pytest.raises(ConfigError, match=r"optimizer\.lr=0\.5: .* say lr=0\.5 instead"):
+        check(config)
+    config.resume = "outputs/runs/old"
+    check(config)
+
+
+# These check themselves.
+LOGGERS = ("lightning.pytorch.loggers.", "lithydra.callbacks.mlflow_logger.")
+LATER = ("lithydra.augmentations.", "lithydra.normalization.", *LOGGERS)
+
+
+def test_every_argument_in_conf_of_a_class_with_rules_has_one() -> None:
+    for path in CONF.glob("*/*.yaml"):
+        written: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(path))  # pyright: ignore[reportAssignmentType]
+        for key, node in nodes({path.parent.name: written}):
+            target = str(node.get("_target_")) if isinstance(node, dict) else ""
+            if target in ARGUMENTS or target.startswith(("lithydra.", "lightning.", "torch.")):
+                group = key.rpartition(".")[2]
+                known = {"defaults", *HYDRA, *ARGUMENTS.get(target, {})}
+                if target not in ARGUMENTS and target.startswith(LATER):
+                    continue
+                assert all(name in known or f"{group}.{name}" in RULES for name in node), (path, set(node) - known)
+
+
+@pytest.mark.parametrize("line", ["+model.batch_norm.new=1", "+trainer.max_epochs.new=1", "+seed.new=1"])
+def test_a_group_in_the_place_of_a_value_is_refused(line: str, compose: Compose) -> None:
+    key = line.lstrip("+").removesuffix(".new=1")
+    with pytest.raises(ConfigError, match=rf"^{re.escape(key)}={{new: 1}}: must be "):
+        check(compose(line))
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("trainer.precision=bf16-mixde", "Did you mean bf16-mixed?"),
+        ("monitor.metric=val/accuracy", "Did you mean val/acc?"),
+        ("trainer.steps_per_execution=aut", "Did you mean auto?"),
+        ("optimizer=sgd +momentum=0.9", "Did you mean optimizer.momentum?"),
+        ("+sead=1", "Did you mean seed?"),
+        ("+max_epochs=3", "Did you mean trainer.max_epochs?"),
+    ],
+)
+def test_a_near_name_is_suggested(line: str, hint: str, compose: Compose) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(compose(*line.split()))
+    assert str(caught.value).endswith(hint)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("line", ["accelerator=auto trainer.precision=16-mixed", "accelerator=gpu"])
+def test_what_needs_a_gpu_is_refused_without_one(line: str, compose: Compose) -> None:
+    config = compose(*line.split())
+    with pytest.raises(ConfigError, match=line.split()[-1]):
+        check(config)
+
+
+def test_output_path_below_a_file_is_refused(compose: Compose, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"paths\.runs=.*/file/runs: .*/file is a file, not a directory"):
+        check(compose(f"paths.runs={tmp_path / 'file' / 'runs'}"))
+
+
+def test_where_trained_weights_come_from_is_looked_at_before_torch_is_imported(
+    compose: Compose, tmp_path: Path
+) -> None:
+    def refusal(path: Path) -> str:
+        with pytest.raises(ConfigError) as caught:
+            check(compose(f"init.from={path}"))
+        return str(caught.value)
+
+    run = tmp_path / "source"
+    (run / "checkpoints").mkdir(parents=True)
+    assert refusal(run) == f"init.from={run}: not a run directory (it has no config.yaml)"
+    (run / "config.yaml").touch()
+    assert refusal(run) == f"init.from={run}: has no checkpoint yet"
+    (run / "checkpoints" / "last.ckpt").touch()
+    check(compose(f"init.from={run}"))
+    check(compose(f"init.from={run / 'checkpoints' / 'last.ckpt'}"))
+    assert refusal(tmp_path / "sourse").endswith("and not torchvision. Did you mean source?")
+    check(compose("init.from=gone", f"resume={run}"))  # a resumed run does not need it

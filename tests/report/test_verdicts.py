@@ -1,0 +1,201 @@
+"""A study's rules, each on a sweep made by hand where the answer is known."""
+
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lithydra
+from lithydra.errors import ConfigError
+from lithydra.report.page import report_sweep
+from lithydra.report.verdicts import Outcome, judge, overall
+from lithydra.sweep.directory import SweepDir
+from lithydra.sweep.results import curves
+from lithydra.sweep.study import check_rules
+from sweeps import write_sweep
+
+PROMISE = "16. A verdict means something"
+SEEDS = ["0", "1", "2", "3", "4"]
+OBJECTIVE = {"metric": "val/acc", "mode": "max"}
+MEANS = {"a": 0.8, "b": 0.7, "c": 0.795}
+NOISE = {"a": (1, -2, 0, 2, -1), "b": (0, -1, 1, 2, -2), "c": (-1, 2, 1, -2, 0)}  # hundredths, by seed
+
+
+def score(point: dict[str, str]) -> float:
+    net, seed = point["net"], int(point.get("seed", 2))
+    return MEANS.get(net, 0.1) + 0.01 * NOISE.get(net, (0,) * 5)[seed]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepDir:
+    axes = {"net": [*MEANS, "d"], "seed": SEEDS}
+    states = {f"net=d,seed={seed}": "diverged" for seed in SEEDS}
+    return write_sweep(tmp_path_factory.mktemp("sweeps") / "s", axes, score, states=states)
+
+
+def outcomes(sweep: SweepDir, *rules: dict[str, Any]) -> list[Outcome]:
+    frame = lithydra.results(sweep.path)
+    plan = replace(sweep.read(), study={"verdict": list(rules)})
+    return judge(plan, frame, curves(frame, []))
+
+
+def verdicts(sweep: SweepDir, *rules: dict[str, Any]) -> list[str]:
+    return [outcome.verdict for outcome in outcomes(sweep, *rules)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "verdict"),
+    [
+        ({"of": {"net": "a"}, "above": {"net": "b"}}, "shows"),
+        ({"of": {"net": "b"}, "above": {"net": "a"}}, "does not show"),
+        ({"of": {"net": "a"}, "above": {"net": "c"}}, "unclear"),
+        ({"of": {"net": "b"}, "below": {"net": "a"}, "by": 0.05}, "shows"),
+        ({"of": {"net": "a"}, "above": {"net": "b"}, "by": 0.2}, "does not show"),
+        ({"of": {"net": "a"}, "above": {"net": "b"}, "by": 0.095}, "unclear"),
+        ({"of": {"net": "a"}, "above": 0.7}, "shows"),
+        ({"of": {"net": "a"}, "above": 0.795}, "unclear"),
+        ({"of": {"net": "a"}, "above": {"net": "d"}}, "unclear"),  # none of it finished
+        ({"of": {"net": "a"}, "above": {}}, "shows"),  # all the others
+        ({"of": {"net": "a"}, "above": {"net": "b"}, "at_epoch": 1}, "shows"),
+        ({"metric": "gap", "of": {"net": "a"}, "above": 0.4, "at_epoch": 1}, "shows"),
+        ({"metric": "layers/weight_std", "of": {"net": "a"}, "above": 0.1, "at_epoch": 1}, "unclear"),  # not measured
+        ({"metric": "diverged", "of": {"net": "d"}, "above": {"net": "a"}}, "unclear"),  # five coins agree in 1 of 16
+        ({"metric": "seconds", "of": {"net": "a"}, "below": {"net": "b"}}, "unclear"),  # the same
+        ({"metric": "test/acc", "of": {"best": True}, "below": {}}, "shows"),  # here, what is good by validation is bad
+        ({"metric": "test/acc", "of": {"best": True}, "above": {"net": "b"}}, "does not show"),
+        ({"metric": "optimism", "of": {"best": True}, "above": 0.5}, "shows"),  # 0.8 - 0.2
+        ({"metric": "test/acc", "rises_with": "val/acc"}, "unclear"),  # three settings
+    ],
+)
+def test_a_verdict_is_given_where_chance_is_unlikely(sweep: SweepDir, rule: dict[str, Any], verdict: str) -> None:
+    assert verdicts(sweep, {"metric": "val/acc", **rule}) == [verdict]
+
+
+def test_the_best_is_a_setting_by_its_mean(sweep: SweepDir) -> None:
+    """The best run is one of c; a is the best setting. Its p value is tripled, as it is the best of three."""
+    (best,) = outcomes(sweep, {"metric": "test/acc", "of": {"best": True}, "below": {"net": "b"}})
+    (named,) = outcomes(sweep, {"metric": "test/acc", "of": {"net": "a"}, "below": {"net": "b"}})
+    assert "best=True: 0.2000 (n = 5)" in best.figures and "the best of 3" in best.figures
+    first, second = (float(re.findall(r"p = (\S+)", outcome.figures)[0]) for outcome in (named, best))
+    assert second == pytest.approx(3 * first, rel=0.1)
+
+
+def test_several_comparisons_are_corrected_for(sweep: SweepDir) -> None:
+    likely = {"metric": "val/acc", "of": {"net": "a"}, "above": 0.778}
+    sure = {"metric": "val/acc", "of": {"net": "a"}, "above": {"net": "b"}}
+    unlikely = {"metric": "val/acc", "of": {"net": "a"}, "above": {"net": "c"}}
+    assert verdicts(sweep, likely, sure) == ["shows", "shows"]
+    assert verdicts(sweep, likely, sure, unlikely) == ["unclear", "shows", "unclear"]
+    assert "corrected for 3 comparisons" in outcomes(sweep, likely, sure, unlikely)[0].figures
+
+
+def test_seeds_that_both_sides_have_are_paired_and_others_are_not(tmp_path: Path) -> None:
+    """What all nets gain by a seed decides nothing where the seeds are shared, and widens the spread where not."""
+    luck = [0.0, 0.05, 0.1, -0.05, -0.1]
+
+    def by_seed(point: dict[str, str]) -> float:
+        return score(point) + luck[int(point["seed"])]
+
+    axes = {"net": ["a", "b"], "seed": SEEDS}
+    rule = {"metric": "val/acc", "of": {"net": "a"}, "above": {"net": "b"}}
+    (shared,) = outcomes(write_sweep(tmp_path / "shared", axes, by_seed), rule)
+    assert shared.verdict == "shows" and "paired by 5 seeds" in shared.figures
+    states = {f"net={net},seed={seed}": "failed" for net, seed in ("a0", "a1", "b2", "b3", "b4")}
+    (other,) = outcomes(write_sweep(tmp_path / "other", axes, by_seed, states=states), rule)
+    assert other.verdict == "unclear" and "3 seeds against 2 others" in other.figures
+
+
+def test_a_side_of_several_settings_counts_seeds_and_not_runs(sweep: SweepDir) -> None:
+    (outcome,) = outcomes(sweep, {"metric": "val/acc", "of": {"net": "a"}, "above": {}})
+    assert "all others: 0.7475 (n = 10)" in outcome.figures  # b and c; d has no finished run
+    assert "paired by 5 seeds" in outcome.figures
+
+
+def test_folds_share_images_and_count_for_less(tmp_path: Path) -> None:
+    rule = {"metric": "val/acc", "of": {"net": "a"}, "above": 0.779}
+    by_seed = write_sweep(tmp_path / "s", {"net": ["a", "b"], "seed": SEEDS}, score)
+    by_fold = write_sweep(
+        tmp_path / "f", {"net": ["a", "b"], "data.fold": SEEDS}, lambda p: score({**p, "seed": p["data.fold"]})
+    )
+    assert (verdicts(by_seed, rule), verdicts(by_fold, rule)) == (["shows"], ["unclear"])
+
+
+def test_a_list_is_compared_with_each(sweep: SweepDir) -> None:
+    rule = {"metric": "val/acc", "of": {"net": "a"}, "above": [{"net": "b"}, {"net": "c"}]}
+    assert verdicts(sweep, rule) == ["shows", "unclear"]
+
+
+def test_one_seed_decides_nothing(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s", {"net": ["a", "b"]}, score)
+    rule = {"metric": "val/acc", "of": {"net": "a"}, "above": {"net": "b"}}
+    found = outcomes(sweep, rule, {**rule, "by": 0.05}, {**rule, "above": 0.1})
+    assert [outcome.verdict for outcome in found] == ["unclear"] * 3
+    assert all(outcome.figures.endswith("one seed decides nothing") for outcome in found)
+
+
+def test_a_search_shows_whether_test_rises_with_validation(tmp_path: Path) -> None:
+    lrs = [str(0.001 * i) for i in range(1, 13)]
+    sweep = write_sweep(tmp_path / "s", {"lr": lrs}, lambda p: 0.5 + float(p["lr"]))
+    (outcome,) = outcomes(sweep, {"metric": "test/acc", "rises_with": "val/acc"})
+    assert outcome.verdict == "does not show" and "Kendall's rank correlation -1.00" in outcome.figures
+    assert verdicts(sweep, {"metric": "train/acc", "rises_with": "val/acc"}) == ["shows"]
+
+
+def test_an_old_study_with_a_rule_of_another_form_is_reported_as_unclear(sweep: SweepDir) -> None:
+    (outcome,) = outcomes(sweep, {"metric": "val/acc", "of": {"best": True}, "above": {}, "by": 0})
+    assert outcome.verdict == "unclear" and "it chose {best: true}" in outcome.figures
+
+
+def test_the_whole_verdict_needs_every_rule(sweep: SweepDir) -> None:
+    def whole(*pairs: str) -> str:
+        rules = [{"metric": "val/acc", "of": {"net": x}, "above": {"net": y}} for x, y in pairs]
+        return overall(outcomes(sweep, *rules))
+
+    assert (whole("ab", "cb"), whole("ab", "ac"), whole("ab", "ac", "ba")) == ("shows", "unclear", "does not show")
+
+
+def test_the_report_states_expectation_figures_and_verdict(tmp_path: Path) -> None:
+    study = {
+        "title": "A against B",
+        "expectation": "A is ahead.",
+        "verdict": [{"metric": "val/acc", "of": {"net": "a"}, "above": {"net": "b"}}],
+    }
+    sweep = write_sweep(
+        tmp_path / "s",
+        {"net": ["a", "b"], "seed": SEEDS},
+        score,
+        study=study,
+    )
+    report_sweep(sweep.path)
+    for file in ("report.html", "report.md"):
+        text = (sweep.path / file).read_text()
+        assert "A against B" in text and "A is ahead." in text and "shows" in text
+        assert "val/acc, net=a: 0.8000 (n = 5)" in text and "difference +0.1" in text
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"metric": "val/acc", "of": {"nett": "a"}, "above": 0.5}, "nett: not varied here; .* Did you mean net?"),
+        ({"metric": "val/acc", "of": {"net": "z"}, "above": 0.5}, "net=z: must be one of a, b"),
+        ({"metric": "val/acc", "of": {"net": "a"}}, "must have one of above, below, rises_with"),
+        ({"metric": "accuracy", "of": {"net": "a"}, "above": 0.5}, "metric=accuracy: must be split/name"),
+        ({"metric": "val/acc", "of": {"net": "a"}, "abov": 0.5}, "abov: must be one of .* Did you mean above?"),
+        ({"metric": "val/acc", "of": {"net": "a"}, "above": 0.5, "by": "much"}, "by=much: must be a number"),
+        ({"metric": "val/acc", "of": {"net": "a"}, "above": 0.5, "by": math.nan}, "by=nan: must be a number"),
+        ({"metric": "val/acc", "of": {"best": True}, "above": {}}, "metric=val/acc: it chose {best: true}"),
+        ({"metric": "val/acc", "of": {"net": "a"}, "above": []}, "must not be an empty list"),
+        ({"metric": "diverged", "of": {"net": "a"}, "above": 0.5}, "is compared with that of other runs"),
+        ({"metric": "test/acc", "rises_with": "val/acc", "by": 0.1}, "by: goes with above and below"),
+        ({"metric": "val/acc", "rises_with": "val/acc"}, "must be another metric"),
+        ({"metric": "test/acc", "of": {"net": "a"}, "above": 0.5, "at_epoch": 2}, "test/acc has no value by epoch"),
+        ({"metric": "val/acc", "of": {"net": "a"}, "above": 0.5, "at_epoch": "end"}, "at_epoch=end: must be a number"),
+        ("val/acc > 0.5", "must be a mapping"),
+    ],
+)
+def test_a_bad_rule_is_refused_before_the_first_job(rule: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"study\.verdict\[0\]: .*{message}"):
+        check_rules({"verdict": [rule]}, {"net": ["a", "b"]}, "val/acc")

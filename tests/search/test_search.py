@@ -1,0 +1,368 @@
+"""hydra/sweeper=optuna: ranges, suggestions that go on where they stopped, pruned runs, and whole searches."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
+
+import lithydra
+from conftest import CONF, ROOT, RunTrain
+from lithydra.errors import ConfigError
+from lithydra.search.best import experiment
+from lithydra.search.optuna_side import STUDY, open_storage, pruner, sampler, storage_address
+from lithydra.search.settings import Settings
+from lithydra.search.space import Options, Range, corners, grid, parse
+from sweeping import sweep, table
+
+DEFAULTS: dict[str, Any] = {
+    k: v for k, v in yaml.safe_load((CONF / "hydra/sweeper/optuna.yaml").read_text()).items() if k != "_target_"
+}
+CONFIG = OmegaConf.create({"monitor": {"metric": "val/acc"}})
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings.checked({**DEFAULTS, **changes}, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("text", "parameter"),
+    [
+        ("interval(0,0.5)", Range(0.0, 0.5)),
+        ("tag(log,interval(1e-4,1e-1))", Range(1e-4, 1e-1, log=True)),
+        ("int(interval(1,8))", Range(1, 8, step=1, whole=True)),
+        ("tag(log,int(interval(16,512)))", Range(16, 512, step=1, log=True, whole=True)),
+        ("range(0,6)", Range(0, 5, step=1, whole=True)),  # Hydra's range leaves its end out
+        ("range(32,129,32)", Range(32, 128, step=32, whole=True)),
+        ("range(0,0.5,0.25)", Range(0.0, 0.25, step=0.25)),
+        ("choice(sgd,adam)", Options(("sgd", "adam"))),
+        ("sgd,adam", Options(("sgd", "adam"))),
+        ("[64],[64,32]", Options(("[64]", "[64,32]"))),
+    ],
+)
+def test_ranges_are_hydras(text: str, parameter: Range | Options) -> None:
+    space, common = parse([f"x={text}", "data=digits"], {})
+    assert space == {"x": parameter} and common == ["data=digits"]
+    parameter.distribution()  # Optuna takes it
+
+
+def test_the_command_line_wins_over_a_files_ranges() -> None:
+    space, common = parse(["lr=0.1", "model.dropout=interval(0,0.2)"], {"lr": "interval(0,1)", "model.dropout": "0,1"})
+    assert space == {"model.dropout": Range(0.0, 0.2)} and common == ["lr=0.1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["lr=0.1"], "nothing to search; give a range"),
+        (["lr=tag(log,interval(0,1))"], "lr: a log range must begin above 0"),
+        (["lr=interval(1,0)"], "lr: the range from 1.* to 0.* is empty"),
+        (["lr=tag(log,range(1,10,2))"], "lr: a log range has no step"),
+        (["seed=range(0,5)"], "seed: a search would choose the luckiest"),
+    ],
+)
+def test_a_range_without_sense_is_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse(arguments, {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sampler": "tpee"}, r"hydra\.sweeper\.sampler=tpee: one of .* Did you mean tpe\?"),
+        ({"pruner": "halving"}, r"hydra\.sweeper\.pruner=halving: one of none, median, hyperband"),
+        ({"storage": "redis"}, r"hydra\.sweeper\.storage=redis"),
+        ({"n_trials": 0}, r"hydra\.sweeper\.n_trials=0: must be a whole number at least 1"),
+        ({"n_trials": None}, r"hydra\.sweeper\.n_trials=None"),
+        ({"objectives": ["test/acc"]}, "the test set chooses nothing; take val/acc"),
+        ({"objectives": ["val/accuracy"]}, r"Did you mean val/acc\?"),
+        ({"objectives": ["val/loss"]}, "the first must be monitor.metric=val/acc"),
+        ({"objectives": ["val/acc", "seconds"], "pruner": "median"}, "with several objectives nothing can be pruned"),
+    ],
+)
+def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        settings(**changes)
+
+
+def test_options_that_optuna_does_not_know_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"hydra\.sweeper\.sampler=tpe: .*n_startup"):
+        sampler(settings(sampler_options={"n_startup": 5}), 0)
+    with pytest.raises(ConfigError, match=r"hydra\.sweeper\.pruner_options: .*warmup"):
+        pruner("median", 10, {"warmup": 5})
+
+
+def test_a_grid_has_every_point_and_an_interval_none() -> None:
+    space, _ = parse(["a=range(0,3)", "b=x,y"], {})
+    assert grid(space) == [{"a": a, "b": b} for a in range(3) for b in "xy"]
+    assert corners(space) == [{"a": 0, "b": "x"}, {"a": 2, "b": "x"}, {"a": 0, "b": "y"}]
+    with pytest.raises(ConfigError, match=r"lr: .*sampler=grid needs single values"):
+        grid(parse(["lr=interval(0,1)"], {})[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "storage"),
+    [("tpe", "sqlite"), ("tpe", "journal"), ("random", "journal"), ("nsgaii", "journal"), ("cmaes", "journal")],
+)
+def test_a_continued_search_suggests_what_an_uninterrupted_one_would(kind: str, storage: str, tmp_path: Path) -> None:
+    """With one sampler and a fixed seed, the second half would repeat the first: hydra-optuna-sweeper's way."""
+    space, _ = parse(["x=interval(0,1)", "y=tag(log,interval(1e-4,1))"], {})
+    options = settings(sampler=kind, storage=storage, sampler_options={"n_startup_trials": 3} if kind == "tpe" else {})
+
+    def search(folder: Path, *parts: int) -> list[dict[str, Any]]:
+        folder.mkdir()
+        study = optuna.create_study()
+        for part in parts:  # each with a new connection, as a new process has
+            study = optuna.create_study(
+                storage=open_storage(storage_address(storage, str(folder))), study_name=STUDY, load_if_exists=True
+            )
+            for _ in range(part):
+                study.sampler = sampler(options, len(study.trials))
+                trial = study.ask({key: parameter.distribution() for key, parameter in space.items()})
+                study.tell(trial, (trial.params["x"] - 0.3) ** 2 + trial.params["y"])
+        return [trial.params for trial in study.trials]
+
+    whole, parts = search(tmp_path / "whole", 6), search(tmp_path / "parts", 2, 4)
+    assert whole == parts
+    assert len({params["x"] for params in whole}) == 6
+
+
+def test_best_can_be_composed_again(tmp_path: Path) -> None:
+    overrides = [
+        "data=mnist",
+        "optimizer=sgd",
+        "lr=1e-05",
+        "model.hidden=[64,32]",
+        "+optimizer.weight_decay=0.1",
+        "sweep.name=x",
+    ]
+    text = experiment(overrides, lambda key: (CONF / key).is_dir())
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "best.yaml").write_text(f"# @package _global_\n{text}")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra_compose("train", [f"hydra.searchpath=[file://{tmp_path}]", "experiment=best"])
+    assert (config.lr, config.optimizer.lr, config.optimizer.weight_decay) == (1e-5, 1e-5, 0.1)
+    assert config.optimizer._target_ == "torch.optim.SGD" and config.data.name == "mnist"
+    assert config.model.hidden == [64, 32] and config.sweep.name is None
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    """Three trials that were near perfect from the first epoch on, and one that runs."""
+    storage = open_storage(storage_address("sqlite", str(tmp_path)))
+    study = optuna.create_study(storage=storage, study_name=STUDY, direction="maximize")
+    for _ in range(3):
+        trial = study.ask()
+        for epoch in range(1, 6):
+            trial.report(0.999, epoch)
+        study.tell(trial, 0.999)
+    study.ask()
+    return study
+
+
+def reporting(tmp_path: Path, number: int) -> list[str]:
+    callback = {
+        "_target_": "lithydra.search.report_to_trial.ReportToTrial",
+        "storage": storage_address("sqlite", str(tmp_path)),
+        "number": number,
+        "metric": "val/acc",
+        "pruner": "median",
+        "max_epochs": 5,
+    }
+    values = [
+        f"+callbacks.report_to_trial.{key}='{value}'" for key, value in callback.items() if isinstance(value, str)
+    ]
+    return values + [f"+callbacks.report_to_trial.{k}={v}" for k, v in callback.items() if not isinstance(v, str)]
+
+
+SHORT = ("data.limit=200", "trainer.max_epochs=5", "callbacks=none", "logger=none")
+
+
+def test_a_run_without_prospects_is_pruned_while_it_runs(
+    run_train: RunTrain, study: optuna.Study, tmp_path: Path
+) -> None:
+    pruner_options = "+callbacks.report_to_trial.pruner_options={n_startup_trials: 2}"
+    run = run_train(*SHORT, *reporting(tmp_path, 3), pruner_options)
+    status = run.read_status()
+    assert (status["state"], status["epoch"]) == ("pruned", 1)
+    assert "val/acc" in status["metrics"] and "test/acc" not in status["metrics"]
+    assert study.trials[3].intermediate_values == {1: status["metrics"]["val/acc"]}
+
+
+def test_a_trial_that_has_ended_prunes_nothing(run_train: RunTrain, study: optuna.Study, tmp_path: Path) -> None:
+    run = run_train(*SHORT, *reporting(tmp_path, 0))
+    assert run.read_status()["state"] == "finished" and run.read_status()["epoch"] == 5
+
+
+@pytest.mark.parametrize("damage", ["no file", "another file", "no such trial"])
+def test_a_trial_that_was_moved_goes_on_without_its_search(
+    run_train: RunTrain, study: optuna.Study, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    if damage != "no such trial":
+        (tmp_path / "optuna.db").unlink()
+    if damage == "another file":
+        (tmp_path / "optuna.db").write_bytes(b"no database" * 999)
+    run = run_train(*SHORT, "trainer.max_epochs=1", *reporting(tmp_path, 7))
+    assert run.read_status()["state"] == "finished"
+    assert f"{tmp_path}/optuna.db: " in caplog.text and "The run goes on by itself" in caplog.text
+    assert (tmp_path / "optuna.db").exists() == (damage != "no file")
+
+
+def test_a_search_over_added_keys_is_reported_and_its_lost_plan_made_again(tmp_path: Path, data_dir: Path) -> None:
+    """With `++key` and `~key`; then sweep.json is lost, and at last the trials are."""
+    every = ("hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "hydra.sweeper.n_trials=null")
+    settings = (*every, *SMALL[:-1], "trainer.max_epochs=1", "optimizer=sgd", "~optimizer.nesterov", "++lr=0.1,0.01")
+    first = sweep(*settings, folder=tmp_path, data_dir=data_dir)
+    assert first.code == 0, first.output
+    frame = lithydra.results(first.sweep.path)
+    assert frame["lr"].tolist() == [0.1, 0.01]
+    best = (first.sweep.path / "experiment" / "best.yaml").read_text()
+    again = (
+        f"python train.py --config-dir {first.sweep.path.relative_to(tmp_path)} experiment=best '~optimizer.nesterov'"
+    )
+    assert f"# {again}\n" in best and f"best again     {again}\n" in first.output
+    assert yaml.safe_load(best)["lr"] in (0.1, 0.01) and "nesterov" not in yaml.safe_load(best)
+    first.sweep.file.unlink()
+    second = sweep(*settings, folder=tmp_path, data_dir=data_dir)
+    assert second.code == 0, second.output
+    assert table(second) == table(first)
+    (first.sweep.path / "optuna.db").write_bytes(b"no database" * 999)
+    refused = sweep(*settings, folder=tmp_path, data_dir=data_dir)
+    assert refused.code == 2 and "optuna.db: not the trials of a search, or damaged" in refused.output
+    assert "Traceback" not in refused.output
+    (first.sweep.path / "optuna.db").unlink()
+    third = sweep(*settings, folder=tmp_path, data_dir=data_dir)
+    assert third.code == 0, third.output
+    assert table(third) == table(first) and "2 trials finished" in third.output
+
+
+SMALL = ("accelerator=cpu", "callbacks=none", "logger=none", "data.limit=300", "sweep.name=s")
+
+
+def command(*settings: str) -> list[str]:
+    return [sys.executable, str(ROOT / "train.py"), "-m", "hydra/sweeper=optuna", *SMALL, *settings]
+
+
+def environment(data_dir: Path) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k not in ("LITHYDRA_OUTPUTS", "HYDRA_FULL_ERROR")}
+    return {**kept, "LITHYDRA_DATA": str(data_dir), "OMP_NUM_THREADS": "1"}
+
+
+def search(folder: Path, data_dir: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*settings), cwd=folder, env=environment(data_dir), capture_output=True, text=True, timeout=500
+    )
+
+
+def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    path = folder / "outputs" / "sweeps" / "s"
+    return optuna.load_study(study_name=STUDY, storage=open_storage(storage_address("sqlite", str(path)))).trials
+
+
+def test_a_diverging_trial_is_survived_and_the_best_runs_again(tmp_path: Path, data_dir: Path) -> None:
+    done = search(
+        tmp_path,
+        data_dir,
+        "hydra.sweeper.sampler=grid",
+        "hydra.sweeper.n_trials=null",
+        "lr=0.01,1e30",
+        "trainer.max_epochs=2",
+    )
+    assert done.returncode == 0, done.stderr
+    assert [trial.state.name for trial in trials(tmp_path)] == ["COMPLETE", "FAIL"]
+    frame = lithydra.results(tmp_path / "outputs/sweeps/s")
+    assert list(frame["state"]) == ["finished", "diverged"] and "not finite" in frame["error"][1]
+    assert "1 trials finished, 0 pruned, 1 failed or diverged" in done.stdout
+    page = (tmp_path / "outputs/sweeps/s/report.html").read_text()
+    assert "1 diverged" in page
+    again = [sys.executable, str(ROOT / "train.py"), "--config-dir", "outputs/sweeps/s", "experiment=best", "run=again"]
+    rerun = subprocess.run(again, cwd=tmp_path, env=environment(data_dir), capture_output=True, text=True, timeout=300)
+    assert rerun.returncode == 0, rerun.stderr
+    status = json.loads((tmp_path / "again" / "status.json").read_text())
+    assert status["metrics"]["val/acc"] == frame["val/acc"][0]
+
+
+@pytest.mark.slow
+def test_a_killed_search_goes_on_to_exactly_n_trials(tmp_path: Path, data_dir: Path) -> None:
+    """kill -9 of the driver, several times; the same command ends with the trials of an uninterrupted search."""
+    settings = (
+        "hydra.sweeper.n_trials=6",
+        "sweep.n_jobs=1",
+        "trainer.max_epochs=8",
+        "lr=tag(log,interval(1e-4,1))",
+        "optimizer=sgd,adam",
+    )
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    assert search(whole, data_dir, *settings).returncode == 0
+    for kill in range(1, 4):
+        process = subprocess.Popen(command(*settings), cwd=broken, env=environment(data_dir), stdout=subprocess.DEVNULL)
+        wait_for_epochs(broken, kill, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = search(broken, data_dir, *settings)
+    assert done.returncode == 0, done.stderr
+    first, second = trials(whole), trials(broken)
+    assert len(second) == 6 and {trial.state.name for trial in second} == {"COMPLETE"}
+    assert [(t.params, t.values) for t in first] == [(t.params, t.values) for t in second]
+    assert len(lithydra.results(broken / "outputs/sweeps/s")) == 6
+
+
+def wait_for_epochs(folder: Path, number: int, process: "subprocess.Popen[bytes]") -> None:
+    """Until trial `number` has trained its first epochs."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        runs = list((folder / "outputs/sweeps/s").glob("*/metrics.csv"))
+        if len(runs) >= number and len(runs[-1].read_text().splitlines()) > 2:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"trial {number} never began (exit code {process.poll()})")
+
+
+@pytest.mark.slow
+def test_several_objectives_keep_what_no_other_beats(tmp_path: Path, data_dir: Path) -> None:
+    settings = (
+        "hydra.sweeper.objectives=[val/acc,seconds]",
+        "hydra.sweeper.n_trials=4",
+        "trainer.max_epochs=int(interval(1,6))",
+    )
+    done = search(tmp_path, data_dir, *settings)
+    assert done.returncode == 0, done.stderr
+    assert all(len(trial.values) == 2 and trial.values[1] > 0 for trial in trials(tmp_path))
+    assert (tmp_path / "outputs/sweeps/s/experiment/best.yaml").exists()
+
+
+@pytest.mark.slow
+def test_twenty_trials_with_pruning_beat_random_search_in_score_or_time(
+    tmp_path: Path, data_dir: Path, record_property: Any
+) -> None:
+    space = ("lr=tag(log,interval(1e-5,1))", "optimizer=sgd,adam,rmsprop", "model.dropout=interval(0,0.6)")
+    length = ("hydra.sweeper.n_trials=20", "trainer.max_epochs=20", "data.limit=null")
+    found = {}
+    for name, how in (("random", ["sampler=random"]), ("pruned", ["sampler=tpe", "pruner=median"])):
+        folder = tmp_path / name
+        folder.mkdir()
+        done = search(folder, data_dir, *space, *length, *(f"hydra.sweeper.{setting}" for setting in how))
+        assert done.returncode == 0, done.stderr
+        frame = lithydra.results(folder / "outputs/sweeps/s")
+        best = frame.loc[frame["state"] == "finished", "val/acc"].max()
+        seconds, epochs = (frame[column].to_numpy().sum() for column in ("seconds", "epochs"))
+        found[name] = (float(best), float(seconds), int(epochs))
+        assert len(trials(folder)) == 20
+        record_property(name, found[name])
+        print(f"{name}: best val/acc {best:.4f}, {found[name][1]:.1f} s of training, {found[name][2]} epochs")
+    (random_best, _, random_epochs), (best, _, epochs) = found["random"], found["pruned"]
+    assert epochs < random_epochs
+    assert best > random_best or (math.isclose(best, random_best, abs_tol=0.015) and epochs < 0.8 * random_epochs)

@@ -1,0 +1,173 @@
+"""Promise 7: divergence stops a run before it touches the weights, and leaves nothing that is NaN."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import lithydra.models.mlp
+from conftest import Compose, RunTrain
+from killing import Killing, differences, in_child
+from lithydra.data.loaders import Chunk
+from lithydra.errors import DivergedError
+from lithydra.run.checkpoints import load
+from lithydra.run.directory import RunDir
+from lithydra.training import build
+from lithydra.training.checkpoint import RunCheckpoint
+from lithydra.training.classifier import Classifier
+from lithydra.training.divergence import Snapshot
+from lithydra.training.engine import GradientClassifier
+
+PROMISE = "7. Divergence stops before the weights break"
+
+SMALL = ("data.limit=256", "model.hidden=[16]", "trainer.max_epochs=3", "callbacks=none")
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 16])
+def test_an_exploding_lr_stops_the_run_before_the_weights_break(
+    run_train: RunTrain, tmp_path: Path, steps_per_execution: int
+) -> None:
+    with pytest.raises(
+        DivergedError, match=r"Diverged at step \d+: the (loss|gradient of net\.\S+) is not finite .* lr 1e\+18"
+    ):
+        run_train(*SMALL, "optimizer=sgd", "lr=1e18", f"trainer.steps_per_execution={steps_per_execution}")
+    status = RunDir(tmp_path / "runs" / "1").read_status()
+    assert status["state"] == "diverged"
+    assert "Diverged at step" in status["error"]
+
+
+def test_chunks_of_steps_stop_at_the_same_step_as_single_steps(run_train: RunTrain) -> None:
+    messages = []
+    for steps_per_execution in (1, 5, 16):
+        with pytest.raises(DivergedError) as caught:
+            run_train(*SMALL, "optimizer=sgd", "lr=1e18", f"trainer.steps_per_execution={steps_per_execution}")
+        messages.append(str(caught.value))
+    assert len(set(messages)) == 1
+
+
+def test_no_checkpoint_holds_a_nan(run_train: RunTrain, tmp_path: Path) -> None:
+    with pytest.raises(DivergedError):
+        run_train(*SMALL, "optimizer=sgd", "lr=1e18", "checkpoint.every_n_steps=1")
+    for path in (tmp_path / "runs" / "1" / "checkpoints").glob("*.ckpt"):
+        assert all(value.isfinite().all() for value in load(path)["state_dict"].values())
+
+
+def test_a_nan_score_is_never_best() -> None:
+    keeper = RunCheckpoint("val/acc", "max")
+    assert not keeper._improves(math.nan)
+    assert keeper._improves(0.1)
+
+
+def test_divergence_ends_with_exit_code_3_and_no_nan_on_disk(data_dir: Path, tmp_path: Path) -> None:
+    """After some good epochs: the explosion comes from an lr that rises."""
+    killing, run = Killing(data_dir, tmp_path), RunDir(tmp_path / "run")
+    explodes = ("optimizer=sgd", "lr=1e30", "scheduler=onecycle", "scheduler.div_factor=1e30")
+    code = in_child(lambda: killing.train(*SMALL, *explodes, f"run={run.path}"), tmp_path / "log")
+    assert code == DivergedError.exit_code == 3, (tmp_path / "log").read_text()
+    status = run.read_status()
+    assert status["state"] == "diverged"
+    assert all(math.isfinite(float(row["train/loss"])) for row in run.read_metrics())
+
+
+def test_a_nan_of_the_validation_is_never_a_score(run_train: RunTrain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its accuracy would be that of an argmax of NaN."""
+    forward = Classifier.forward
+
+    def broken(module: Classifier, images: torch.Tensor) -> torch.Tensor:
+        logits = forward(module, images)
+        return logits if module.training else logits * math.nan
+
+    monkeypatch.setattr(Classifier, "forward", broken)
+    with pytest.raises(DivergedError, match=r"Diverged by step 15: val/loss is nan"):
+        run_train(*SMALL)
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 16])
+def test_a_broken_statistic_of_batchnorm_is_named(
+    run_train: RunTrain, tmp_path: Path, steps_per_execution: int
+) -> None:
+    """In training BatchNorm does not use it, so that no loss shows it."""
+
+    class Breaks(nn.Module):
+        def __init__(self, in_shape: tuple[int, int, int], num_classes: int) -> None:
+            super().__init__()
+            self.head = nn.Linear(in_shape[1] * in_shape[2], num_classes)
+            self.mean: torch.Tensor
+            self.register_buffer("mean", torch.zeros(1))
+            self.steps = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.steps += self.training
+            if self.steps > 5:
+                self.mean.fill_(math.inf)
+            return self.head(x.flatten(1))
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(DivergedError, match=r"it made net\.mean infinite"):
+        patch.setattr(lithydra.models.mlp, "MLP", lambda in_shape, num_classes, **_: Breaks(in_shape, num_classes))
+        run_train(*SMALL, f"trainer.steps_per_execution={steps_per_execution}")
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that wait for a device: a value becomes a Python number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_device_is_not_waited_for_in_each_step(run_train: RunTrain, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[tuple[int, int]] = []  # steps, waits
+    original = GradientClassifier.training_step
+
+    def counted(module: GradientClassifier, chunk: Chunk, batch_idx: int) -> None:
+        before = module.global_step
+        with Waits() as waits:
+            original(module, chunk, batch_idx)
+        counts.append((module.global_step - before, waits.count))
+
+    monkeypatch.setattr(GradientClassifier, "training_step", counted)
+    run_train(*SMALL, "logger=none", "optimizer=sgd", "trainer.gradient_clip_val=1", "trainer.steps_per_execution=12")
+    assert {steps for steps, _ in counts} == {12, 3}
+    assert len({waits for _, waits in counts}) == 1 and counts[0][1] <= 3
+
+
+def test_lbfgs_is_undone_whole(run_train: RunTrain) -> None:
+    """Its history is in lists, which a step changes in place."""
+    messages = []
+    for steps_per_execution in (1, 8):
+        with pytest.raises(DivergedError) as caught:
+            run_train(
+                *SMALL,
+                *("optimizer=lbfgs", "optimizer.line_search_fn=null", "lr=1e12", "data.batch_size=64"),
+                f"trainer.steps_per_execution={steps_per_execution}",
+            )
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+def test_an_undone_chunk_leaves_nothing_in_lbfgs(compose: Compose) -> None:
+    """Nor in its tensors, some of which a step replaces by others."""
+    config = compose(*SMALL, "optimizer=lbfgs", "data.batch_size=64")
+    data = build.data(config)
+    module = build.classifier(config, data)
+    assert isinstance(module, GradientClassifier)
+    optimizer, _ = module.make_optimizer_and_scheduler(data.num_training_batches)
+    module.prepare(optimizer)
+    (first, *others) = (batch for chunk in data.train_dataloader() for batch in chunk.batches())
+    module.train_on(first)
+    snapshot = Snapshot(module, optimizer, None, None)
+    snapshot.take()
+    before = copy.deepcopy((module.state_dict(), optimizer.state_dict()))
+    for batch in others[:2]:
+        module.train_on(batch)
+    snapshot.restore()
+    assert differences(before, (module.state_dict(), optimizer.state_dict())) == []
