@@ -14,6 +14,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 
 from lithydra.errors import LithydraError
+from lithydra.run.moved import with_moved_names
 
 MARK = b"lithydra sha256 "
 TRAILER_BYTES = len(MARK) + hashlib.sha256().digest_size
@@ -83,9 +84,12 @@ def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
             raise DamagedCheckpoint(f"{path}: damaged (its checksum does not match)")
         file.seek(0)
         try:
-            return torch.load(file, map_location=map_location, weights_only=True)
+            content = torch.load(file, map_location=map_location, weights_only=True)
         except pickle.UnpicklingError as error:
             raise LithydraError(f"{path}: holds other things than tensors and plain values, and is not read") from error
+    if isinstance(content, dict) and isinstance(written := content.get("lithydra"), dict):
+        with_moved_names(written.get("config"))
+    return content
 
 
 def link(source: Path, target: Path) -> None:

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from lithydra.csv_rows import read_rows
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.links import refuse_links_out
+from lithydra.run.moved import with_moved_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -140,7 +141,7 @@ class RunDir:
             raise ConfigError(f"{self.config}: cannot be read: {' '.join(str(error).split())}") from error
         if not isinstance(config, dict) or not all(isinstance(config.get(key), dict) for key in CONFIG_GROUPS):
             raise ConfigError(f"{self.config}: not the config of a run")
-        return config
+        return with_moved_names(config)
 
     def write_config(self, config: dict[str, Any]) -> None:
         write_text(self.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True, explicit_end=True))

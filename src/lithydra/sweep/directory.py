@@ -22,6 +22,7 @@ from lithydra.axis_values import bare
 from lithydra.errors import ConfigError
 from lithydra.links import refuse_links_out
 from lithydra.run.directory import RunDir, write_json, write_text
+from lithydra.run.moved import with_moved_names
 
 NOT_STARTED = "not started"
 DAMAGED = "damaged"  # its status.json cannot be read
@@ -142,7 +143,7 @@ class SweepDir:
             raise ConfigError(f"{path}: damaged ({' '.join(str(error).split())})") from error
         if not isinstance(config, dict) or config_key(config) != job.key:
             raise ConfigError(f"{path}: damaged (not what was frozen there)")
-        return config
+        return with_moved_names(config)
 
     def job(self, name: str) -> Job:
         return next(job for job in self.read().jobs if job.name == name)

@@ -1,0 +1,26 @@
+"""Names that stored configs of version 0.1 have for what lies elsewhere since 0.2, so that old runs and sweeps load."""
+
+from typing import Any
+
+# By the module of version 0.1, that of today. An entry may go with the version that no longer reads runs of 0.1.
+MOVED = {
+    "lithydra.schedulers": "lithydra.schedules",
+    "lithydra.mlflow_logger": "lithydra.callbacks.mlflow_logger",
+    "lithydra.callbacks.summary": "lithydra.callbacks.model_summary",
+    "lithydra.callbacks.report_to_trial": "lithydra.search.report_to_trial",
+}
+
+
+def with_moved_names(config: Any) -> Any:
+    """`config`, as it was read from a file, with the names of today at each `_target_`; it is changed in place."""
+    stack, seen = [config], set()
+    while stack:
+        node = stack.pop()
+        if not isinstance(node, (dict, list)) or id(node) in seen:  # YAML can refer to what it stands in
+            continue
+        seen.add(id(node))
+        if isinstance(node, dict) and isinstance(target := node.get("_target_"), str):
+            module, _, name = target.rpartition(".")
+            node["_target_"] = f"{MOVED.get(module, module)}.{name}" if module else target
+        stack += node.values() if isinstance(node, dict) else node
+    return config
