@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from conftest import ROOT, Compose
 from killing import in_child
 from lithydra import cli
-from lithydra.cli import MENDABLE, explain
+from lithydra.checks.messages import MENDABLE, one_line
 from lithydra.errors import ConfigError
 from lithydra.training.train import train
 
@@ -214,7 +214,7 @@ def test_a_file_that_is_not_yaml_is_told_with_file_and_line(text: str, said: str
     (tmp_path / "train.yaml").write_text("defaults: [model: mine]\n")
     with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"), pytest.raises(MENDABLE) as caught:
         hydra.compose("train")
-    told = explain(caught.value)
+    told = one_line(caught.value)
     assert told.startswith(f"{os.path.relpath(tmp_path / 'model' / 'mine.yaml')}, {said}") and "\n" not in told, told
 
 

@@ -17,11 +17,10 @@ ORDER = (
     ("checks",),
     ("run",),
     ("data", "models", "augmentations", "losses", "metrics", "normalization", "regularizers", "schedules"),
-    ("arguments", "axis_values", "conf_dir", "csv_rows", "errors", "links"),
+    ("arguments", "axis_values", "conf_dir", "csv_rows", "errors", "links", "logs"),
 )
 # Still to be mended: these sets may only shrink.
 KNOWN_UPWARD = {
-    *("sweep.plan -> cli", "sweep.server -> cli", "training.rank -> cli", "training.rank -> sweep.server"),
     *("training.ending -> search.report_to_trial", "training.train -> callbacks.look_inside"),
     "sweep.start -> report.page",
 }
@@ -90,7 +89,7 @@ def test_nothing_imports_in_a_circle() -> None:
 
 def test_the_house_is_small() -> None:
     names = [path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"]
-    assert sum(name.endswith(".py") for name in names) <= 14 and sum("." not in name for name in names) <= 12
+    assert sum(name.endswith(".py") for name in names) <= 15 and sum("." not in name for name in names) <= 12
     long = {
         str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if len(path.read_text().splitlines()) > 300
     }

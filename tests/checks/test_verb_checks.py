@@ -16,9 +16,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from conftest import CONF
-from lithydra import cli
 from lithydra.arguments import refuse_arguments
 from lithydra.checks import verbs
+from lithydra.checks.messages import one_line
 from lithydra.checks.output import distinct_names, output_of, writing
 from lithydra.checks.verbs import VERBS, check_verb
 from lithydra.errors import ConfigError, LithydraError
@@ -93,7 +93,7 @@ def outcome(verb: str, config: DictConfig, override: str, monkeypatch: pytest.Mo
         ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides([override]), changed)
         check_verb(changed, verb)
     except (LithydraError, HydraException, OmegaConfBaseException) as error:
-        return cli.explain(error)
+        return one_line(error)
     return None
 
 

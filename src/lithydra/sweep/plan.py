@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lithydra.arguments import group_problem
 from lithydra.axis_values import ABOUT_THE_SWEEP, refuse_axis
 from lithydra.checks.config import check
-from lithydra.cli import MENDABLE, explain
+from lithydra.checks.messages import MENDABLE, one_line
 from lithydra.errors import ConfigError
 from lithydra.sweep.directory import config_key, readable_name
 from lithydra.training.resuming import frozen
@@ -93,7 +93,7 @@ def prepare(
         try:
             prepared.append(_prepare(composer, request, dict(point)))
         except MENDABLE as error:
-            problems |= dict.fromkeys(explain(error).splitlines())
+            problems |= dict.fromkeys(one_line(error).splitlines())
             failed.append(point)
     if prepared and failed:
         problems[_how_to_leave_out(failed, [point.varied for point in prepared])] = None

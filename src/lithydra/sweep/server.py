@@ -181,7 +181,7 @@ def job_process(directory: Path, name: str, threads: int, gpu: str | None) -> in
 
 def set_up_job_logging() -> None:
     """As in a single run, with the time before each message."""
-    from lithydra.cli import set_up_logging
+    from lithydra.logs import set_up_logging
 
     set_up_logging()
     for handler in logging.getLogger().handlers:

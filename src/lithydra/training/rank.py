@@ -3,7 +3,6 @@
 It is given its job as a line of JSON on stdin, and ends when that is closed: the main process is gone then.
 """
 
-import importlib
 import json
 import os
 import signal
@@ -13,7 +12,6 @@ import traceback
 
 from lithydra.errors import LithydraError
 from lithydra.run.signals import EXIT_CODES
-from lithydra.sweep.server import PRELOAD
 
 
 def main() -> None:
@@ -33,11 +31,9 @@ def _carry_out(job: dict) -> int:
     try:
         from omegaconf import OmegaConf
 
-        from lithydra.cli import set_up_logging
+        from lithydra.logs import set_up_logging
         from lithydra.training.train import train
 
-        for name in os.environ.get(PRELOAD, "").split():
-            importlib.import_module(name)
         set_up_logging()
         train(OmegaConf.create(job["config"]), job["choices"], job["overrides"])  # pyright: ignore[reportArgumentType]
         return 0

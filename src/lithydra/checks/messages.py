@@ -1,0 +1,71 @@
+"""One line for each error that a person can mend: ours, and those of Hydra, OmegaConf and YAML."""
+
+import os
+import re
+from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
+
+from lithydra.checks.unread import TRAINER
+from lithydra.errors import LithydraError, nearest
+
+MENDABLE = (LithydraError, HydraException, OmegaConfBaseException, YAMLError)
+
+
+def one_line(error: Exception) -> str:
+    """One line: the key, the value given, what is allowed, and the nearest valid name."""
+    if isinstance(error, LithydraError):
+        return str(error)
+    cause = error.__cause__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.removesuffix(".yaml").rpartition("/")
+        choices = sorted(option for option in error.options or [] if not option.startswith("_"))
+        return f"{group}={choice}: choose one of {', '.join(choices)}.{nearest(choice, choices)}"
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.parent_node is not None:
+        return _explain_unknown_key(cause, str(error))
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{os.path.relpath(mark.name)}, line {mark.line + 1}: not YAML: {error.problem}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not of the form key=value. {first_line(error)}"
+    return first_line(cause if isinstance(cause, OmegaConfBaseException) else error)
+
+
+def _explain_unknown_key(cause: OmegaConfBaseException, message: str) -> str:
+    override = re.search(r"Could not override '([^']*)'", message)
+    key = override.group(1) if override else str(cause.full_key)
+    parent: Any = cause.parent_node
+    prefix, name = str(parent._get_full_key("") or ""), str(cause.key)
+    if prefix == "trainer" and name in TRAINER:
+        return f"{key}: not taken, {TRAINER[name]}"
+    siblings = [str(k) for k in parent if not str(k).startswith("_")]
+    near = nearest(name, siblings)
+    if not near:  # the right name at the wrong level
+        root: Any = parent._get_root()
+        places = [path for path in all_keys(root) if path.rpartition(".")[2] == name]
+        near = f" Did you mean {places[0]}?" if places else ""
+    elif prefix:
+        near = near.replace("mean ", f"mean {prefix}.")
+    allowed = f"; {prefix} has {', '.join(siblings)}" if prefix and not near else ""
+    return f"{key}: no such setting{allowed}.{near}"
+
+
+def all_keys(config: Any, prefix: str = "") -> list[str]:
+    """Every dotted key of a config, Hydra's own left out."""
+    keys: list[str] = []
+    for key in config:
+        path = f"{prefix}{key}"
+        if path == "hydra" or str(key).startswith("_"):
+            continue
+        keys.append(path)
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+            keys += all_keys(node, f"{path}.")
+    return keys
+
+
+def first_line(error: BaseException) -> str:
+    return " ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or type(error).__name__
