@@ -26,7 +26,7 @@ KNOWN_UPWARD = {
 }
 KNOWN_CIRCLES = {
     *("training.continuation", "training.repair", "training.resuming"),
-    *("training.engine", "training.divergence", "training.classifier", "data.base", "data.image_folder"),
+    *("training.engine", "training.divergence", "training.classifier"),
 }
 KNOWN_LONG = {"run/directory.py", "sweep/start.py", "training/build.py", "training/engine.py"}
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

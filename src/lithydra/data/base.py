@@ -4,7 +4,7 @@ import logging
 import warnings
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -12,15 +12,12 @@ import torch
 from torch import Tensor
 
 from lithydra.data.arrays import Arrays
-from lithydra.data.images import resize_all
+from lithydra.data.images import ImageFiles, resize_all
 from lithydra.data.loaders import EvaluationLoader, FileSplit, Split, TensorSplit, TrainingLoader, TrainingOrder
 from lithydra.data.memory import require_memory
 from lithydra.data.prepare import note_code
 from lithydra.data.shared import key_of, once
 from lithydra.errors import ConfigError
-
-if TYPE_CHECKING:
-    from lithydra.data.image_folder import ImageFiles
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +70,7 @@ class ImageDataModule(L.LightningDataModule):
         """The names of all classes, before `classes` selects some."""
         raise NotImplementedError
 
-    def files(self) -> "dict[str, ImageFiles] | None":
+    def files(self) -> dict[str, ImageFiles] | None:
         """The images of each split, train, test and maybe val, as files to decode on demand: too many for memory."""
         return None
 
@@ -147,7 +144,7 @@ class ImageDataModule(L.LightningDataModule):
         images = split.storage if whole else split.storage.index_select(0, split.indices)
         return images.permute(0, 3, 1, 2) if split.channels_last else images
 
-    def _on_demand(self, files: "dict[str, ImageFiles]") -> dict[str, Split]:
+    def _on_demand(self, files: dict[str, ImageFiles]) -> dict[str, Split]:
         channels, size = files["train"].channels, files["train"].image_size
         self.image_shape = (channels, size, size)
         self._require_memory(max(self.batch_size, self.eval_batch_size), size, channels)

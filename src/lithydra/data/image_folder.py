@@ -10,35 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from lithydra.data.base import ImageDataModule
-from lithydra.data.images import decode, decode_all, file_size, find_images
+from lithydra.data.images import ImageFiles, decode_all, file_size, find_images
 from lithydra.data.prepare import ONLY_VALIDATION, Arrays, validate
 from lithydra.data.shared import once
 from lithydra.errors import ConfigError
 
 log = logging.getLogger(__name__)
-
-
-class ImageFiles(Dataset[tuple[Tensor, int]]):
-    """Images that are decoded when they are asked for: ((C, H, W) uint8, label).
-
-    Attributes:
-        labels: (N,) int64.
-        image_size: side in pixels.
-    """
-
-    def __init__(self, paths: Sequence[Path], labels: Tensor, channels: int, image_size: int) -> None:
-        self.paths, self.labels, self.channels, self.image_size = paths, labels, channels, image_size
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = torch.from_numpy(decode(self.paths[index], channels=self.channels, image_size=self.image_size))
-        return image[None] if self.channels == 1 else image.permute(2, 0, 1), int(self.labels[index])
 
 
 # The names of the folders of splits, in any case.
