@@ -9,9 +9,9 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from lithydra.errors import LithydraError
+from lithydra.run.config import frozen, trainable
 from lithydra.run.directory import RunDir
 from lithydra.sweep.directory import ENDED, FAILED, Job, SweepDir, wait_until_free
-from lithydra.training.resuming import frozen, own
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def run_job(directory: Path, name: str, command: DictConfig) -> float | None:
     """
     sweep = SweepDir(directory)
     job = sweep.job(name)
-    own(sweep.config(job), f"sweep.job={name}", frozen(command), command)
+    trainable(sweep.config(job), f"sweep.job={name}", frozen(command), command)
     if begin(sweep, job):
         carry_out(sweep, job)
     return sweep.objective(job, sweep.read()) if sweep.state(job) == "finished" else None

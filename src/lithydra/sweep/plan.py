@@ -15,8 +15,8 @@ from lithydra.axis_values import ABOUT_THE_SWEEP, refuse_axis
 from lithydra.checks.config import check
 from lithydra.checks.messages import MENDABLE, one_line
 from lithydra.errors import ConfigError
+from lithydra.run.config import frozen
 from lithydra.sweep.directory import config_key, readable_name
-from lithydra.training.resuming import frozen
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lithydra.axis_values import bare
 from lithydra.errors import ConfigError, LithydraError
+from lithydra.run.config import flatten, trainable
 from lithydra.run.trust import own_code
 from lithydra.sweep.directory import (
     DAMAGED,
@@ -33,7 +34,6 @@ from lithydra.sweep.directory import (
 )
 from lithydra.sweep.plan import Prepared, Request, prepare
 from lithydra.sweep.study import check_rules
-from lithydra.training.resuming import flatten, own
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ class Sweep:
             print(f"{done} of {len(jobs)} jobs ended before this command")
         for job in pending:
             if (given := self._kept.get(job.name)) is not None:
-                own(self.directory.config(job), str(self.directory.config_file(job)), given, self.config)
+                trainable(self.directory.config(job), str(self.directory.config_file(job)), given, self.config)
         self._pending += [job.name for job in pending]
         self.plan.invocation = {"jobs": self._pending, "on_error": settings.on_error}
         self.directory.write(self.plan)

@@ -7,8 +7,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from lithydra.errors import ConfigError
-from lithydra.run.checkpoints import DamagedCheckpoint, link, load
-from lithydra.run.directory import RunDir, set_aside
+from lithydra.run.directory import RunDir
+from lithydra.training.repair import newest
 from lithydra.training.resuming import refuse_changes, refuse_shorter
 
 log = logging.getLogger(__name__)
@@ -24,10 +24,10 @@ SAME_DATA = {
 
 
 def continue_from(run: RunDir, config: DictConfig, record: dict[str, Any], *, writes: bool) -> Path | None:
-    """The checkpoint to go on from, or None to start at the beginning; what the run wrote after it is dropped.
+    """The checkpoint to resume from, or None to start at the beginning; what the run wrote after it is dropped.
 
     Args:
-        config: Of the continuation; its loggers are told where they go on.
+        config: Of the continuation; its loggers get the step that they resume at.
         record: What this process would write to a checkpoint: its config and its data.
         writes: Whether this process is the one that writes to the run directory.
 
@@ -51,29 +51,6 @@ def continue_from(run: RunDir, config: DictConfig, record: dict[str, Any], *, wr
     if writes:
         run.keep_metrics(progress["epochs"])
     return path
-
-
-def newest(run: RunDir, *, writes: bool) -> tuple[Path, dict[str, Any]] | None:
-    """The newest good checkpoint and what lithydra wrote in it. A damaged one is set aside, and said."""
-    damage: DamagedCheckpoint | None = None
-    for path in (run.last, run.previous, run.best):
-        if not path.exists():
-            continue
-        try:
-            written = load(path)["lithydra"]
-        except (DamagedCheckpoint, KeyError) as error:
-            known = isinstance(error, DamagedCheckpoint)
-            damage = error if known else DamagedCheckpoint(f"{path}: not a checkpoint of a run")
-            log.warning("%s; trying the one before it", damage)
-            if writes:  # else it would become previous.ckpt, in place of a good one
-                set_aside(path, "damaged")
-            continue
-        if path != run.last and writes:
-            link(path, run.last)
-        return path, written
-    if damage:
-        raise damage
-    return None
 
 
 def refuse_other_data(run: RunDir, written: dict[str, Any], record: dict[str, Any]) -> None:

@@ -1,9 +1,16 @@
 """What a resumed run needs of the files in its directory, where some of them are damaged."""
 
+from pathlib import Path
 from typing import Any
 
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.run.directory import CONFIG_END, RunDir, log, set_aside
+
+FOLDERS = ("checkpoints", "plots", "tensorboard", "csv")
+FILES = (
+    *("config.yaml", "command.txt", "provenance.json", "status.json", "metrics.csv", "layers.csv"),
+    *("histograms.npz", "run.html", "fit-profile.txt", "test-profile.txt"),
+)
 
 
 def repair(run: RunDir) -> None:
@@ -25,13 +32,6 @@ def repair(run: RunDir) -> None:
             set_aside(path, "damaged")
 
 
-FOLDERS = ("checkpoints", "plots", "tensorboard", "csv")
-FILES = (
-    *("config.yaml", "command.txt", "provenance.json", "status.json", "metrics.csv", "layers.csv"),
-    *("histograms.npz", "run.html", "fit-profile.txt", "test-profile.txt"),
-)
-
-
 def stored_config(run: RunDir) -> dict[str, Any]:
     """The run's config, from a checkpoint where config.yaml is damaged or cut off.
 
@@ -45,8 +45,6 @@ def stored_config(run: RunDir) -> dict[str, Any]:
         problem: LithydraError = ConfigError(f"{run.config}: cut off")
     except ConfigError as error:
         config, problem = None, error
-    from lithydra.training.continuation import newest  # imports torch
-
     try:
         found = newest(run, writes=False)
     except LithydraError:
@@ -57,3 +55,28 @@ def stored_config(run: RunDir) -> dict[str, Any]:
         return config  # pyright: ignore[reportReturnType]
     log.warning("%s; taken from %s", problem, found[0].name)
     return found[1]["config"]
+
+
+def newest(run: RunDir, *, writes: bool) -> tuple[Path, dict[str, Any]] | None:
+    """The newest good checkpoint and what lithydra wrote in it. A damaged one is set aside, and said."""
+    from lithydra.run.checkpoints import DamagedCheckpoint, link, load  # imports torch
+
+    damage: DamagedCheckpoint | None = None
+    for path in (run.last, run.previous, run.best):
+        if not path.exists():
+            continue
+        try:
+            written = load(path)["lithydra"]
+        except (DamagedCheckpoint, KeyError) as error:
+            known = isinstance(error, DamagedCheckpoint)
+            damage = error if known else DamagedCheckpoint(f"{path}: not a checkpoint of a run")
+            log.warning("%s; trying the one before it", damage)
+            if writes:  # else it would become previous.ckpt, in place of a good one
+                set_aside(path, "damaged")
+            continue
+        if path != run.last and writes:
+            link(path, run.last)
+        return path, written
+    if damage:
+        raise damage
+    return None

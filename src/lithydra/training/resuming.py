@@ -1,15 +1,14 @@
-"""The config that a run goes on with: its own, and of the command line only what may change."""
+"""The config that a run resumes with: its own, and of the command line only what may change."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from lithydra.checks.config import check
 from lithydra.errors import ConfigError
+from lithydra.run.config import FOLLOWS, flatten, frozen, select, trainable
 from lithydra.run.directory import RunDir
-from lithydra.run.trust import refuse_places, trusted
 from lithydra.training.repair import stored_config
 
 # What may differ: how long to train, where, and what is shown or saved. Any prefix of a dotted key.
@@ -50,14 +49,6 @@ WRITES_TO = {
     "accelerator": ("trainer.accelerator", "trainer.devices", "trainer.strategy", "trainer.precision"),
     "optimizer": ("lr",),
 }
-# Settings that have their value from another one, while they have it.
-FOLLOWS = {
-    "lr": ("optimizer.lr", "scheduler.max_lr"),
-    "seed": ("data.seed",),
-    "monitor.metric": ("callbacks.early_stopping.monitor",),
-    "monitor.mode": ("callbacks.early_stopping.mode", "scheduler.mode"),
-    "paths.data": ("data.dir",),
-}
 # Callbacks that end a run: like `trainer.max_epochs`, their settings say how long to train.
 STOPPERS = (".EarlyStopping", ".Timer")
 LENGTH = ("trainer.max_epochs", "trainer.max_steps")
@@ -65,8 +56,6 @@ RECIPES = ("experiment", "debug", "study")
 
 UNLIMITED = -1  # of trainer.max_steps
 ABSENT = "nothing"  # how a setting is shown that one of two configs does not have
-
-RUN_MARK = "<the run's directory>"
 
 
 def resumed(run: RunDir, composed: DictConfig, overrides: list[str]) -> DictConfig:
@@ -86,55 +75,14 @@ def resumed(run: RunDir, composed: DictConfig, overrides: list[str]) -> DictConf
     refuse_changes(run, stored, given, keys, anyway=composed.resume_anyway)
     config = DictConfig({**given, **stored})  # a setting that is newer than the run has its default
     for key in keys:
-        OmegaConf.update(config, key, _select(given, key), merge=False, force_add=True)
-    config = own(OmegaConf.to_container(config), f"resume={run.path}", given, composed)
+        OmegaConf.update(config, key, select(given, key), merge=False, force_add=True)
+    config = trainable(OmegaConf.to_container(config), f"resume={run.path}", given, composed)
     for key in ("run", "resume", "resume_anyway", "trust"):
         config[key] = composed[key]
     check(config)
     _refuse_new_length(stored, config)
     _refuse_finished(run, stored, config)
     return config
-
-
-def own(stored: Any, where: str, given: dict[str, Any], command: DictConfig) -> DictConfig:
-    """A run's stored config, to be trained from: the code and the places that it names are the person's own.
-
-    Args:
-        given: The config that the command line gives by itself, plain.
-        command: The same, with `trust` and `paths`.
-
-    Raises:
-        ConfigError: It names other code, or would write elsewhere than in its run directory.
-    """
-    config = trusted(stored, where, command.trust, given)
-    refuse_places(stored, where, given, command.paths.outputs)
-    folder = _select(config, "data.dir")
-    if folder not in (None, _select(given, "data.dir")):
-        prepared = Path(str(folder)) / f"{config.data.get('name')}.npz"
-        if not prepared.is_file():  # it is made where the person has theirs
-            config.data.dir = command.paths.data
-    return config
-
-
-def frozen(config: DictConfig) -> dict[str, Any]:
-    """`config` resolved and plain. What is made of the run directory's name stays `${run}`, so that it can be moved.
-
-    Whom a command trusts is of this command, and not stored.
-    """
-    copy = config.copy()
-    OmegaConf.set_struct(copy, False)
-    OmegaConf.set_readonly(copy, False)
-    copy.run = RUN_MARK
-    plain: dict[str, Any] = OmegaConf.to_container(copy, resolve=True)  # pyright: ignore[reportAssignmentType]
-    return _with_run_named(plain) | {"run": None, "resume": None, "resume_anyway": False, "trust": []}
-
-
-def _with_run_named(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {key: _with_run_named(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_with_run_named(value) for value in node]
-    return node.replace(RUN_MARK, "${run}") if isinstance(node, str) else node
 
 
 def _named(run: RunDir, stored: dict[str, Any], overrides: list[str]) -> list[str]:
@@ -152,13 +100,9 @@ def _named(run: RunDir, stored: dict[str, Any], overrides: list[str]) -> list[st
             key = key.rpartition(".")[0]  # what is gone shows in what is left
         if key.split(".")[0] == "hydra":
             continue
-        followers = [place for place in FOLLOWS.get(key, ()) if _select(stored, place) == _select(stored, key)]
+        followers = [place for place in FOLLOWS.get(key, ()) if select(stored, place) == select(stored, key)]
         keys += [key, *WRITES_TO.get(key, ()), *followers]
     return keys
-
-
-def _select(config: Any, key: str) -> Any:
-    return OmegaConf.select(DictConfig(config), key, default=None)
 
 
 def refuse_changes(
@@ -196,7 +140,7 @@ def laid_out(config: Mapping[str, Any]) -> str | None:
 def _refuse_new_length(stored: dict[str, Any], config: DictConfig) -> None:
     """A schedule that was laid out over a run's length cannot change with it."""
     for key in ("trainer.max_epochs", "trainer.max_steps"):
-        before, now = _select(stored, key), OmegaConf.select(config, key)
+        before, now = select(stored, key), OmegaConf.select(config, key)
         if before != now and isinstance(now, int) and (planned := laid_out(stored)):
             raise ConfigError(f"{key}={now}: {planned} was laid out for {before}; train anew instead")
 
@@ -218,18 +162,10 @@ def _refuse_finished(run: RunDir, stored: dict[str, Any], config: DictConfig) ->
     epochs, steps = status.get("epoch", 0), status.get("step", 0)
     left = epochs < trainer.max_epochs and (trainer.max_steps == UNLIMITED or steps < trainer.max_steps)
     keys = (*LENGTH, *stoppers(stored), *stoppers(OmegaConf.to_container(config)))  # pyright: ignore
-    longer = status.get("more_epochs") == "" or any(_select(stored, k) != OmegaConf.select(config, k) for k in keys)
+    longer = status.get("more_epochs") == "" or any(select(stored, k) != OmegaConf.select(config, k) for k in keys)
     if status.get("state") == "finished" and not (left and longer and not trainer.get("fast_dev_run")):
         why = f" ({status['stopped']})" if "stopped" in status else ""
         hint = f"{status.get('more_epochs') or f'trainer.max_epochs={2 * max(1, epochs)}'} would go on"
         if "no_more_epochs" in status:
             hint = f"{status['no_more_epochs']}; train anew for more"
         raise ConfigError(f"resume={run.path}: finished after {epochs} epochs{why}; {hint}")
-
-
-def flatten(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys and values of a nested config; lists are values, and so are empty nodes."""
-    if isinstance(node, (dict, DictConfig)) and len(node):
-        dot = f"{prefix}." if prefix else ""
-        return [item for key, value in node.items() for item in flatten(value, f"{dot}{key}")]
-    return [(prefix, OmegaConf.to_container(node) if OmegaConf.is_config(node) else node)]

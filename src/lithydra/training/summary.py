@@ -12,9 +12,9 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from lithydra.axis_values import split_override, typed
+from lithydra.run.config import flatten
 from lithydra.run.directory import PROFILE, RunDir
 from lithydra.run.page import commands
-from lithydra.training.resuming import flatten
 
 # Groups whose choice says something about a result.
 NAMED_GROUPS = ("data", "normalization", "augmentation", "model", "loss", "optimizer", "scheduler", "regularizer")

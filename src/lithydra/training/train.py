@@ -15,6 +15,7 @@ from lithydra.data.base import ImageDataModule
 from lithydra.data.memory import keep_freed_memory
 from lithydra.errors import ConfigError
 from lithydra.run.checkpoints import load
+from lithydra.run.config import frozen
 from lithydra.run.directory import RunDir, now
 from lithydra.run.provenance import all_choices, all_overrides, provenance, warn_of_threads
 from lithydra.run.recording import logged, recorded
@@ -27,7 +28,6 @@ from lithydra.training.interrupts import interruptible
 from lithydra.training.processes import other_processes
 from lithydra.training.record import RunRecord
 from lithydra.training.repair import repair
-from lithydra.training.resuming import frozen
 
 log = logging.getLogger(__name__)
 

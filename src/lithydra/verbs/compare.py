@@ -10,8 +10,8 @@ from rich.table import Table
 
 from lithydra.checks.output import distinct_names, output_of, writing
 from lithydra.errors import ConfigError
+from lithydra.run.config import FOLLOWS, flatten
 from lithydra.run.directory import RunDir
-from lithydra.training.resuming import FOLLOWS, flatten
 
 METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc")
 # Where a run lies and what it shows say nothing about what it is; names repeat what the target says.

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.run.checkpoints import load
+from lithydra.run.config import flatten, trainable
 from lithydra.run.directory import RunDir
-from lithydra.training.resuming import flatten, own
 from lithydra.training.train import train
 
 # Parts of provenance.json that say where and how, not what.
@@ -30,7 +30,7 @@ def reproduce_run(config: DictConfig) -> RunDir:
     if run.read_status().get("state") != "finished":
         raise ConfigError(f"run={run.path}: did not finish (state {run.read_status().get('state')})")
     origin = run.origin()
-    settings = own(run.read_config(), f"run={run.path}", {}, config)
+    settings = trainable(run.read_config(), f"run={run.path}", {}, config)
     if "dir" in settings.data:
         settings.data.dir = config.paths.data
     if config.output:
