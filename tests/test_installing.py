@@ -11,8 +11,8 @@ import pytest
 
 from conftest import CONF, ROOT
 from lithydra.checks.extras import OWN_CONSTRAINTS, require_extra
-from lithydra.conf_dir import find_conf
 from lithydra.errors import ConfigError
+from lithydra.overrides import find_conf
 
 SECTION = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]\n")[1].partition("\n\n")[0]
 EXTRAS = re.findall(r"(?m)^(\w+) = \[", SECTION)

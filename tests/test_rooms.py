@@ -17,7 +17,7 @@ ORDER = (
     ("checks",),
     ("run",),
     ("data", "models", "augmentations", "losses", "metrics", "normalization", "regularizers", "schedules"),
-    ("arguments", "axis_values", "conf_dir", "csv_rows", "errors", "links", "logs"),
+    ("csv_rows", "errors", "links", "logs", "overrides"),
 )
 # Still to be mended: these sets may only shrink.
 KNOWN_UPWARD = {

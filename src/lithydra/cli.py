@@ -17,12 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from lithydra.arguments import CONFIG_DIRECTORY, name_runs, quote_paths, refuse_arguments
 from lithydra.checks.config import check
 from lithydra.checks.messages import MENDABLE, first_line, one_line
 from lithydra.checks.verbs import check_verb
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.logs import set_up_logging
+from lithydra.overrides import CONF, name_runs, quote_paths, refuse_arguments
 from lithydra.run.directory import RunDir
 from lithydra.run.signals import end_at_once_on_signal
 from lithydra.training.resuming import resumed
@@ -60,7 +60,7 @@ def main(verb: str) -> NoReturn:
     try:
         sys.argv[1:] = quote_paths(name_runs(sys.argv[1:]) if verb == "compare" else sys.argv[1:])
         refuse_arguments(verb)
-        hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name=config_name)(guarded)()
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(guarded)()
     except MENDABLE as error:
         errors.append(error)
     except KeyboardInterrupt:

@@ -41,3 +41,9 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     """` Did you mean X?`, where X is the choice that `name` looks most like; empty where none is near."""
     close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
     return f" Did you mean {close[0]}?" if close else ""
+
+
+def refuse(problems: Iterable[str]) -> None:
+    """Raise one ConfigError with all problems, a line each; return where there is none."""
+    if message := "\n".join(problems):
+        raise ConfigError(message)

@@ -16,12 +16,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from conftest import CONF
-from lithydra.arguments import refuse_arguments
 from lithydra.checks import verbs
 from lithydra.checks.messages import one_line
 from lithydra.checks.output import distinct_names, output_of, writing
 from lithydra.checks.verbs import VERBS, check_verb
 from lithydra.errors import ConfigError, LithydraError
+from lithydra.overrides import refuse_arguments
 from lithydra.run.directory import RunDir
 from lithydra.verbs.serve import allowed_hosts
 

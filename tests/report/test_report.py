@@ -19,8 +19,8 @@ from tensorboard.plugins.hparams.backend_context import Context
 
 import lithydra
 from conftest import ROOT, RunTrain
-from lithydra.axis_values import typed
 from lithydra.errors import ConfigError
+from lithydra.overrides import typed
 from lithydra.report import figures
 from lithydra.report.layer_figures import layers_at_start
 from lithydra.report.page import Sweep, commands, report_sweep

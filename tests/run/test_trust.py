@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import lithydra
-from lithydra import conf_dir
+from lithydra import overrides
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.run import checkpoints, trust
 from lithydra.run.directory import RunDir
@@ -146,7 +146,7 @@ def no_conf(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_ships_needs_no_conf(no_conf: None) -> None:
     """A checkpoint loads where there is no checkout."""
-    shipped = {name for name in conf_dir.named_targets() if not name.startswith("hydra_plugins.") and "." in name}
+    shipped = {name for name in overrides.named_targets() if not name.startswith("hydra_plugins.") and "." in name}
     network = {"lithydra.callbacks.mlflow_logger.LockedMLFlowLogger", "lightning.pytorch.loggers.WandbLogger"}
     assert len(shipped) > 50 and network < shipped
     for name in shipped - network:
@@ -174,7 +174,7 @@ def test_classes_of_the_libraries_need_no_word(no_conf: None, name: str) -> None
 def test_names_of_the_persons_conf_and_command_line_are_theirs(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text("_target_: mine.Net\nhead: {'_target_': 'mine.Head', n: 1}\n")
-    assert conf_dir.named_targets(tmp_path) == {"mine.Net", "mine.Head"}
+    assert overrides.named_targets(tmp_path) == {"mine.Net", "mine.Head"}
     stored = {"model": {"_target_": "mine.Net"}}
     assert trusted(stored, "x", given={"loss": {"x": [{"_target_": "mine.Net"}]}}).model._target_ == "mine.Net"
     with pytest.raises(ConfigError, match=r"^x: model\._target_=mine\.Net: .*; trust=\[mine\] allows it"):

@@ -5,7 +5,7 @@ One pass over what the settings resolve to, by type and by shape. All problems o
 
 import fnmatch
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,7 +15,7 @@ from lithydra.checks.combinations import COMBINATIONS
 from lithydra.checks.rules import AnyOf, Group, Number, shown
 from lithydra.checks.settings import ARGUMENTS, HYDRA, NEEDED, RULES
 from lithydra.checks.unread import unread
-from lithydra.errors import ConfigError, nearest
+from lithydra.errors import ConfigError, nearest, refuse
 
 ROOT_KEYS = tuple(key for key in RULES if "." not in key)
 
@@ -42,16 +42,11 @@ def check(config: DictConfig, choices: Mapping[str, str] | None = None) -> None:
         choices: The option that was taken in each group, as Hydra tells it.
     """
     written: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # pyright: ignore[reportAssignmentType]
-    _refuse(_misshapen(written))
+    refuse(_misshapen(written))
     plain = resolved(config)
-    _refuse([*_unknown_root_keys(plain), *_several(plain, choices), *broken_rules(plain, RULES, written)])
-    _refuse(unread(plain))
-    _refuse(problem for combination in COMBINATIONS for problem in combination(plain))
-
-
-def _refuse(problems: Iterable[str]) -> None:
-    if message := "\n".join(problems):
-        raise ConfigError(message)
+    refuse([*_unknown_root_keys(plain), *_several(plain, choices), *broken_rules(plain, RULES, written)])
+    refuse(unread(plain))
+    refuse(problem for combination in COMBINATIONS for problem in combination(plain))
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from lithydra.checks.config import RULES, broken_rules, resolved
 from lithydra.checks.extras import require_extra
 from lithydra.checks.output import DEFAULTS, SUFFIXES, output_problem
 from lithydra.checks.rules import COUNT, FLAG, SEED, AnyOf, Choice, ListOf, Number, Text, optional
-from lithydra.errors import ConfigError, nearest
+from lithydra.errors import ConfigError, nearest, refuse
 from lithydra.links import refuse_links_out
 from lithydra.run.directory import RunDir
 
@@ -75,16 +75,11 @@ def check_verb(config: DictConfig, verb: str) -> None:
     if missing := [key for key in EXAMPLES if OmegaConf.is_missing(config, key)]:
         raise ConfigError("\n".join(f"{key}: must be given, {EXAMPLES[key]}" for key in missing))
     plain = resolved(config)
-    _refuse(_setting_problems(plain, VERBS[verb], OPTIONAL.get(verb, {})))
-    _refuse(_no_gpu(plain))
+    refuse(_setting_problems(plain, VERBS[verb], OPTIONAL.get(verb, {})))
+    refuse(_no_gpu(plain))
     _open(plain)
-    _refuse(_file_problems(plain, verb))
+    refuse(_file_problems(plain, verb))
     _require_extra(plain, verb)
-
-
-def _refuse(problems: Iterator[str]) -> None:
-    if message := "\n".join(problems):
-        raise ConfigError(message)
 
 
 def _setting_problems(plain: dict[str, Any], rules: Mapping[str, Any], more: Mapping[str, Any]) -> Iterator[str]:

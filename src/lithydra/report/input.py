@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lithydra.axis_values import FOLDED
+from lithydra.overrides import FOLDED
 from lithydra.sweep.directory import Plan, SweepDir
 from lithydra.sweep.results import Frame, Setting, curves, ranked_settings, results, varied
 

@@ -8,8 +8,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from lithydra.axis_values import FOLDED, bare, typed
 from lithydra.links import refuse_links_out
+from lithydra.overrides import FOLDED, bare, typed
 from lithydra.report import effects, figures
 from lithydra.report.input import Sweep
 from lithydra.report.pictures import sections

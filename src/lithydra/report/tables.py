@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from lithydra.axis_values import short
+from lithydra.overrides import short
 from lithydra.sweep.results import METRICS, MISSING, Frame, Setting, Spread, duration, number
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lithydra.axis_values import FOLDED, bare, typed
+from lithydra.overrides import FOLDED, bare, typed
 from lithydra.report import significance
 from lithydra.report.significance import LEVEL
 from lithydra.sweep.directory import Plan

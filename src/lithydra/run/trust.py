@@ -17,8 +17,8 @@ from typing import Any
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from lithydra.conf_dir import named_targets
 from lithydra.errors import ConfigError
+from lithydra.overrides import named_targets
 
 MODULE = "torch.nn.modules.module.Module"
 CALLBACK = "lightning.pytorch.callbacks.callback.Callback"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from lithydra.axis_values import split_override, typed
+from lithydra.overrides import split_override, typed
 from lithydra.search.space import override_value
 from lithydra.sweep.directory import Job, Plan, SweepDir
 

@@ -10,8 +10,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from lithydra.axis_values import bare
 from lithydra.errors import ConfigError, LithydraError
+from lithydra.overrides import bare
 from lithydra.search import optuna_side
 from lithydra.search.best import write_best
 from lithydra.search.settings import Settings

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
-from lithydra.axis_values import FOLDED, bare, refuse_axis
 from lithydra.errors import ConfigError
+from lithydra.overrides import FOLDED, bare, refuse_axis
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -18,9 +18,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from filelock import FileLock, Timeout
 
-from lithydra.axis_values import bare
 from lithydra.errors import ConfigError
 from lithydra.links import refuse_links_out
+from lithydra.overrides import bare
 from lithydra.run.directory import RunDir, write_json, write_text
 from lithydra.run.moved import with_moved_names
 

@@ -10,11 +10,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lithydra.arguments import group_problem
-from lithydra.axis_values import ABOUT_THE_SWEEP, refuse_axis
 from lithydra.checks.config import check
 from lithydra.checks.messages import MENDABLE, one_line
 from lithydra.errors import ConfigError
+from lithydra.overrides import ABOUT_THE_SWEEP, group_problem, refuse_axis
 from lithydra.run.config import frozen
 from lithydra.sweep.directory import config_key, readable_name
 

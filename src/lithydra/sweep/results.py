@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from lithydra.axis_values import FOLDED, short, split_override, typed
 from lithydra.errors import ConfigError
+from lithydra.overrides import FOLDED, short, split_override, typed
 from lithydra.run.directory import RunDir
 from lithydra.sweep.directory import DAMAGED, NOT_STARTED, Job, Plan, SweepDir
 

@@ -15,8 +15,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lithydra.axis_values import bare
 from lithydra.errors import ConfigError, LithydraError
+from lithydra.overrides import bare
 from lithydra.run.config import flatten, trainable
 from lithydra.run.trust import own_code
 from lithydra.sweep.directory import (

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lithydra.axis_values import typed
 from lithydra.errors import ConfigError, nearest
+from lithydra.overrides import typed
 
 KEYS = ("claim", "metric", "of", "above", "below", "rises_with", "by", "at_epoch")
 KINDS = ("above", "below", "rises_with")

@@ -11,7 +11,7 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from lithydra.axis_values import split_override, typed
+from lithydra.overrides import split_override, typed
 from lithydra.run.config import flatten
 from lithydra.run.directory import PROFILE, RunDir
 from lithydra.run.page import commands

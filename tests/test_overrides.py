@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from lithydra.arguments import quote_paths
+from lithydra.overrides import quote_paths
 
 
 @pytest.mark.parametrize(

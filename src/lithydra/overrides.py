@@ -1,4 +1,5 @@
-"""The command line before Hydra reads it: paths in its grammar, and what it would take without a word.
+"""Overrides: the command line before Hydra reads it, and what the text of an override stands for. Pandas and torch are
+not imported here.
 
 Hydra's grammar has uses of its own for `=`, `,`, brackets and much else that directories are named with: those of a
 sweep's runs are `lr=0.1,optimizer=sgd`. Such a path goes to Hydra in quotes.
@@ -7,13 +8,15 @@ sweep's runs are `lr=0.1,optimizer=sgd`. Such a path goes to Hydra in quotes.
 import os
 import re
 import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 
-from lithydra.conf_dir import CONF
-from lithydra.errors import ConfigError
+from lithydra.errors import ConfigError, nearest, refuse
 
 PATHS = ("run", "resume", "input", "output", "sweep")  # one path each
 PATHS_OR_SWEEPS = ("data.path", "init.from", "paths.data", "paths.outputs")  # -m may give several
@@ -28,7 +31,6 @@ HYDRA_OPTIONS = (
 )
 ONE_OF = {"run": "--run", "multirun": "-m", "cfg": "--cfg", "info": "--info", "shell_completion": "--shell-completion"}
 SWEEPERS = ("grid", "optuna")
-CONFIG_DIRECTORY = CONF
 # Hydra's own settings that would move a run or a sweep away from where it is looked for.
 DECIDED = {
     "hydra.run.dir": "run=DIR names a run's directory",
@@ -38,8 +40,32 @@ DECIDED = {
     "hydra.job.chdir": "paths are relative to where the command is typed",
 }
 OF_SWEEPS = ("sweep", "hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
+ABOUT_THE_SWEEP = ("sweep", "paths", "hydra")  # these neither vary nor belong to a job
+TAGS = ("log",)  # Hydra's tag(): of these, a search knows the meaning
+FOLDED = ("seed", "data.fold")  # axes that repeat a setting instead of changing it
 
 PLAIN = re.compile(r"[A-Za-z_./][\w./*?+-]*", re.ASCII)  # Hydra takes it as it is
+TARGET = re.compile(r"""_target_['"]?\s*:\s*['"]?([\w.]+)""")
+
+
+def find_conf() -> Path:
+    """conf/ beside the script that was started, or beside its folder (scripts/); else that of the package's checkout.
+
+    A package that is installed without `-e` lies elsewhere than the conf/ of the checkout that train.py is run from.
+    """
+    script = Path(sys.argv[0]).resolve() if sys.argv and sys.argv[0] else Path(__file__)
+    package = Path(__file__).resolve().parents[2]
+    beside = (script.parent / "conf", script.parent.parent / "conf")
+    return next((folder for folder in beside if (folder / "train.yaml").is_file()), package / "conf")
+
+
+CONF = find_conf()
+
+
+@cache
+def named_targets(conf: Path = CONF) -> frozenset[str]:
+    """Every `_target_` that a file of conf/ names: what a person lets lithydra call."""
+    return frozenset(name for path in conf.rglob("*.yaml") for name in TARGET.findall(path.read_text(errors="replace")))
 
 
 def quote_paths(arguments: list[str]) -> list[str]:
@@ -78,22 +104,14 @@ def refuse_arguments(verb: str) -> None:
     given = [option for name, option in ONE_OF.items() if getattr(arguments, name)]
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)}: one of them at a time; --cfg job shows the config of a single run")
-    overrides = OverridesParser.create().parse_overrides(arguments.overrides)
-    sweeps, alone = bool(arguments.multirun), verb == "train" and given in ([], ["--run"])
-    problems = [
-        problem
-        for override in overrides
-        for problem in (
-            _decided(override),
-            group_problem(override),
-            _sweep_problem(override, sweeps, alone, verb == "train"),
-        )
-        if problem
-    ]
-    if sweeps and verb != "train":
+    sweeps, trains = bool(arguments.multirun), verb == "train"
+    alone = trains and given in ([], ["--run"])
+    problems: list[str | None] = []
+    for override in OverridesParser.create().parse_overrides(arguments.overrides):
+        problems += [_decided(override), group_problem(override), _sweep_problem(override, sweeps, alone, trains)]
+    if sweeps and not trains:
         problems.append("-m: trains many runs, with train.py; this takes one command at a time")
-    if problems:
-        raise ConfigError("\n".join(problems))
+    refuse(filter(None, problems))
 
 
 def _decided(override: Override) -> str | None:
@@ -103,7 +121,7 @@ def _decided(override: Override) -> str | None:
 
 def group_problem(override: Override) -> str | None:
     """A group's choice that is no name, which Hydra answers with a traceback."""
-    group = CONFIG_DIRECTORY / override.key_or_group
+    group = CONF / override.key_or_group
     if not group.is_dir() or override.is_delete() or override.is_sweep_override():
         return None
     if isinstance(override.value(), (str, list)):
@@ -123,3 +141,41 @@ def _sweep_problem(override: Override, sweeps: bool, alone: bool, trains: bool) 
     if key == "hydra/sweeper" and not override.is_delete() and override.value() not in SWEEPERS:
         return f"{line}: one of {', '.join(SWEEPERS)}"
     return None
+
+
+def refuse_axis(override: Override) -> None:
+    """Raise ConfigError for what cannot vary from job to job, and for a tag that nothing reads."""
+    if override.get_key_element().lstrip("+~").partition(".")[0] in ABOUT_THE_SWEEP:
+        raise ConfigError(f"{override.input_line}: a setting of the sweep itself, which has one value for all its jobs")
+    for tag in sorted(getattr(override.value(), "tags", set()) - set(TAGS)):
+        raise ConfigError(f"{override.input_line}: tag {tag}: one of {', '.join(TAGS)}.{nearest(tag, TAGS)}")
+
+
+def bare(override: str) -> str:
+    """The key of `key`, `+key=value`, `++key=value` or `~key`."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def split_override(override: str) -> tuple[str, str]:
+    """Key and value of `+key=value`."""
+    return bare(override), override.partition("=")[2]
+
+
+def typed(text: object) -> Any:
+    """The value that an override's text stands for: a number, true or false, else text without spaces in lists."""
+    text = str(text).strip()
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    if text == "None":
+        return "null"
+    return text.replace(" ", "") if text.startswith("[") else text.strip("'\"")
+
+
+def short(value: object) -> str:
+    """A value of an axis, of a number its first four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
