@@ -20,10 +20,7 @@ from torch import Tensor
 from conftest import CONF, QUIET, Compose, RunTrain, write_npz
 from lithydra.checks.config import RULES, check
 from lithydra.data.base import ImageDataModule
-from lithydra.data.cifar10 import CIFAR10
-from lithydra.data.cifar100 import CIFAR100
-from lithydra.data.fashion_mnist import FashionMNIST
-from lithydra.data.mnist import MNIST
+from lithydra.data.torchvision_data import TorchvisionData
 from lithydra.errors import ConfigError
 from lithydra.models.layers import ACTIVATIONS
 from lithydra.run.directory import RunDir
@@ -45,7 +42,6 @@ FALLING = ("optimizer", "scheduler", "regularizer", "loss", "normalization", "au
 
 FEW_EPOCHS = (*QUIET, "data.limit=200", "trainer.max_epochs=3")
 FEW_STEPS = (*QUIET, "data.limit=40", "data.val_fraction=0.25", "data.batch_size=6", "trainer.max_steps=2")
-PUBLISHED = (MNIST, FashionMNIST, CIFAR10, CIFAR100)  # these would be downloaded
 TWO_CLASSES = ("data.classes=[2,6]", "data.limit=200")
 # What a choice needs beside itself.
 NEEDS = {
@@ -233,7 +229,7 @@ def stand_in(name: str, compose: Compose, tiny_npz: Path, tmp_path: Path) -> lis
     (tmp_path / "data").mkdir()
     settings = [f"paths.data={tmp_path / 'data'}", "data.val_fraction=0.2"]
     module = build.make(compose(f"data={name}", *settings), "data")
-    if not isinstance(module, PUBLISHED):  # a person's own: it makes what it is made of, as it would for a run
+    if not isinstance(module, TorchvisionData):  # a person's own: it makes what it is made of, as it would for a run
         count = len(module.read().y_train)
         return [*settings, f"data.limit={min(count, 300)}"]
     shape = (28, 28) if name.endswith("mnist") else (32, 32, 3)

@@ -79,7 +79,8 @@ def test_a_sweep_goes_on_and_reports(folder: Path, data_dir: Path, call: Call) -
 
 def test_moved_names_lead_somewhere() -> None:
     names = {"schedulers": "warmup_cosine", "mlflow_logger": "LockedMLFlowLogger", "summary": "NetSummary"}
-    names |= {"report_to_trial": "ReportToTrial"}
+    names |= {"report_to_trial": "ReportToTrial", "mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
+    names |= {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
     for old in MOVED:
         name = f"{old}.{names[old.rpartition('.')[2]]}"
         located("x", with_moved_names({"a": [{"_target_": name}]})["a"][0]["_target_"])

@@ -181,8 +181,8 @@ _SAVED = {"save_dir": optional(PATH), "name": AnyOf((Choice((None, "")), PATH)),
 
 # The arguments of classes and functions that conf/ names, by `_target_`.
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    **{f"lithydra.data.{name}": _DIR for name in ("digits.Digits", "mnist.MNIST", "cifar10.CIFAR10")},
-    **{f"lithydra.data.{name}": _DIR for name in ("fashion_mnist.FashionMNIST", "cifar100.CIFAR100")},
+    "lithydra.data.digits.Digits": _DIR,
+    **{f"lithydra.data.torchvision_data.{name}": _DIR for name in ("MNIST", "FashionMNIST", "CIFAR10", "CIFAR100")},
     "lithydra.data.npz.Npz": {
         "path": optional(PATH),
         "class_names": optional(ListOf(AnyOf((TEXT, WHOLE)), min_length=2)),

@@ -8,6 +8,10 @@ MOVED = {
     "lithydra.mlflow_logger": "lithydra.callbacks.mlflow_logger",
     "lithydra.callbacks.summary": "lithydra.callbacks.model_summary",
     "lithydra.callbacks.report_to_trial": "lithydra.search.report_to_trial",
+    "lithydra.data.mnist": "lithydra.data.torchvision_data",
+    "lithydra.data.fashion_mnist": "lithydra.data.torchvision_data",
+    "lithydra.data.cifar10": "lithydra.data.torchvision_data",
+    "lithydra.data.cifar100": "lithydra.data.torchvision_data",
 }
 
 
