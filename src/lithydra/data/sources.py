@@ -4,11 +4,9 @@ import contextlib
 import gzip
 import io
 import logging
-import queue
 import shutil
 import socket
 import sys
-import threading
 import urllib.error
 import urllib.request
 import zlib
@@ -108,35 +106,20 @@ def _download(name: str, root: Path) -> Arrays:
 
 
 def _require_answer(urls: list[str], timeout_seconds: float = 5) -> None:
-    """Raise ConnectionError unless one of the servers answers.
-
-    A socket's time limit holds for each address of a server, and not at all for the look-up of its name, so without a
-    network torchvision can take minutes to give up. A thread bounds the whole.
-    """
+    """Raise ConnectionError unless one of the servers answers, be it with a refusal: torchvision waits for long."""
     reasons = []
     for url in urls:
-        answer: queue.SimpleQueue[str] = queue.SimpleQueue()
-        threading.Thread(target=_ask, args=(url, answer), daemon=True).start()
+        request = urllib.request.Request(url, method="HEAD")
         try:
-            reason = answer.get(timeout=timeout_seconds)
-        except queue.Empty:
-            reason = f"no answer in {timeout_seconds} s"
-        if not reason:
+            urllib.request.urlopen(request, timeout=timeout_seconds).close()
             return
-        reasons.append(f"{url}: {reason}")
+        except urllib.error.HTTPError as error:
+            return error.close()
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            silent = isinstance(reason, TimeoutError)
+            reasons.append(f"{url}: no answer in {timeout_seconds} s" if silent else f"{url}: {reason}")
     raise ConnectionError(", ".join(reasons))
-
-
-def _ask(url: str, answer: "queue.SimpleQueue[str]") -> None:
-    """Put why the server cannot be reached, or nothing where it answers, be it with a refusal."""
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD")).close()
-        answer.put("")
-    except urllib.error.HTTPError as error:
-        error.close()
-        answer.put("")
-    except (OSError, HTTPException) as error:
-        answer.put(str(getattr(error, "reason", error)))
 
 
 @contextlib.contextmanager
