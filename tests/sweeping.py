@@ -3,11 +3,11 @@
 import contextlib
 import os
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Command:
 class ForkedServer:
     """In place of the new process that imports torch: a fork of this one, which has."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: Connection, modules: Sequence[str]) -> None:
         self.process = os.fork()
         if self.process == 0:
             try:

@@ -20,9 +20,9 @@ class LocalLauncher(Launcher):
         self.config = config
         self.jobs = LocalJobs()
 
-    def warm_up(self) -> None:
-        """Let the server import torch while the sweeper is still at work."""
-        self.jobs.start_server()
+    def warm_up(self, modules: Sequence[str]) -> None:
+        """Let the server import torch, and `modules` of the jobs, while the sweeper is still at work."""
+        self.jobs.start_server(modules)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         from lithydra.sweep.start import job_returns, launched

@@ -1,7 +1,6 @@
 """A search: ask Optuna for trials, have the launcher run them as jobs of a sweep, tell Optuna what came out."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ from lithydra.search.space import corners, grid, override_value, parse
 from lithydra.sweep.directory import ENDED, Job
 from lithydra.sweep.launcher import make_slots
 from lithydra.sweep.plan import Prepared, Request
-from lithydra.sweep.server import PRELOAD
 from lithydra.sweep.start import Sweep, report
 
 if TYPE_CHECKING:
@@ -73,9 +71,7 @@ class Search:
         optuna = optuna_side.import_optuna()
         optuna_side.sampler(self.settings, 0)  # both refuse options that Optuna does not know
         optuna_side.pruner(self.settings.pruner, 1, self.settings.pruner_options)
-        if self.settings.pruner != "none":  # each job will open the study
-            os.environ[PRELOAD] = "optuna sqlalchemy.dialects.sqlite alembic.command"
-        self.sweep.warm_up()
+        self.sweep.warm_up(() if self.settings.pruner == "none" else optuna_side.IMPORTED)
         self.sweep.prepare([self._texts(point) for point in corners(self.space)])
         with self.sweep.opened():
             if self.config.sweep.fresh:

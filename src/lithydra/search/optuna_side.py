@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 STUDY = "search"  # the name of the study in its storage
+IMPORTED = ("optuna", "sqlalchemy.dialects.sqlite", "alembic.command")  # by a job that opens the study
 
 
 def import_optuna() -> Any:

@@ -1,16 +1,15 @@
 """Runs jobs as processes of this machine: a few at a time, each with its share of cores or its GPU."""
 
-import json
+import multiprocessing
 import os
-import select
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -39,18 +38,17 @@ class LocalJobs:
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[bytes] | None = None
-        self._connection: socket.socket | None = None
-        self._received = b""
+        self._connection: Connection | None = None
         self._signal: signal.Signals | None = None
-        self._used = self._ready = False
+        self._ready = False  # the server has imported torch
         self._processes: dict[str, int] = {}  # job -> process id
 
-    def start_server(self) -> None:
-        """Start the server, unless it runs; it takes some seconds to import torch."""
+    def start_server(self, modules: Sequence[str] = ()) -> None:
+        """Start the server, unless it runs; it takes some seconds to import torch, and `modules` of the jobs."""
         if self._server is not None:
             return
-        self._connection, its = socket.socketpair()
-        self._server = spawn_server(its)
+        self._connection, its = multiprocessing.Pipe()
+        self._server = spawn_server(its, modules)
         its.close()
 
     def stop_server(self) -> None:
@@ -58,7 +56,7 @@ class LocalJobs:
         if self._server is None or self._connection is None:
             return
         self._connection.close()
-        if not self._used:
+        if not self._ready:
             self._server.terminate()
         self._server.wait()
         self._server = self._connection = None
@@ -71,22 +69,20 @@ class LocalJobs:
             RunInterrupted: A signal came; the jobs that ran have saved.
         """
         self.start_server()
-        self._used = True
         slots = make_slots(config, len(sweep.read().jobs))
         waiting = list(jobs)
         busy: dict[str, Slot] = {}
         by_name = {job.name: job for job in jobs}
         with self._signals(), make_view(sweep, jobs, len(slots)) as view:
             while self._signal is None and not self._ready:  # said once, and a search runs several batches
-                self._ready = any("ready" in message for message in self._messages())
+                self._ready = "ready" in self._message()
                 view.refresh()
             while busy or (waiting and self._signal is None):
                 while waiting and len(busy) < len(slots) and self._signal is None:
                     job, slot = waiting.pop(0), _free(slots, busy)
                     busy[job.name] = slot
                     self._send(start=job.name, sweep=str(sweep.path), threads=slot.threads, gpu=slot.gpu)
-                for message in self._messages():
-                    self._note(message, sweep, by_name, busy, view)
+                self._note(self._message(), sweep, by_name, busy, view)
                 if config.sweep.on_error == "stop" and any(sweep.state(job) in FAILED for job in jobs):
                     waiting.clear()
                 view.refresh()
@@ -144,27 +140,24 @@ class LocalJobs:
 
     def _send(self, **message: Any) -> None:
         assert self._connection is not None
-        with suppress(BrokenPipeError):  # `_messages` finds that the server is gone
-            self._connection.sendall(json.dumps(message).encode() + b"\n")
+        with suppress(ConnectionError):  # `_message` finds that the server is gone
+            self._connection.send(message)
 
-    def _messages(self) -> Iterator[dict[str, Any]]:
-        """What the server says within the refresh interval."""
+    def _message(self) -> dict[str, Any]:
+        """What the server says within the refresh interval; empty where it says nothing."""
         assert self._connection is not None and self._server is not None
-        ready, _, _ = select.select([self._connection], [], [], REFRESH_SECONDS)
-        if not ready:
-            return
-        part = self._connection.recv(65536)
-        if not part:
+        try:
+            return self._connection.recv() if self._connection.poll(REFRESH_SECONDS) else {}
+        except (EOFError, ConnectionError) as error:
             self._stop_orphans()
-            raise LithydraError(f"the process that jobs are forked from ended (exit code {self._server.wait()})")
-        *lines, self._received = (self._received + part).split(b"\n")
-        yield from map(json.loads, lines)
+            ended = f"the process that jobs are forked from ended (exit code {self._server.wait()})"
+            raise LithydraError(ended) from error
 
 
-def spawn_server(connection: socket.socket) -> subprocess.Popen[bytes]:
+def spawn_server(connection: Connection, modules: Sequence[str]) -> subprocess.Popen[bytes]:
     """A new process that serves `connection`, in a session of its own: Ctrl-C reaches only us, who pass it on once."""
     return subprocess.Popen(
-        [sys.executable, "-m", "lithydra.sweep.server", str(connection.fileno())],
+        [sys.executable, "-m", "lithydra.sweep.server", str(connection.fileno()), *modules],
         pass_fds=[connection.fileno()],
         stdin=subprocess.DEVNULL,
         start_new_session=True,

@@ -1,35 +1,34 @@
 """The process that a sweep's jobs are forked from: it imports torch and loads each data set once, for all of them.
 
-`python -m lithydra.sweep.server FD` talks in lines of JSON over the socket FD. The launcher sends
+`python -m lithydra.sweep.server FD MODULE …` imports the modules, too, and serves the connection FD. The launcher sends
 
-    {"start": job, "sweep": directory, "threads": 1, "gpu": "0" or null}
+    {"start": job, "sweep": directory, "threads": 1, "gpu": "0" or None}
     {"signal": 15}                  to all jobs
 
-and is told
+and receives
 
-    {"ready": true}
+    {"ready": True}
     {"started": job, "pid": 17}
     {"ended": job, "code": 0}       negative: the signal that killed it
 
 When the launcher's end closes, for whatever reason, the jobs are asked to save and stop, and the server ends.
+multiprocessing's forkserver is not this: it imports modules when it starts, and cannot load a job's data set later.
 """
 
 import contextlib
 import gc
 import importlib
-import json
 import logging
+import multiprocessing
 import os
-import select
 import signal
-import socket
 import sys
 import time
-import traceback
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-PRELOAD = "LITHYDRA_PRELOAD"  # names of modules, of whoever starts the server
 # What a run imports, at once and on its way.
 IMPORTED = (
     "lithydra.training.train",
@@ -42,101 +41,67 @@ IMPORTED = (
     "tensorboard.summary.writer.event_file_writer",
     "torch.utils.tensorboard",
 )
+POLL_SECONDS = 1  # for the end of a job whose own processes outlive it, and keep its sentinel open
 LAST_SECONDS = 30  # that jobs get to save when the launcher is gone
 
 
 class JobServer:
     """The server's end of the connection, and the processes that it has forked."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.running: dict[int, str] = {}  # process id -> job
-        self._received = b""
-        self._woken, self._wake = os.pipe()
-        for end in (self._woken, self._wake):
-            os.set_blocking(end, False)
+        self.running: dict[str, BaseProcess] = {}  # by job
 
     def serve(self) -> None:
         """Carry out what the launcher asks for until it is gone."""
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # so that the wake-up pipe hears of it
-        signal.set_wakeup_fd(self._wake)
         self._send(ready=True)
-        while (messages := self._messages()) is not None:
-            for message in messages:
-                self._obey(message)
-            self._reap()
+        with contextlib.suppress(EOFError, ConnectionError):
+            while True:
+                sentinels = [process.sentinel for process in self.running.values()]
+                if self.connection in wait([self.connection, *sentinels], POLL_SECONDS if sentinels else None):
+                    self._obey(self.connection.recv())
+                self._reap()
         self._end()
-
-    def _messages(self) -> list[dict[str, Any]] | None:
-        """What has come in by the time that something did; None when the launcher is gone."""
-        ready, _, _ = select.select([self.connection, self._woken], [], [])
-        if self._woken in ready:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._woken, 4096)
-        if self.connection not in ready:
-            return []
-        part = self.connection.recv(65536)
-        if not part:
-            return None
-        *lines, self._received = (self._received + part).split(b"\n")
-        return [json.loads(line) for line in lines]
 
     def _obey(self, message: dict[str, Any]) -> None:
         if "signal" in message:
             self._signal(message["signal"])
-            return
-        process = self._fork(message)
-        self.running[process] = message["start"]
-        self._send(started=message["start"], pid=process)
+        else:
+            self._start(message["start"], Path(message["sweep"]), message["threads"], message["gpu"])
 
-    def _fork(self, message: dict[str, Any]) -> int:
-        directory = Path(message["sweep"])
-        share_data(directory, message["start"])
+    def _start(self, name: str, directory: Path, threads: int, gpu: str | None) -> None:
+        share_data(directory, name)
         gc.freeze()  # a job's garbage collector would touch, and so copy, every page that it shares: 0.8 s
-        process = os.fork()
-        if process:
-            return process
-        code = 70
-        try:
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-            os.setpgid(0, 0)
-            self.connection.close()
-            code = job_process(directory, message["start"], message["threads"], message["gpu"])
-        except KeyboardInterrupt:
-            code = 130
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            with contextlib.suppress(Exception):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
+        process: BaseProcess = multiprocessing.get_context("fork").Process(
+            target=job_process, args=(self.connection, directory, name, threads, gpu)
+        )
+        process.start()
+        self.running[name] = process
+        self._send(started=name, pid=process.pid)
 
     def _reap(self) -> None:
-        for process in list(self.running):
-            ended, status = os.waitpid(process, os.WNOHANG)
-            if ended:
-                self._send(ended=self.running.pop(process), code=os.waitstatus_to_exitcode(status))
+        for name, process in list(self.running.items()):
+            if process.exitcode is not None:
+                del self.running[name]
+                self._send(ended=name, code=process.exitcode)
 
     def _signal(self, number: int) -> None:
-        for process in self.running:
-            with contextlib.suppress(ProcessLookupError):
-                # What a job has started itself (loaders, DDP) is ended by the job, unless it cannot any more.
-                (os.killpg if number == signal.SIGKILL else os.kill)(process, number)
+        for process in self.running.values():
+            if process.is_alive():
+                with contextlib.suppress(ProcessLookupError):
+                    # What a job has started itself (loaders, DDP) is ended by the job, unless it cannot any more.
+                    (os.killpg if number == signal.SIGKILL else os.kill)(process.pid or 0, number)
 
     def _end(self) -> None:
         self._signal(signal.SIGTERM)
         deadline = time.monotonic() + LAST_SECONDS
-        while self.running and time.monotonic() < deadline:
-            self._reap()
-            time.sleep(0.05)
+        for process in self.running.values():
+            process.join(max(0.0, deadline - time.monotonic()))
         self._signal(signal.SIGKILL)
 
     def _send(self, **message: Any) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionError):
-            self.connection.sendall(json.dumps(message).encode() + b"\n")
+        with contextlib.suppress(ConnectionError):
+            self.connection.send(message)
 
 
 def share_data(directory: Path, name: str) -> None:
@@ -156,8 +121,19 @@ def share_data(directory: Path, name: str) -> None:
             build.data(config)
 
 
-def job_process(directory: Path, name: str, threads: int, gpu: str | None) -> int:
-    """What a forked process does, with its output in the job's train.log; returns its exit code."""
+def job_process(connection: Connection, directory: Path, name: str, threads: int, gpu: str | None) -> None:
+    """What a forked process does; it ends with the exit code of a single run."""
+    connection.close()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.setpgid(0, 0)
+    try:
+        sys.exit(train_job(directory, name, threads, gpu))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def train_job(directory: Path, name: str, threads: int, gpu: str | None) -> int:
+    """Train, with all output in the job's train.log; returns the exit code."""
     import torch
 
     from lithydra.sweep.directory import SweepDir
@@ -189,8 +165,7 @@ def set_up_job_logging() -> None:
 
 
 def main() -> None:
-    connection = socket.socket(fileno=int(sys.argv[1]))
-    connection.set_inheritable(False)
+    descriptor, *modules = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # CUDA must not be initialized in a process that others are forked from.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
@@ -199,14 +174,14 @@ def main() -> None:
     from lithydra.data import shared
     from lithydra.run import provenance
 
-    for name in (*IMPORTED, *os.environ.get(PRELOAD, "").split()):
+    for name in (*IMPORTED, *modules):
         with contextlib.suppress(ImportError):  # then the run that needs it says so
             importlib.import_module(name)
     torch.set_num_threads(1)  # threads would not survive a fork
     shared.share()
     provenance.packages()
     provenance.note_start()
-    JobServer(connection).serve()
+    JobServer(Connection(int(descriptor))).serve()
     os._exit(0)  # libraries that were loaded here complain when they are unloaded
 
 

@@ -68,9 +68,9 @@ class Sweep:
         assert self._plan is not None, "inside opened() only"
         return self._plan
 
-    def warm_up(self) -> None:
-        """Tell a launcher that can make use of it that jobs will come."""
-        getattr(self.launcher, "warm_up", lambda: None)()
+    def warm_up(self, modules: Sequence[str] = ()) -> None:
+        """Tell a launcher that can make use of it that jobs will come, and what they import beside torch."""
+        getattr(self.launcher, "warm_up", lambda modules: None)(modules)
 
     def prepare(self, points: Sequence[Mapping[str, str]]) -> list[Prepared]:
         """Compose, check and resolve points. Raises ConfigError with all that is wrong with them, or with the study."""
