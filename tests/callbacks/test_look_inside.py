@@ -14,7 +14,7 @@ import lithydra
 from conftest import QUIET, SMALL, RunTrain, assert_equal, rows, weights, write_npz
 from lithydra.callbacks.histograms import dead_share, histogram, saturated_share
 from lithydra.callbacks.look_inside import TestResults, first_layer, first_of_each_class
-from lithydra.data.loaders import TensorSplit
+from lithydra.data.splits import TensorSplit
 from lithydra.run import page, plots
 from lithydra.run.directory import Histogram, RunDir
 
@@ -110,7 +110,7 @@ def test_of_all_batches_the_surest_mistakes_are_kept() -> None:
 
 def test_sample_grid_has_each_class_in_its_row() -> None:
     labels = torch.tensor([0, 2, 1, 0, 0, 1])
-    split = TensorSplit(torch.zeros(6, 1, 2, 2), labels, torch.tensor([1, 2, 3, 4, 5]))
+    split = TensorSplit(labels, torch.tensor([1, 2, 3, 4, 5]), torch.zeros(6, 1, 2, 2))
     positions = first_of_each_class(split, 3, 2)
     assert labels[split.indices[positions]].tolist() == [0, 0, 1, 1, 2, 2]  # the one image of class 2 comes twice
 

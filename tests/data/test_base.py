@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from lithydra.data.base import ImageDataModule
 from lithydra.data.images import decode, resize_all
-from lithydra.data.loaders import Split, TensorSplit
 from lithydra.data.prepare import Arrays
+from lithydra.data.splits import Layout, Split, TensorSplit, moved
 from lithydra.errors import ConfigError
 
 COUNTS = np.array([100, 60, 40])  # training images of each class; a tenth of that for testing
@@ -202,8 +202,7 @@ def test_resized_images_are_those_that_predict_makes_of_files(
 def test_memory_format_changes_no_image(changes: dict[str, Any]) -> None:
     first = load(**changes)
     last = Toy(name="toy", seed=0, batch_size=10, eval_batch_size=64, val_fraction=0.2, **changes)
-    last.channels_last = True
-    last.load()
+    last.load(Layout(channels_last=True))
     assert first.image_shape == last.image_shape
     for a, b in ((first.train, last.train), (first.val, last.val), (first.test, last.test)):
         assert torch.equal(content(a)[0], content(b)[0]) and torch.equal(content(a)[1], content(b)[1])
@@ -263,11 +262,11 @@ def test_images_too_large_for_the_memory_are_refused(kind: type[Toy], monkeypatc
 
 
 def test_images_are_moved_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, moved, real = load(), list[int](), Tensor.to
-    monkeypatch.setattr(Tensor, "to", lambda tensor, device: moved.append(tensor.ndim) or real(tensor, device))
-    module._move_to(torch.device("meta"))
-    assert moved.count(4) == 2  # the storage of training and validation, and that of the test images
-    assert isinstance(module.train, TensorSplit) and module.train.storage.is_meta
+    module, seen, real = load(), list[int](), Tensor.to
+    monkeypatch.setattr(Tensor, "to", lambda tensor, device: seen.append(tensor.ndim) or real(tensor, device))
+    train, *_ = moved((module.train, module.val, module.test), torch.device("meta"))
+    assert seen.count(4) == 2  # the storage of training and validation, and that of the test images
+    assert isinstance(train, TensorSplit) and train.storage.is_meta
 
 
 def test_batch_size_may_be_all_images() -> None:

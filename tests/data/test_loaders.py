@@ -4,9 +4,10 @@ from itertools import chain
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from lithydra.data.loaders import EvaluationLoader, FileSplit, TensorSplit, TrainingLoader, TrainingOrder
+from lithydra.data.images import ImageFiles
+from lithydra.data.loaders import EvaluationLoader, TrainingLoader, TrainingOrder
+from lithydra.data.splits import FileSplit, Layout, TensorSplit
 
 SIZES = (1, 3, 4, 100)  # of chunks, in batches
 
@@ -15,10 +16,10 @@ def make_split(num_images: int, channels_last: bool = False) -> TensorSplit:
     """Images 1x1x2 whose first pixel is their position; every second image of the storage belongs to the split."""
     number = torch.arange(2 * num_images, dtype=torch.uint8)
     storage = torch.stack([number // 2, number], dim=1).view(-1, *((1, 2, 1) if channels_last else (1, 1, 2)))
-    return TensorSplit(storage, number.long() % 5, torch.arange(0, 2 * num_images, 2), channels_last)
+    return TensorSplit(number.long() % 5, torch.arange(0, 2 * num_images, 2), storage, Layout(channels_last))
 
 
-class Numbers(Dataset[tuple[Tensor, int]]):
+class Numbers(ImageFiles):
     """The images of `make_split`, one at a time."""
 
     def __init__(self, split: TensorSplit) -> None:
@@ -226,8 +227,8 @@ def test_a_process_without_an_evaluation_image_has_an_empty_batch() -> None:
 def test_channels_last_batches_are_equal_and_in_that_memory_format() -> None:
     storage = torch.randint(0, 256, (8, 3, 5, 4), dtype=torch.uint8)
     labels, rows = torch.arange(8), torch.tensor([6, 1, 3])
-    (first,) = TensorSplit(storage, labels, rows).batches([torch.tensor([2, 0])])
-    split = TensorSplit(storage.permute(0, 2, 3, 1).contiguous(), labels, rows, True)
+    (first,) = TensorSplit(labels, rows, storage).batches([torch.tensor([2, 0])])
+    split = TensorSplit(labels, rows, storage.permute(0, 2, 3, 1).contiguous(), Layout(channels_last=True))
     (last,) = split.batches([torch.tensor([2, 0])])
     assert torch.equal(first[0], last[0]) and torch.equal(first[0], storage[[3, 6]])
     assert last[0].is_contiguous(memory_format=torch.channels_last) and first[0].is_contiguous()
@@ -237,7 +238,7 @@ def test_channels_last_batches_are_equal_and_in_that_memory_format() -> None:
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_files_give_the_batches_of_the_memory(num_workers: int) -> None:
     memory = make_split(23)
-    files = FileSplit(Numbers(memory), memory.labels, memory.indices, num_workers)
+    files = FileSplit(memory.labels, memory.indices, Numbers(memory), num_workers)
     for start in (0, 7):
         loaders = [TrainingLoader(split, TrainingOrder(23, 2, 0), 5) for split in (memory, files)]
         for loader in loaders:
@@ -253,7 +254,7 @@ def test_files_give_the_batches_of_the_memory(num_workers: int) -> None:
 
 def test_workers_leave_the_global_generator_alone() -> None:
     memory = make_split(10)
-    files = FileSplit(Numbers(memory), memory.labels, memory.indices, 0)
+    files = FileSplit(memory.labels, memory.indices, Numbers(memory), 0)
     state = torch.get_rng_state()
     list(EvaluationLoader(files, 4))
     assert torch.equal(torch.get_rng_state(), state)
@@ -263,6 +264,6 @@ def test_files_are_relabelled_as_the_split_says() -> None:
     """`data.classes` gives a split labels of its own, which are not those of the files."""
     memory = make_split(10)
     labels = torch.where(memory.labels == 2, 0, 1)
-    files = FileSplit(Numbers(memory), labels, memory.indices, 0)
+    files = FileSplit(labels, memory.indices, Numbers(memory), 0)
     found = torch.cat([batch_labels for _, batch_labels in EvaluationLoader(files, 4)])
     assert torch.equal(found, labels[memory.indices])

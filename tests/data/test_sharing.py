@@ -16,9 +16,9 @@ from conftest import CONF, QUIET, RunTrain, rows
 from lithydra.data import image_folder, shared
 from lithydra.data.base import ImageDataModule
 from lithydra.data.image_folder import ImageFolder
-from lithydra.data.loaders import TensorSplit
 from lithydra.data.npz import Npz
 from lithydra.data.prepare import Arrays
+from lithydra.data.splits import TensorSplit
 from sweeping import sweep
 
 PROMISE = "20. Nothing is keyed by an address, a clock or a name"

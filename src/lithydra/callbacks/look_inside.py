@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from lithydra.data.base import ImageDataModule
-from lithydra.data.loaders import Batch, Split
+from lithydra.data.splits import Batch, Split
 from lithydra.errors import LithydraError, RunInterrupted
 from lithydra.run.directory import RunDir
 from lithydra.training.checkpoint import run_dir
@@ -189,7 +189,7 @@ def sample_blocks(split: Split, module: Classifier) -> dict[str, np.ndarray]:
 
 def first_of_each_class(split: Split, num_classes: int, count: int) -> Tensor:
     """Positions in the split of the first `count` images of each class; a class with fewer repeats them."""
-    labels = split.labels[split.indices]
+    labels = split.own_labels
     rows = [(labels == label).nonzero().squeeze(1)[:count] for label in range(num_classes)]
     return torch.cat([row.repeat(-(-count // max(1, len(row))))[:count] for row in rows])
 

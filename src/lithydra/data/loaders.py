@@ -2,70 +2,13 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
 
-Batch = tuple[Tensor, Tensor]  # images (B, C, H, W) uint8, labels (B,) int64
-
-
-@dataclass(frozen=True)
-class TensorSplit:
-    """A part of a data set held in memory: the images of `storage` at `indices`, without a copy of their own.
-
-    Attributes:
-        storage: (N, C, H, W) uint8, contiguous; or (N, H, W, C) where `channels_last`.
-        labels: (N,) int64, for all of `storage`.
-        indices: (M,) int64 into `storage`.
-        channels_last: batches come out in torch's channels_last memory format.
-    """
-
-    storage: Tensor
-    labels: Tensor
-    indices: Tensor
-    channels_last: bool = False
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def batches(self, positions: list[Tensor]) -> Iterator[Batch]:
-        """The images and labels at these positions of the split, each batch gathered when it is asked for."""
-        if not positions:
-            return
-        all_rows = self.indices[torch.cat(positions)]  # once, not in each step
-        for rows in all_rows.split([len(p) for p in positions]):
-            images = self.storage.index_select(0, rows)
-            yield images.permute(0, 3, 1, 2) if self.channels_last else images, self.labels.index_select(0, rows)
-
-
-@dataclass(frozen=True)
-class FileSplit:
-    """A part of a data set too large for memory: images are decoded by worker processes as they are needed."""
-
-    dataset: Dataset[tuple[Tensor, int]]
-    labels: Tensor
-    indices: Tensor
-    num_workers: int
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def batches(self, positions: list[Tensor]) -> Iterator[Batch]:
-        """Decoded batches in the order of `positions`, prefetched by the workers."""
-        subset = Subset(self.dataset, self.indices.tolist())
-        sampler = [rows.tolist() for rows in positions]
-        # A generator of its own: DataLoader would draw the workers' seed from the one that dropout draws from.
-        generator = torch.Generator()
-        loader = DataLoader(subset, batch_sampler=sampler, num_workers=self.num_workers, generator=generator)
-        for (images, _), rows in zip(loader, positions, strict=True):
-            yield images, self.labels[self.indices[rows]]  # the data set does not know of relabelled classes
-
-
-Split = TensorSplit | FileSplit
+from lithydra.data.splits import Batch, Split
 
 
 class TrainingOrder:

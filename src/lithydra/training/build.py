@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from lithydra.checks.combinations import refused_in_several
 from lithydra.checks.rules import shown
 from lithydra.data.base import ImageDataModule
+from lithydra.data.splits import Layout
 from lithydra.errors import ConfigError, LithydraError, nearest
 from lithydra.normalization import Normalization
 from lithydra.run.checkpoints import AtomicCheckpointIO
@@ -56,10 +57,8 @@ NO_INIT: dict[str, Any] = {"from": None, "freeze": "none", "head": "auto", "back
 def data(config: DictConfig) -> ImageDataModule:
     """The data set, read and divided."""
     module: ImageDataModule = make(config, "data")
-    module.channels_last = _channels_last(config)
     fast_dev_run = int(config.trainer.get("fast_dev_run") or 0)
-    module.limit_train_batches = fast_dev_run or config.trainer.get("limit_train_batches")
-    module.load()
+    module.load(_layout(config), fast_dev_run or config.trainer.get("limit_train_batches"))
     return module
 
 
@@ -107,9 +106,7 @@ def _classifier(
             f"loss={type(loss).__name__}: for two classes, not {num_classes}; data.classes=[2,6] keeps two"
         )
     num_outputs = 1 if single_logit else num_classes
-    net = _net(config, image_shape, num_outputs, data)
-    if _channels_last(config):
-        net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    net = _layout(config).of_net(_net(config, image_shape, num_outputs, data))
     if hasattr(net, "fit_batch"):
         return StatisticsClassifier(net, normalization, loss, num_classes)
     if data is None:
@@ -397,8 +394,9 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _channels_last(config: DictConfig) -> bool:
-    """Whether images and weights are in torch's channels_last memory format: where the net wants it."""
+def _layout(config: DictConfig) -> Layout:
+    """Of images and weights: channels_last where the net wants it."""
     target = located("model", config.model._target_)
     views_weights = str(config.optimizer._target_).endswith("LBFGS")  # as vectors, which that format does not allow
-    return bool(config.accelerator.channels_last) and getattr(target, "channels_last", False) and not views_weights
+    wanted = getattr(target, "channels_last", False) and not views_weights
+    return Layout(channels_last=wanted and bool(config.accelerator.channels_last))

@@ -6,7 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lithydra.data.loaders import Batch
+from lithydra.data.splits import Batch
 from lithydra.metrics import SplitMetrics, TrainingSums, predicted_classes
 from lithydra.normalization import Normalization
 from lithydra.training import position

@@ -111,7 +111,7 @@ def how_it_trains(config: DictConfig, trainer: L.Trainer, data: ImageDataModule)
         "num_processes": trainer.world_size,
         "precision": trainer.precision,
         "matmul_precision": config.accelerator.matmul_precision,
-        "channels_last": data.channels_last,
+        "channels_last": data.layout.channels_last,
         "compile": config.compile,
         "steps_per_execution": data.steps_per_execution,
     }

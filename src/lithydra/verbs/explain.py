@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from lithydra.callbacks.look_inside import as_image
 from lithydra.checks.output import output_of, writing
-from lithydra.data.loaders import EvaluationLoader, Split
+from lithydra.data.loaders import EvaluationLoader
+from lithydra.data.splits import Split
 from lithydra.errors import ConfigError
 from lithydra.run import plots
 from lithydra.training.classifier import Classifier

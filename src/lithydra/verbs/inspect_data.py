@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lithydra.callbacks.look_inside import MAX_CLASSES, SAMPLES_PER_CLASS, as_image, first_of_each_class
 from lithydra.data.base import ImageDataModule
-from lithydra.data.loaders import Split, TensorSplit
+from lithydra.data.splits import Split, TensorSplit
 from lithydra.normalization import Normalization, pixel_counts
 from lithydra.run import plots
 from lithydra.training import build
@@ -43,7 +43,7 @@ def inspect_data(config: DictConfig, choices: dict[str, str]) -> Path:
 def class_table(data: ImageDataModule) -> Table:
     """Images of each class in each split."""
     splits = {name: split for name in ("train", "val", "test") if (split := getattr(data, name)) is not None}
-    counts = {name: _labels(split).bincount(minlength=data.num_classes).tolist() for name, split in splits.items()}
+    counts = {name: split.own_labels.bincount(minlength=data.num_classes).tolist() for name, split in splits.items()}
     table = Table("class", "name", *splits)
     for column in table.columns[2:]:
         column.justify = "right"
@@ -104,10 +104,6 @@ def _rows(split: Split) -> list[bytes]:
     """Each image as bytes."""
     positions = list(torch.arange(len(split)).split(BATCH))
     return [image.tobytes() for images, _ in split.batches(positions) for image in images.contiguous().numpy()]
-
-
-def _labels(split: Split) -> Tensor:
-    return split.labels[split.indices]
 
 
 def picture(
