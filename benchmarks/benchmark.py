@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lithydra.errors import ConfigError, LithydraError, nearest
-from lithydra.run.directory import write_json
+from lithydra.files import write_json
 from speed.processes import ROOT, machine, measure
 from speed.summary import summarize
 from speed.tables import markdown, tables

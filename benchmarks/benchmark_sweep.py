@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lithydra.errors import ConfigError, LithydraError
-from lithydra.run.directory import RunDir, write_json
+from lithydra.files import write_json
+from lithydra.run.directory import RunDir
 from lithydra.sweep.directory import SweepDir
 from lithydra.sweep.launcher import num_cores
 

@@ -46,7 +46,7 @@ def gadgets(folder: Path) -> dict[str, Node]:
         "save": {"_target_": "torch.save", "obj": 1, "f": mark},
         "save through lithydra": {"_target_": "lithydra.models.mlp.torch.save", "obj": 1, "f": mark},
         "through globals": {"_target_": "lithydra.models.mlp.MLP.forward.__globals__.update", "_args_": [{}]},
-        "own writer": {"_target_": "lithydra.run.directory.write_text", "path": path, "text": "x"},
+        "own writer": {"_target_": "lithydra.files.write_text", "path": path, "text": "x"},
         "own helper": {"_target_": "lithydra.data.prepare._write", "arrays": None, "path": path},
         "weights": {"_target_": "torchvision.models.resnet.load_state_dict_from_url", "url": f"file://{mark}"},
         "module": {"_target_": "gadget_module.Net"},

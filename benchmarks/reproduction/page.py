@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from lithydra.files import write_text
 from lithydra.report.input import Sweep
 from lithydra.report.page import write_report
 from lithydra.report.verdicts import Outcome, judge, overall
@@ -56,9 +56,7 @@ def write(path: Path, items: Sequence[Item], *, quick: bool, command: str) -> No
     lines += ["## Studies", "", *_studies(studies, judged)]
     for one in filter(None, judged.values()):
         lines += _details(one, images)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

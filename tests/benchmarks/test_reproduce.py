@@ -16,7 +16,8 @@ from rich.console import Console
 
 from conftest import CONF, ROOT
 from lithydra.errors import ConfigError
-from lithydra.run.directory import RunDir, write_json
+from lithydra.files import write_json
+from lithydra.run.directory import RunDir
 from reproduction import page, running
 from reproduction.plan import Recipe, Study, items
 from sweeps import write_sweep

@@ -1,17 +1,14 @@
 """How large activations and gradients are, layer by layer: where a deep net squashes them, or lets them vanish."""
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lithydra.csv_rows import read_rows
+from lithydra.files import append_rows, read_rows, write_rows
 from lithydra.models.layers import ACTIVATIONS
-from lithydra.run.directory import RunDir, write_text
+from lithydra.run.directory import RunDir
 from lithydra.training.checkpoint import run_dir
 from lithydra.training.engine import GradientClassifier
 
@@ -117,24 +114,10 @@ def read_layers(run: RunDir) -> list[dict[str, str]]:
 
 
 def _append(run: RunDir, rows: list[dict[str, Any]]) -> None:
-    path = run.path / FILE
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        _write(file, rows, header=new)
+    append_rows(run.path / FILE, COLUMNS, rows)
 
 
 def _keep_until(run: RunDir, epoch: int) -> None:
     """Drop what a run wrote after the checkpoint that it goes on from."""
-    path = run.path / FILE
-    if not path.exists():
-        return
-    text = io.StringIO(newline="")
-    _write(text, [row for row in read_layers(run) if int(row["epoch"]) <= epoch], header=True)
-    write_text(path, text.getvalue())
-
-
-def _write(file: IO[str], rows: Sequence[Mapping[str, Any]], *, header: bool) -> None:
-    writer: csv.DictWriter[str] = csv.DictWriter(file, COLUMNS)
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
+    if (run.path / FILE).exists():
+        write_rows(run.path / FILE, COLUMNS, [row for row in read_layers(run) if int(row["epoch"]) <= epoch])

@@ -15,7 +15,7 @@ from lithydra.checks.extras import require_extra
 from lithydra.checks.output import DEFAULTS, SUFFIXES, output_problem
 from lithydra.checks.rules import COUNT, FLAG, SEED, AnyOf, Choice, ListOf, Number, Text, optional
 from lithydra.errors import ConfigError, nearest, refuse
-from lithydra.links import refuse_links_out
+from lithydra.files import refuse_links_out
 from lithydra.run.directory import RunDir
 
 NUM_DRAWN = Number(least=1, most=100, whole=True)  # images side by side on one picture

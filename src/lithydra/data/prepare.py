@@ -3,10 +3,8 @@
 Its keys are Keras's, so a file that Keras or a person wrote is used as it is.
 """
 
-import contextlib
 import functools
 import logging
-import os
 import sys
 import zipfile
 import zlib
@@ -21,6 +19,7 @@ from lithydra.data.arrays import Arrays, validate
 from lithydra.data.memory import require_memory
 from lithydra.data.shared import once
 from lithydra.errors import ConfigError
+from lithydra.files import remove_unfinished, replacing
 
 log = logging.getLogger(__name__)
 
@@ -230,27 +229,13 @@ def _lock(path: Path) -> AcquireReturnProxy:
 
 
 def _write(arrays: Arrays, path: Path, code: str) -> None:
-    """Write beside `path` and move into place, so that the name never stands for half a file. Needs the lock."""
-    for stale in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that died here: we hold the lock
-        stale.unlink()
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("w+b") as file:
-            compact = {key: _compact(a) if key.startswith("y") else a for key, a in arrays.by_key().items()}
-            np.savez(file, **compact)  # pyright: ignore[reportArgumentType]
-            with zipfile.ZipFile(file, "a") as archive:
-                archive.comment = code.encode()
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not every system syncs folders; without it, the file may have to be made again
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    """Needs the lock: nobody else is writing."""
+    remove_unfinished(path.parent, path.name)
+    with replacing(path) as file:
+        compact = {key: _compact(a) if key.startswith("y") else a for key, a in arrays.by_key().items()}
+        np.savez(file, **compact)  # pyright: ignore[reportArgumentType]
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.comment = code.encode()
 
 
 def _compact(labels: np.ndarray) -> np.ndarray:

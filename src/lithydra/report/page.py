@@ -8,14 +8,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from lithydra.links import refuse_links_out
+from lithydra.files import refuse_links_out, write_text
 from lithydra.overrides import FOLDED, bare, typed
 from lithydra.report import effects, figures
 from lithydra.report.input import Sweep
 from lithydra.report.pictures import sections
 from lithydra.report.tables import Table, jobs_table, settings_table
 from lithydra.report.verdicts import judge, overall
-from lithydra.run.directory import write_text
 from lithydra.sweep.directory import Plan
 from lithydra.sweep.results import BAD_STATES, duration
 

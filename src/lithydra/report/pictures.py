@@ -8,10 +8,11 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from lithydra.files import naming, write_bytes
 from lithydra.report import effects, figures
 from lithydra.report.input import Sweep
 from lithydra.report.layer_figures import layers_at_start
-from lithydra.run.directory import RunDir, said_where, write_bytes
+from lithydra.run.directory import RunDir
 from lithydra.run.histograms import Histogram, read_histograms
 from lithydra.sweep.results import Setting, readable
 
@@ -49,7 +50,7 @@ class Plots:
                 return None
             figure.savefig(png, dpi=110)
             figure.savefig(svg, format="svg", metadata={"Date": None})
-        with said_where(self.folder):
+        with naming(self.folder):
             self.folder.mkdir(exist_ok=True)
         write_bytes(self.folder / file, png.getvalue())
         self.files.add(file)

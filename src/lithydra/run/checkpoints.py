@@ -7,6 +7,7 @@ so any program can read the file; only lithydra checks it.
 import hashlib
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +15,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO
 
 from lithydra.errors import LithydraError
+from lithydra.files import beside, replacing, sync
 from lithydra.run.moved import with_moved_names
 
 MARK = b"lithydra sha256 "
@@ -47,21 +49,16 @@ def save(checkpoint: dict[str, Any], path: Path, previous: Path | None = None) -
     Raises:
         LithydraError: The file cannot be written, a full disk for instance. A file that was there before stays whole.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             hashing = _HashingWriter(file)
             torch.save(checkpoint, hashing)  # pyright: ignore[reportArgumentType]
             file.write(MARK + hashing.sha256.digest())
-            file.flush()
-            os.fsync(file.fileno())
-        if previous is not None and path.exists():
-            link(path, previous)
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
+            if previous is not None and path.exists():
+                sync(file)
+                link(path, previous)
     except (OSError, RuntimeError) as error:  # torch's archive writer turns a full disk into a RuntimeError
-        temporary.unlink(missing_ok=True)
         raise LithydraError(f"{path}: the checkpoint could not be written: {error}") from error
 
 
@@ -94,14 +91,11 @@ def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 def link(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`, at once. `source` is later replaced, never rewritten."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:  # a file system without hard links
-        temporary.write_bytes(source.read_bytes())
-    os.replace(temporary, target)
-    temporary.unlink(missing_ok=True)  # rename() does nothing where both names are of one file already
+    with beside(target) as aside:
+        try:
+            os.link(source, aside)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, aside)
 
 
 class _HashingWriter:
@@ -124,11 +118,3 @@ def _sha256(file: IO[bytes], size: int) -> bytes:
         digest.update(block)
         size -= len(block)
     return digest.digest()
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

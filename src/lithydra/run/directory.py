@@ -1,25 +1,31 @@
 """What a run writes and how it is read back. Torch is not imported here, so that reading a run is instant."""
 
-import csv
 import io
 import json
 import logging
 import os
 import platform
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 from filelock import FileLock, Timeout
 
-from lithydra.csv_rows import read_rows
-from lithydra.errors import ConfigError, LithydraError
-from lithydra.links import refuse_links_out
+from lithydra.errors import ConfigError
+from lithydra.files import (
+    append_rows,
+    naming,
+    read_rows,
+    refuse_links_out,
+    remove_unfinished,
+    set_aside,
+    write_bytes,
+    write_json,
+    write_rows,
+    write_text,
+)
 from lithydra.run.moved import with_moved_names
 
 if TYPE_CHECKING:
@@ -34,7 +40,6 @@ PROVENANCE: dict[str, type] = {"choices": dict, "overrides": list, "hardware": d
 PROFILE = "profile"  # what the files of a profiler have in their names
 CONFIG_GROUPS = ("data", "model", "optimizer", "trainer")  # some of what config.yaml has
 CONFIG_END = "\n...\n"  # of config.yaml, if it is whole
-ASIDE = ".tmp"  # how the names of files end that are being written
 
 
 class Histogram(NamedTuple):
@@ -129,7 +134,7 @@ class RunDir:
             raise ConfigError(f"{self.path / '.lock'}: cannot be locked: {error.strerror}") from error
         if owner.is_dir():
             set_aside(owner, "a folder")
-        with said_where(owner):
+        with naming(owner):
             owner.write_text(f"process {os.getpid()} on {platform.node()}\n")
         return lock
 
@@ -191,19 +196,14 @@ class RunDir:
 
     def add_metrics(self, row: dict[str, Any]) -> None:
         """Append an epoch to metrics.csv; metrics that the run does not have stay empty."""
-        new = not self.metrics.exists()
-        with said_where(self.metrics), self.metrics.open("a", newline="") as file:
-            _write_rows(file, [row], header=new)
+        append_rows(self.metrics, COLUMNS, [row])
 
     def read_metrics(self) -> list[dict[str, str]]:
         return read_rows(self.metrics, COLUMNS)
 
     def keep_metrics(self, num_epochs: int) -> None:
         """Drop the rows after `num_epochs`, which a resumed run writes again, and what is damaged."""
-        rows = [row for row in self.read_metrics() if int(row["epoch"]) <= num_epochs]
-        text = io.StringIO(newline="")
-        _write_rows(text, rows, header=True)
-        write_text(self.metrics, text.getvalue())
+        write_rows(self.metrics, COLUMNS, [row for row in self.read_metrics() if int(row["epoch"]) <= num_epochs])
 
     def add_histograms(self, epoch: int, histograms: dict[str, Histogram]) -> None:
         """Add those of an epoch, 0 for before training, to histograms.npz; what it held of later epochs is dropped.
@@ -281,58 +281,9 @@ class RunDir:
 
     def sweep(self) -> None:
         """Remove what a killed process was writing; nobody else writes here, since the directory is owned."""
-        for stale in (*self.path.glob(f".*{ASIDE}"), *self.checkpoints.glob(f".*{ASIDE}")):
-            stale.unlink(missing_ok=True)
-
-
-def set_aside(path: Path, why: str) -> None:
-    """Rename `path` to what nobody reads, in place of what was there."""
-    aside = path.with_name(f"{path.name}.damaged")
-    if aside.is_dir():
-        shutil.rmtree(aside)
-    else:
-        aside.unlink(missing_ok=True)
-    os.replace(path, aside)
-    log.warning("%s: %s, set aside as %s", path, why, aside.name)
+        for folder in (self.path, self.checkpoints):
+            remove_unfinished(folder)
 
 
 def now() -> str:
     return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def _write_rows(file: IO[str], rows: list[dict[str, Any]], *, header: bool) -> None:
-    writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore")
-    if header:
-        writer.writeheader()
-    writer.writerows(rows)
-
-
-@contextmanager
-def said_where(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise LithydraError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """`write_bytes` of a text, whose line ends stay as they are."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write aside, then replace. Raises LithydraError, and leaves an old file as it was, where that cannot be done."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}{ASIDE}")
-    with said_where(path):
-        try:
-            with aside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from lithydra.files import write_text
 from lithydra.run.directory import COLUMNS, RunDir
 from lithydra.run.trust import needed_trust
 
@@ -27,7 +28,7 @@ def write(run: RunDir) -> Path:
 
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(TEMPLATE.read_text()).render(content(run))
-    run.page.write_text(page)
+    write_text(run.page, page)
     return run.page
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lithydra.errors import ConfigError, LithydraError
-from lithydra.run.directory import RunDir, now, set_aside, write_bytes
+from lithydra.files import set_aside, write_bytes
+from lithydra.run.directory import RunDir, now
 
 log = logging.getLogger(__name__)
 

@@ -1,12 +1,12 @@
 """The best trial of a search as an experiment file that `python train.py` runs again."""
 
-import os
 import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lithydra.files import write_text
 from lithydra.overrides import split_override, typed
 from lithydra.search.space import override_value
 from lithydra.sweep.directory import Job, Plan, SweepDir
@@ -51,9 +51,7 @@ def write_best(
     header += (
         f"# Trial {trials[0].number} of the search {plan.name}: {values}. Copy it to conf/experiment/ to keep it.\n"
     )
-    temporary = folder / ".best.yaml"
-    temporary.write_text(header + text)
-    os.replace(temporary, folder / "best.yaml")
+    write_text(folder / "best.yaml", header + text)
     return f"{values} ({job.name})", best_again(directory, job)
 
 

@@ -19,9 +19,9 @@ import yaml
 from filelock import FileLock, Timeout
 
 from lithydra.errors import ConfigError
-from lithydra.links import refuse_links_out
+from lithydra.files import refuse_links_out, write_json, write_text
 from lithydra.overrides import bare
-from lithydra.run.directory import RunDir, write_json, write_text
+from lithydra.run.directory import RunDir
 from lithydra.run.moved import with_moved_names
 
 NOT_STARTED = "not started"

@@ -9,8 +9,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from lithydra.files import set_aside
 from lithydra.run.checkpoints import DamagedCheckpoint, link, load
-from lithydra.run.directory import RunDir, set_aside
+from lithydra.run.directory import RunDir
 from lithydra.training.classifier import Classifier
 
 log = logging.getLogger(__name__)

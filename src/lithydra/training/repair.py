@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from lithydra.errors import ConfigError, LithydraError
-from lithydra.run.directory import CONFIG_END, RunDir, log, set_aside
+from lithydra.files import set_aside
+from lithydra.run.directory import CONFIG_END, RunDir, log
 
 FOLDERS = ("checkpoints", "plots", "tensorboard", "csv")
 FILES = (
