@@ -16,7 +16,8 @@ from lithydra.callbacks.histograms import dead_share, histogram, saturated_share
 from lithydra.callbacks.look_inside import TestResults, first_layer, first_of_each_class
 from lithydra.data.splits import TensorSplit
 from lithydra.run import page, plots
-from lithydra.run.directory import Histogram, RunDir
+from lithydra.run.directory import RunDir
+from lithydra.run.histograms import PARTS, Histogram, add_histograms, histogram_arrays
 
 LAST = ("trainer.max_epochs=1", "callbacks=plots", "logger=none")
 ONE_EPOCH = "trainer.max_epochs=1"
@@ -149,16 +150,17 @@ def test_page_of_a_moved_run_names_its_new_place(run_train: RunTrain, tmp_path: 
 def test_histograms_are_of_every_parameter_and_epoch(run_train: RunTrain) -> None:
     run = run_train(*SHORT, "callbacks=histograms", "model.activation=sigmoid")
     module = lithydra.load(run.path, "last")
+    found = histogram_arrays(run)
     for name, parameter in module.net.named_parameters():
-        found = run.read_histograms(f"parameter/{name}")
-        assert list(found) == [0, 1, 2]
-        assert all(histogram.counts.sum() == parameter.numel() for histogram in found.values())
+        epochs, counts, edges = (found[f"parameter/{name}/{part}"] for part in PARTS)
+        assert epochs.tolist() == [0, 1, 2]
+        assert (counts.sum(axis=1) == parameter.numel()).all()
         expected = np.histogram(parameter.detach().double().numpy(), 64)
-        assert (found[2].counts == expected[0]).all()
-        assert found[2].edges == pytest.approx(expected[1], rel=1e-5)
-        assert list(run.read_histograms(f"gradient/{name}")) == [0, 1, 2]
-    activations = run.read_histograms("activation/hidden.0.1")
-    assert activations[2].counts.sum() == 180 * 100 and activations[2].edges[0] >= 0  # 180 images are fewer than 256
+        assert (counts[2] == expected[0]).all()
+        assert edges[2] == pytest.approx(expected[1], rel=1e-5)
+        assert found[f"gradient/{name}/epochs"].tolist() == [0, 1, 2]
+    assert found["activation/hidden.0.1/counts"][2].sum() == 180 * 100  # 180 images are fewer than 256
+    assert found["activation/hidden.0.1/edges"][2, 0] >= 0
     events = EventAccumulator(str(run.path / "tensorboard"))
     events.Reload()
     assert {"parameter/head.bias", "gradient/head.bias", "activation/hidden.0.1"} <= set(events.Tags()["histograms"])
@@ -178,11 +180,12 @@ def test_values_that_are_almost_equal_have_a_histogram(values: tuple[float, floa
 
 def test_histograms_of_epochs_that_are_trained_again_are_replaced(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    assert run.read_histograms("parameter/x") == {}
+    assert histogram_arrays(run) == {}
     for epoch, count in ((0, 1), (1, 2), (2, 3), (1, 4)):
-        run.add_histograms(epoch, {"parameter/x": Histogram(np.array([count]), np.array([0.0, 1.0], np.float32))})
-    found = run.read_histograms("parameter/x")
-    assert {epoch: histogram.counts.tolist() for epoch, histogram in found.items()} == {0: [1], 1: [4]}
+        histogram = Histogram(np.array([count]), np.array([0.0, 1.0], np.float32))
+        add_histograms(run, epoch, {"parameter/x": histogram})
+    found = histogram_arrays(run)
+    assert found["parameter/x/epochs"].tolist() == [0, 1] and found["parameter/x/counts"].tolist() == [[1], [4]]
 
 
 def test_dead_and_saturated_units_are_counted() -> None:

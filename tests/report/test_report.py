@@ -24,8 +24,8 @@ from lithydra.overrides import typed
 from lithydra.report import figures
 from lithydra.report.layer_figures import layers_at_start
 from lithydra.report.page import Sweep, commands, report_sweep
-from lithydra.run.directory import Histogram, RunDir
-from lithydra.run.histograms import bound, read_histograms, standard_deviation
+from lithydra.run.directory import RunDir
+from lithydra.run.histograms import Histogram, add_histograms, bound, last_parameters, standard_deviation
 from lithydra.sweep.directory import Job, SweepDir, config_key
 from lithydra.sweep.results import Spread, ranked_settings
 from sweeps import write_run, write_sweep
@@ -210,14 +210,14 @@ def test_histograms_are_written_read_and_shown(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "s", {"lr": ["0.1", "0.2"]}, lambda _: 0.5)
     for width, job in enumerate(sweep.read().jobs, start=1):
         values = np.random.default_rng(0).normal(0, width, 10_000)
-        sweep.run(job).add_histograms(1, {"parameter/layers.1.weight": Histogram(*np.histogram(values, 40))})
-    histogram = read_histograms(RunDir(sweep.path / "lr=0.2"))["layers.1.weight"]
+        add_histograms(sweep.run(job), 1, {"parameter/layers.1.weight": Histogram(*np.histogram(values, 40))})
+    histogram = last_parameters(RunDir(sweep.path / "lr=0.2"))["layers.1.weight"]
     assert histogram[0].sum() == 10_000 and len(histogram[1]) == 41
     assert standard_deviation(histogram) == pytest.approx(2, rel=0.05)
     assert bound(histogram) == pytest.approx(2.576 * 2, rel=0.1)  # 99 % of a normal distribution
     report_sweep(sweep.path)
     assert (sweep.path / "plots" / "histograms.png").exists()
-    assert read_histograms(RunDir(tmp_path)) == {}
+    assert last_parameters(RunDir(tmp_path)) == {}
 
 
 def test_a_few_low_accuracies_are_cut_off_and_a_setting_that_does_not_learn_is_not() -> None:

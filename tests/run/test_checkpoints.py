@@ -21,7 +21,7 @@ from lithydra.files import remove_unfinished
 from lithydra.run import checkpoints
 from lithydra.run.checkpoints import link, load, save
 from lithydra.run.directory import RunDir
-from lithydra.run.recording import recorded
+from lithydra.run.lifecycle import own, tracked
 
 PROMISE = "2. Checkpoints are never torn"
 
@@ -106,7 +106,7 @@ def test_what_a_killed_process_was_writing_is_swept(tmp_path: Path) -> None:
     ]
     for path in stale:
         path.write_bytes(b"half of")
-    with run.own(), recorded(run, {}):
+    with own(run), tracked(run, {}):
         assert not any(path.exists() for path in stale)
 
 

@@ -12,9 +12,10 @@ import yaml
 from killing import COMMON, Killing, differences, outcome
 from lithydra.callbacks.layer_statistics import read_layers
 from lithydra.errors import ConfigError, LithydraError
-from lithydra.run import histograms, page
+from lithydra.run import page
 from lithydra.run.checkpoints import load, save
 from lithydra.run.directory import RunDir
+from lithydra.run.histograms import last_parameters
 from lithydra.training.loading import load as load_module
 
 PROMISE = "3. A damaged checkpoint is noticed"
@@ -135,8 +136,7 @@ READERS: tuple[Callable[[RunDir], Any], ...] = (
     RunDir.read_config,
     RunDir.read_provenance,
     RunDir.read_metrics,
-    lambda run: run.read_histograms("parameter/head.weight"),
-    histograms.read_histograms,
+    last_parameters,
     read_layers,
     page.content,
 )

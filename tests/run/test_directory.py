@@ -11,27 +11,28 @@ import pytest
 from killing import COMMON, SETTINGS, Killing, SignalAt, differences, in_child, outcome, started
 from lithydra.errors import ConfigError
 from lithydra.run.directory import RunDir
+from lithydra.run.lifecycle import new_run, new_run_at, own
 from lithydra.training.engine import GradientClassifier
 
 PROMISE = "11. A run directory has one owner"
 
 
 def test_runs_of_the_same_second_get_different_directories(tmp_path: Path) -> None:
-    paths = {RunDir.create(tmp_path, "digits_mlp").path for _ in range(5)}
+    paths = {new_run(tmp_path, "digits_mlp").path for _ in range(5)}
     assert len(paths) == 5
 
 
 def test_a_second_owner_is_refused_by_name(tmp_path: Path) -> None:
     run, log = RunDir(tmp_path), tmp_path / "log"
-    with run.own():
-        assert in_child(run.own, log) == ConfigError.exit_code
+    with own(run):
+        assert in_child(partial(own, run), log) == ConfigError.exit_code
     assert "in use by process" in log.read_text()
 
 
 def test_the_lock_of_a_dead_owner_falls(tmp_path: Path) -> None:
     run, log = RunDir(tmp_path), tmp_path / "log"
-    assert in_child(run.own, log) == 0  # ends without a release
-    with run.own():
+    assert in_child(partial(own, run), log) == 0  # ends without a release
+    with own(run):
         assert "in use" not in log.read_text()
 
 
@@ -39,7 +40,7 @@ def test_a_directory_with_a_run_is_not_trained_over(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     run.update_status(state="finished")
     with pytest.raises(ConfigError, match=r"holds a run already; resume="):
-        RunDir.make(tmp_path)
+        new_run_at(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "message"), [("nowhere", "no such directory"), (".", "not a run directory")])
@@ -81,7 +82,7 @@ def test_a_second_process_changes_nothing(data_dir: Path, tmp_path: Path) -> Non
     killing, run = Killing(data_dir, tmp_path), RunDir(tmp_path / "run")
     killing.train(*COMMON, "trainer.max_epochs=1", f"run={run.path}")
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
-    with run.own():
+    with own(run):
         before[run.path / ".owner"] = (run.path / ".owner").read_bytes()
         code = killing.child(f"resume={run.path}", "trainer.max_epochs=2")
     assert code == ConfigError.exit_code

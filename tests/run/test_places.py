@@ -14,6 +14,7 @@ from conftest import Compose
 from lithydra.checks.verbs import check_verb
 from lithydra.errors import ConfigError
 from lithydra.run.directory import RunDir
+from lithydra.run.lifecycle import own
 from lithydra.run.trust import refuse_places
 from lithydra.sweep.directory import Job, SweepDir, config_key, readable_name
 from lithydra.sweep.job import run_job
@@ -160,7 +161,7 @@ def test_nothing_is_written_through_a_link(victim: Victim, stranger: RunDir, dat
     path.symlink_to(victim.folder / MARK)
     refused = rf"{re.escape(name)}: a link to .*{MARK}, out of .*; nothing is written there$"
     with pytest.raises(ConfigError, match=refused):
-        stranger.own()
+        own(stranger)
     with pytest.raises(ConfigError, match=refused), SweepDir(stranger.path).owned():
         pass
     if name != "checkpoints":
@@ -172,17 +173,19 @@ def test_nothing_is_written_through_a_link(victim: Victim, stranger: RunDir, dat
 def test_links_within_a_run_and_to_it_are_followed(stranger: RunDir, tmp_path: Path) -> None:
     (stranger.path / "best.ckpt").symlink_to("checkpoints/best.ckpt")
     (tmp_path / "link").symlink_to(stranger.path)
-    RunDir(tmp_path / "link").own().release()
+    with own(RunDir(tmp_path / "link")):
+        pass
 
 
 def test_the_link_of_wandb_to_its_cache_is_left_alone(stranger: RunDir, tmp_path: Path) -> None:
     logs = stranger.path / "wandb" / "offline-run-20261126_172829-u6bz06pd" / "logs"
     logs.mkdir(parents=True)
     (logs / "debug-core.log").symlink_to(tmp_path / "cache.log")
-    stranger.own().release()
+    with own(stranger):
+        pass
     (logs / "debug.log").symlink_to(tmp_path / "cache.log")
     with pytest.raises(ConfigError, match=r"debug\.log: a link to .*, out of .*; nothing is written there$"):
-        stranger.own()
+        own(stranger)
 
 
 def test_a_checkpoint_sets_no_more_of_a_callback_than_its_state() -> None:

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from conftest import ROOT, SMALL, Compose, RunTrain, assert_equal, checkpoint, rows, weights
 from lithydra.run import directory
 from lithydra.run.directory import RunDir
+from lithydra.run.lifecycle import new_run
 from lithydra.training.checkpoint import RunCheckpoint
 from lithydra.training.train import train
 
@@ -90,7 +91,7 @@ def test_runs_of_one_second_get_directories_of_their_own(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(directory, "datetime", StoppedClock)
     with ThreadPoolExecutor(8) as pool:
-        runs = list(pool.map(lambda _: RunDir.create(tmp_path, "digits_mlp"), range(20)))
+        runs = list(pool.map(lambda _: new_run(tmp_path, "digits_mlp"), range(20)))
     names = {run.path.name for run in runs}
     assert names == {"2020-01-02_03-04-05_digits_mlp", *(f"2020-01-02_03-04-05_digits_mlp_{n}" for n in range(2, 21))}
     assert all(run.path.is_dir() for run in runs)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lithydra.callbacks.look_inside import writers
 from lithydra.data.base import ImageDataModule
-from lithydra.run.directory import Histogram
+from lithydra.run.histograms import Histogram, add_histograms
 from lithydra.training.checkpoint import run_dir
 from lithydra.training.classifier import Classifier
 
@@ -65,7 +65,7 @@ class LayerHistograms(Checkpoint):  # a Checkpoint, so that it runs when the epo
         for layer, training in modes.items():
             layer.training = training
         found = {f"{self.kind}/{name}": histogram(t, self.bins) for name, t in tensors.items()}
-        run_dir(trainer).add_histograms(epoch, found)
+        add_histograms(run_dir(trainer), epoch, found)
         values = self.scalars(module, tensors)
         for writer in writers(trainer):
             for name, tensor in tensors.items():

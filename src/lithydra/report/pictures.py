@@ -13,7 +13,7 @@ from lithydra.report import effects, figures
 from lithydra.report.input import Sweep
 from lithydra.report.layer_figures import layers_at_start
 from lithydra.run.directory import RunDir
-from lithydra.run.histograms import Histogram, read_histograms
+from lithydra.run.histograms import Histogram, last_parameters
 from lithydra.sweep.results import Setting, readable
 
 
@@ -155,4 +155,4 @@ def _histograms(settings: list[Setting]) -> dict[str, Any]:
 
 def _histograms_of(path: Path) -> dict[str, Histogram]:
     run = RunDir(path)
-    return readable(run.histograms, lambda: read_histograms(run), {})
+    return readable(run.histograms, lambda: last_parameters(run), {})

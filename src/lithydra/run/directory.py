@@ -1,37 +1,16 @@
-"""What a run writes and how it is read back. Torch is not imported here, so that reading a run is instant."""
+"""The files of a run, written and read back. Torch is not imported here, so that reading a run is instant."""
 
-import io
 import json
-import logging
 import os
-import platform
 from datetime import datetime
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from lithydra.errors import ConfigError
-from lithydra.files import (
-    append_rows,
-    naming,
-    read_rows,
-    refuse_links_out,
-    remove_unfinished,
-    set_aside,
-    write_bytes,
-    write_json,
-    write_rows,
-    write_text,
-)
+from lithydra.files import append_rows, read_rows, write_json, write_rows, write_text
 from lithydra.run.moved import with_moved_names
-
-if TYPE_CHECKING:
-    import numpy as np
-
-log = logging.getLogger(__name__)
 
 COLUMNS: tuple[str, ...] = ("epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc", "seconds")
 # Keys of status.json and provenance.json that are read, and what they hold.
@@ -42,19 +21,12 @@ CONFIG_GROUPS = ("data", "model", "optimizer", "trainer")  # some of what config
 CONFIG_END = "\n...\n"  # of config.yaml, if it is whole
 
 
-class Histogram(NamedTuple):
-    """`counts` (bins,) int64 between `edges` (bins + 1,) float32."""
-
-    counts: "np.ndarray"
-    edges: "np.ndarray"
-
-
 class RunDir:
     """The directory of one run. Files inside are named relative to it, so that a moved run still works."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, found: frozenset[str] | None = None) -> None:
         self.path = path
-        self.found: frozenset[str] | None = None  # what was there when this process took it for a new run
+        self.found = found  # of a run that this process begins: the names that were in the directory before
         self.config = path / "config.yaml"
         self.command = path / "command.txt"
         self.provenance = path / "provenance.json"
@@ -70,42 +42,6 @@ class RunDir:
         self.page = path / "run.html"
 
     @classmethod
-    def create(cls, parent: Path, name: str) -> "RunDir":
-        """Make `parent/DATE_TIME_name`. Two runs that start in the same second get different directories."""
-        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            for number in count(1):
-                path = parent / (f"{stamp}_{name}" if number == 1 else f"{stamp}_{name}_{number}")
-                try:
-                    path.mkdir()
-                except FileExistsError:
-                    continue
-                return cls(path)._taken()
-        except OSError as error:
-            raise ConfigError(f"paths.runs={parent}: cannot be written: {error.strerror}") from error
-        raise AssertionError("unreachable")
-
-    @classmethod
-    def make(cls, path: Path) -> "RunDir":
-        """Make the directory `path`, which must not hold a run yet."""
-        run = cls(path)
-        run.refuse_second_run()
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"run={path}: cannot be written: {error.strerror}") from error
-        return run._taken()
-
-    def _taken(self) -> "RunDir":
-        self.found = frozenset(path.name for path in self.path.iterdir())
-        return self
-
-    def refuse_second_run(self) -> None:
-        if self.status.exists():
-            raise ConfigError(f"run={self.path}: holds a run already; resume={self.path} goes on with it")
-
-    @classmethod
     def open(cls, path: Path, key: str = "run") -> "RunDir":
         """An existing run. Raises ConfigError, naming `key`, where there is none."""
         run = cls(path)
@@ -119,24 +55,6 @@ class RunDir:
 
     def relative(self, path: Path) -> str:
         return str(path.relative_to(self.path))
-
-    def own(self) -> FileLock:
-        """Take the directory for this process, for as long as it lives. The lock of a dead process falls by itself."""
-        refuse_links_out(self.path)
-        lock = FileLock(self.path / ".lock", timeout=0)
-        owner = self.path / ".owner"
-        try:
-            lock.acquire()
-        except Timeout as error:
-            who = owner.read_text(errors="replace").strip() if owner.is_file() else "another process"
-            raise ConfigError(f"run={self.path}: in use by {who}") from error
-        except OSError as error:
-            raise ConfigError(f"{self.path / '.lock'}: cannot be locked: {error.strerror}") from error
-        if owner.is_dir():
-            set_aside(owner, "a folder")
-        with naming(owner):
-            owner.write_text(f"process {os.getpid()} on {platform.node()}\n")
-        return lock
 
     def read_config(self) -> dict[str, Any]:
         """Raises ConfigError where config.yaml is not one that a run wrote."""
@@ -205,53 +123,6 @@ class RunDir:
         """Drop the rows after `num_epochs`, which a resumed run writes again, and what is damaged."""
         write_rows(self.metrics, COLUMNS, [row for row in self.read_metrics() if int(row["epoch"]) <= num_epochs])
 
-    def add_histograms(self, epoch: int, histograms: dict[str, Histogram]) -> None:
-        """Add those of an epoch, 0 for before training, to histograms.npz; what it held of later epochs is dropped.
-
-        For each name, `parameter/head.weight` for instance, the file has three arrays: NAME/epochs (E,) int64,
-        NAME/counts (E, bins) int64 and NAME/edges (E, bins + 1) float32, a row for each epoch.
-        """
-        import numpy as np
-
-        try:
-            arrays = self.histogram_arrays()
-        except ConfigError as error:
-            log.warning("%s; it begins anew", error)
-            arrays = {}
-        for name, histogram in histograms.items():
-            row = {"epochs": np.array(epoch), "counts": histogram.counts, "edges": histogram.edges}
-            kept = arrays[f"{name}/epochs"] < epoch if f"{name}/epochs" in arrays else None
-            for key, value in row.items():
-                before = arrays[f"{name}/{key}"][kept] if kept is not None else value[None][:0]
-                arrays[f"{name}/{key}"] = np.concatenate([before, value[None]])
-        content = io.BytesIO()
-        np.savez_compressed(content, allow_pickle=False, **arrays)
-        write_bytes(self.histograms, content.getvalue())
-
-    def read_histograms(self, name: str) -> dict[int, Histogram]:
-        """By epoch; empty where the run has none of this name."""
-        arrays = self.histogram_arrays()
-        if f"{name}/epochs" not in arrays:
-            return {}
-        epochs, counts, edges = (arrays[f"{name}/{key}"] for key in ("epochs", "counts", "edges"))
-        return {int(e): Histogram(c, x) for e, c, x in zip(epochs, counts, edges, strict=True)}
-
-    def histogram_arrays(self) -> "dict[str, np.ndarray]":
-        """What histograms.npz holds. Raises ConfigError where it is damaged."""
-        import numpy as np
-
-        if not self.histograms.exists():
-            return {}
-        try:
-            with np.load(io.BytesIO(self.histograms.read_bytes()), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except Exception as error:  # numpy, zipfile and zlib each have errors of their own
-            raise ConfigError(f"{self.histograms}: damaged ({error})") from error
-        for name in [name.removesuffix("/epochs") for name in arrays if name.endswith("/epochs")]:
-            if not {f"{name}/counts", f"{name}/edges"} <= arrays.keys():
-                raise ConfigError(f"{self.histograms}: damaged ({name} is not whole)")
-        return arrays
-
     def checkpoint(self) -> Path:
         """The checkpoint that stands for the run: the best by validation, or the last where nothing was validated.
 
@@ -278,11 +149,6 @@ class RunDir:
             there = sorted(p.stem for p in self.checkpoints.glob("*.ckpt"))
             raise ConfigError(f"checkpoint={name}: {self.path} has {', '.join(there) or 'no checkpoint yet'}")
         return path
-
-    def sweep(self) -> None:
-        """Remove what a killed process was writing; nobody else writes here, since the directory is owned."""
-        for folder in (self.path, self.checkpoints):
-            remove_unfinished(folder)
 
 
 def now() -> str:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import time
@@ -19,9 +18,10 @@ import yaml
 from filelock import FileLock, Timeout
 
 from lithydra.errors import ConfigError
-from lithydra.files import refuse_links_out, write_json, write_text
+from lithydra.files import write_json, write_text
 from lithydra.overrides import bare
 from lithydra.run.directory import RunDir
+from lithydra.run.lifecycle import lock_directory
 from lithydra.run.moved import with_moved_names
 
 NOT_STARTED = "not started"
@@ -193,19 +193,8 @@ class SweepDir:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"paths.sweeps={self.path.parent}: cannot be written: {error.strerror}") from error
-        refuse_links_out(self.path)
-        lock = FileLock(self.path / ".lock")
-        owner = self.path / ".owner"
-        try:
-            lock.acquire(timeout=wait_seconds)
-        except Timeout as error:
-            who = owner.read_text().strip() if owner.exists() else "another process"
-            raise ConfigError(f"sweep.name={self.path.name}: in use by {who}") from error
-        try:
-            owner.write_text(f"process {os.getpid()} on {platform.node()}\n")
+        with lock_directory(self.path, f"sweep.name={self.path.name}", wait_seconds):
             yield
-        finally:
-            lock.release()
 
 
 # Of what a status.json holds, what is read here.

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies.launchers.launcher import _Launcher
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from lithydra.errors import LithydraError
-from lithydra.run.recording import record_error
+from lithydra.run.lifecycle import write_failure
 from lithydra.run.signals import SIGNALS_OF
 from lithydra.training.interrupts import Interrupts
 
@@ -156,7 +156,7 @@ class Launcher(_Launcher):
             assert reason is not None
             self.close()
             if self.records:
-                record_error(self.interrupts.run, reason)
+                write_failure(self.interrupts.run, reason)
             print(f"error: {reason}", file=sys.stderr, flush=True)
             os._exit(reason.exit_code)
 

@@ -1,11 +1,14 @@
 """What a resumed run needs of the files in its directory, where some of them are damaged."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.files import set_aside
-from lithydra.run.directory import CONFIG_END, RunDir, log
+from lithydra.run.directory import CONFIG_END, RunDir
+
+log = logging.getLogger(__name__)
 
 FOLDERS = ("checkpoints", "plots", "tensorboard", "csv")
 FILES = (

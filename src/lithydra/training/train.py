@@ -17,8 +17,8 @@ from lithydra.errors import ConfigError
 from lithydra.run.checkpoints import load
 from lithydra.run.config import frozen
 from lithydra.run.directory import RunDir, now
+from lithydra.run.lifecycle import logged, new_run, new_run_at, own, refuse_second_run, tracked
 from lithydra.run.provenance import all_choices, all_overrides, provenance, warn_of_threads
-from lithydra.run.recording import logged, recorded
 from lithydra.training import build, summary
 from lithydra.training.checkpoint import RunCheckpoint
 from lithydra.training.classifier import Classifier
@@ -60,7 +60,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
     with ExitStack() as stack:
         start = stack.enter_context(owned(run, config, module.record, writes=main))
         if main:
-            stack.enter_context(recorded(run, module.record["config"]))
+            stack.enter_context(tracked(run, module.record["config"]))
         interrupts = stack.enter_context(interruptible(run))
         trainer = build.trainer(config, run.path, data, module, interrupts)
         stack.enter_context(other_processes(trainer, job, interrupts))
@@ -92,14 +92,14 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
 @contextmanager
 def owned(run: RunDir, config: DictConfig, record: dict[str, Any], *, writes: bool) -> Iterator[Path | None]:
     """Own the run directory; gives the checkpoint to start from. What is refused here has changed nothing."""
-    with run.own() if writes else nullcontext(), logged(run) if writes else nullcontext():
+    with own(run) if writes else nullcontext(), logged(run) if writes else nullcontext():
         if config.resume:
             if writes:
                 repair(run)
             yield continue_from(run, config, record, writes=writes)
         else:
             if writes:
-                run.refuse_second_run()  # one that has come and gone since the directory was opened
+                refuse_second_run(run)  # one that has come and gone since the directory was opened
             yield None
 
 
@@ -126,8 +126,8 @@ def open_run(config: DictConfig, choices: dict[str, str], *, main: bool) -> RunD
             raise ConfigError("run=null: processes on several machines need a directory that all of them see: run=DIR")
         return RunDir(Path(config.run))
     if config.run:
-        return RunDir.make(Path(config.run))
-    return RunDir.create(Path(config.paths.runs), f"{choices['data']}_{choices['model']}")
+        return new_run_at(Path(config.run))
+    return new_run(Path(config.paths.runs), f"{choices['data']}_{choices['model']}")
 
 
 def test(trainer: L.Trainer, module: Classifier, data: ImageDataModule, run: RunDir) -> dict[str, float]:

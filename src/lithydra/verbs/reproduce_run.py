@@ -13,6 +13,7 @@ from lithydra.errors import ConfigError, LithydraError
 from lithydra.run.checkpoints import load
 from lithydra.run.config import flatten, trainable
 from lithydra.run.directory import RunDir
+from lithydra.run.lifecycle import new_run, new_run_at
 from lithydra.training.train import train
 
 # Parts of provenance.json that say where and how, not what.
@@ -34,9 +35,9 @@ def reproduce_run(config: DictConfig) -> RunDir:
     if "dir" in settings.data:
         settings.data.dir = config.paths.data
     if config.output:
-        again = RunDir.make(Path(config.output))
+        again = new_run_at(Path(config.output))
     else:
-        again = RunDir.create(Path(config.paths.runs), f"again_{run.path.name}")
+        again = new_run(Path(config.paths.runs), f"again_{run.path.name}")
     settings.run = str(again.path)
     torch.set_num_threads(origin["hardware"]["torch_threads"])
     train(settings, origin["choices"], origin["overrides"])

@@ -1,23 +1,85 @@
-"""What a run directory is told while its run goes on: how it began, what was said, and how it ended."""
+"""The life of a run directory: made, owned by one process, logged to, and its end kept in status.json."""
 
 import logging
 import os
+import platform
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from filelock import AcquireReturnProxy, FileLock, Timeout
+
 from lithydra.errors import ConfigError, LithydraError
-from lithydra.files import set_aside, write_bytes
+from lithydra.files import naming, refuse_links_out, remove_unfinished, set_aside, write_bytes
 from lithydra.run.directory import RunDir, now
 
 log = logging.getLogger(__name__)
 
 # What status.json says of a run's end, and no longer once it goes on.
 ENDING = ("finished", "error", "stopped", "more_epochs", "no_more_epochs")
+
+
+def new_run(parent: Path, name: str) -> RunDir:
+    """Make `parent/DATE_TIME_name`. Two runs that start in the same second get different directories."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            path = parent / (f"{stamp}_{name}" if number == 1 else f"{stamp}_{name}_{number}")
+            with suppress(FileExistsError):
+                path.mkdir()
+                return RunDir(path, found=frozenset())
+    except OSError as error:
+        raise ConfigError(f"paths.runs={parent}: cannot be written: {error.strerror}") from error
+    raise AssertionError("unreachable")
+
+
+def new_run_at(path: Path) -> RunDir:
+    """Make the directory `path`, which must not hold a run yet."""
+    refuse_second_run(RunDir(path))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"run={path}: cannot be written: {error.strerror}") from error
+    return RunDir(path, found=frozenset(entry.name for entry in path.iterdir()))
+
+
+def refuse_second_run(run: RunDir) -> None:
+    if run.status.exists():
+        raise ConfigError(f"run={run.path}: holds a run already; resume={run.path} goes on with it")
+
+
+def own(run: RunDir) -> AcquireReturnProxy:
+    """Take the directory for this process until the lock is released."""
+    return lock_directory(run.path, f"run={run.path}")
+
+
+def lock_directory(path: Path, name: str, wait_seconds: float = 0) -> AcquireReturnProxy:
+    """Take a directory for this process. The lock of a dead process falls by itself.
+
+    Raises:
+        ConfigError: Another process has it, a link in it leads elsewhere, or it cannot be written.
+    """
+    refuse_links_out(path)
+    owner = path / ".owner"
+    try:
+        held = FileLock(path / ".lock").acquire(timeout=wait_seconds)
+    except Timeout as error:
+        who = owner.read_text(errors="replace").strip() if owner.is_file() else "another process"
+        raise ConfigError(f"{name}: in use by {who}") from error
+    except OSError as error:
+        raise ConfigError(f"{path / '.lock'}: cannot be locked: {error.strerror}") from error
+    if owner.is_dir():
+        set_aside(owner, "a folder")
+    with naming(owner):
+        owner.write_text(f"process {os.getpid()} on {platform.node()}\n")
+    return held
 
 
 @contextmanager
@@ -43,12 +105,13 @@ def logged(run: RunDir) -> Iterator[None]:
 
 
 @contextmanager
-def recorded(run: RunDir, config: dict[str, Any]) -> Iterator[None]:
+def tracked(run: RunDir, config: dict[str, Any]) -> Iterator[None]:
     """While a run trains here; status.json says how it ended. Own the directory first.
 
     What is refused before anything was trained leaves the directory as it was found; a new one is removed.
     """
-    run.sweep()
+    for folder in (run.path, run.checkpoints):
+        remove_unfinished(folder)
     before = _Before(run)
     run.write_config(config)
     with run.command.open("a") as file:  # a line for each time that the run was gone on with
@@ -61,11 +124,11 @@ def recorded(run: RunDir, config: dict[str, Any]) -> Iterator[None]:
             before.bring_back()
             raise
         log.error("%s", error, exc_info=not isinstance(error, LithydraError))
-        record_error(run, error)
+        write_failure(run, error)
         raise
 
 
-def record_error(run: RunDir, error: BaseException) -> None:
+def write_failure(run: RunDir, error: BaseException) -> None:
     """Say in status.json how the run has ended."""
     state = error.state if isinstance(error, LithydraError) else "failed"
     message = str(error) or type(error).__name__
