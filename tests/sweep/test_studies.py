@@ -51,5 +51,3 @@ def test_study_can_start_and_its_rules_name_its_axes(name: str, tmp_path: Path) 
     header = (CONF / "study" / f"{name}.yaml").read_text().splitlines()
     assert header[1].startswith(f"# python train.py -m study={name}")
     assert yaml.safe_load("\n".join(header))["study"]["title"] == study["title"]
-    comments = " ".join(line[2:] for line in header if line.startswith("# "))
-    assert f"Expected: {study['expectation']}" in comments
