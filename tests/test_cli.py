@@ -141,7 +141,6 @@ LATE = {
     "data.classes=[3,12]": "data.classes=[3, 12]",
     "data.limit=2000": "data.limit=2000",
     "data.limit=15": "data.val_fraction=0.1",
-    "data=npz": "data.path=null",
     "data=npz data.path=nowhere.npz": "data.path=nowhere.npz",
     "loss=binary_cross_entropy": "loss=",
     "model=alexnet_imagenet": "data.image_size=64",

@@ -4,6 +4,7 @@ Nothing here imports torch: `--help` and a typo cost what importing Hydra costs.
 """
 
 import os
+import signal
 import sys
 import traceback
 from importlib import import_module
@@ -22,7 +23,7 @@ from lithydra.errors import ConfigError, LithydraError
 from lithydra.logs import set_up_logging
 from lithydra.overrides import CONF, bare, name_runs, quote_paths, refuse_arguments
 from lithydra.run.directory import RunDir
-from lithydra.run.signals import end_at_once_on_signal
+from lithydra.run.signals import EXIT_CODES, end_at_once_on_signal
 from lithydra.training.resuming import resumed
 
 # Of each verb, the config in conf/ and the module whose function of the verb's name does the work.
@@ -72,7 +73,7 @@ def main(verb: str) -> NoReturn:
     except MENDABLE as error:
         errors.append(error)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(EXIT_CODES[signal.SIGINT])
     sys.exit(_exit_code(errors[0], traceback_wanted) if errors else 0)
 
 

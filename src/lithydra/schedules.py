@@ -5,8 +5,6 @@ import math
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lithydra.errors import ConfigError
-
 
 def warmup_cosine(
     optimizer: Optimizer, total_steps: int, warmup_fraction: float = 0.05, final_lr_factor: float = 0.0
@@ -22,9 +20,6 @@ def warmup_cosine(
         warmup_fraction: part of the run before the peak, in [0, 1].
         final_lr_factor: final rate as a part of the peak, in [0, 1].
     """
-    for key, value in (("warmup_fraction", warmup_fraction), ("final_lr_factor", final_lr_factor)):
-        if not (isinstance(value, int | float) and 0 <= value <= 1):
-            raise ConfigError(f"scheduler.{key}={value}: must be from 0 to 1")
     warmup_steps = round(warmup_fraction * total_steps)
     decay_steps = max(1, total_steps - warmup_steps)
 

@@ -72,6 +72,7 @@ data=image_folder data.channels=4
 data=image_folder data.test_fraction=1
 data=image_folder data.memory_limit_gib=-1
 data=npz data.path=3
+data=image_folder data.path=. data.image_size=null
 model.hidden=[0]
 model.hidden=[-5]
 model.hidden=[1.5]
@@ -85,6 +86,10 @@ model.batch_norm_momentum=2
 model=cnn model.channels=[]
 model=cnn model.channels=[0]
 model=cnn model.kernel_size=0
+model=cnn model.kernel_size=4
+model=alexnet model.channels=[4,4]
+model=alexnet_imagenet model.kernel_sizes=[11,5,3,5,4]
+model=nearest_mean model.distance=l3
 model=resnet9 model.width=0
 loss.label_smoothing=1
 loss.label_smoothing=-0.1

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lithydra.checks.init import INIT_COMBINATIONS
+from lithydra.checks.rules import shown
 from lithydra.checks.settings import EARLY_STOPPING
+from lithydra.errors import ConfigError, nearest
+from lithydra.run.directory import RunDir
 
 PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 ONE_CYCLE = "torch.optim.lr_scheduler.OneCycleLR"
@@ -160,9 +162,10 @@ def _directories(config: dict[str, Any]) -> Iterator[str]:
             yield f"paths.{key}={path}: cannot be written"
 
 
-def _own_data(config: dict[str, Any]) -> Iterator[str]:
+def own_data(config: dict[str, Any]) -> Iterator[str]:
     """The files of data=npz and data=image_folder; what is in them is looked at later."""
-    target, path = str(config["data"].get("_target_", "")).rpartition(".")[2], config["data"].get("path")
+    data = config["data"]
+    target, path = str(data.get("_target_", "")).rpartition(".")[2], data.get("path")
     if target == "Npz" and path is None:
         yield "data.path=null: data=npz needs data.path=FILE.npz with x_train y_train x_test y_test"
     elif target == "ImageFolder" and path is None:
@@ -171,6 +174,47 @@ def _own_data(config: dict[str, Any]) -> Iterator[str]:
         yield f"data.path={path}: no such file; data=npz needs data.path=FILE.npz"
     elif target == "ImageFolder" and not Path(str(path)).expanduser().is_dir():
         yield f"data.path={path}: no such folder"
+    if target == "ImageFolder" and data.get("image_size", 0) is None:
+        yield "data.image_size=null: data=image_folder needs a side in pixels"
+
+
+def _init(config: dict[str, Any]) -> Iterator[str]:
+    init = config.get("init", {})
+    if not init:
+        return
+    freeze, factor = init["freeze"], init["backbone_lr_factor"]
+    if init["from"] is None and not config["model"].get("weights"):
+        if freeze != "none":
+            given = freeze if isinstance(freeze, str) else f"[{','.join(freeze)}]"
+            yield f"init.freeze={given}: would freeze random weights; init.from=RUN says where trained ones are"
+        if init["head"] != "auto":
+            yield f"init.head={init['head']}: needs trained weights; init.from=RUN says where they are"
+    if factor == 1:
+        return
+    if freeze == "backbone":
+        yield f"init.backbone_lr_factor={factor}: init.freeze=backbone leaves no backbone to train"
+    if str(config["optimizer"]["_target_"]).endswith("LBFGS"):
+        yield f"init.backbone_lr_factor={factor}: optimizer=lbfgs has one lr for all weights"
+    if config["scheduler"].get("eta_min"):
+        yield (
+            f"scheduler.eta_min={config['scheduler']['eta_min']}: is one lr for all weights, and "
+            "init.backbone_lr_factor gives the backbone its own; scheduler=warmup_cosine has final_lr_factor instead"
+        )
+
+
+def _init_source(config: dict[str, Any]) -> Iterator[str]:
+    source = config.get("init", {}).get("from")
+    if source in (None, "torchvision") or config["resume"]:  # a resumed run does not need its source
+        return
+    path = Path(source)
+    if path.is_dir():
+        try:
+            RunDir.open(path, "init.from").checkpoint()
+        except ConfigError as error:
+            yield str(error).replace(f"run={path}", f"init.from={path}")
+    elif not path.exists():
+        near = nearest(path.name, [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else ())
+        yield f"init.from={shown(source)}: no such run directory or checkpoint, and not torchvision.{near}"
 
 
 def _lr_range(config: dict[str, Any]) -> Iterator[str]:
@@ -190,7 +234,8 @@ COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
     _momentum_cycle,
     _device,
     _directories,
-    _own_data,
-    *INIT_COMBINATIONS,
+    own_data,
+    _init,
+    _init_source,
     _lr_range,
 )

@@ -81,7 +81,7 @@ def _misshapen(written: dict[str, Any]) -> Iterator[str]:
         if key not in found and (not parent or isinstance(found.get(parent), dict)):
             gone.setdefault(parent, []).append(name)
         elif key in found and isinstance(rule, Group) and found[key] not in rule and "${" not in str(found[key]):
-            yield _refusal(key, found[key], rule, "")
+            yield refusal(key, found[key], rule)
     for parent, names in gone.items():
         key = f"{parent}.{names[0]}" if parent else names[0]
         more = f" and so {'is' if len(names) == 2 else 'are'} {', '.join(names[1:])}" if names[1:] else ""
@@ -103,7 +103,7 @@ def broken_rules(
     for key, (value, rule) in broken.items():
         source = sources.get(key, "")
         if not broken.keys() & set(_references(key, source)):
-            yield _refusal(key, value, rule, source)
+            yield refusal(key, value, rule, source)
 
 
 def _ruled(node: dict[str, Any], rules: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -125,7 +125,8 @@ def _references(key: str, source: str) -> Iterator[str]:
         yield ".".join([*key.split(".")[: -len(dots)], name]) if dots else name
 
 
-def _refusal(key: str, value: object, rule: Any, source: str) -> str:
+def refusal(key: str, value: object, rule: Any, source: str = "") -> str:
+    """Why a value is refused, with what is allowed; `source` is how it is written where it refers to others."""
     parts = rule.rules if isinstance(rule, AnyOf) else (rule,)
     if isinstance(value, str) and any(isinstance(part, Number) for part in parts):
         given = f"{shown(value)!r} (text)"

@@ -5,10 +5,11 @@ import re
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
+from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from lithydra.checks.config import nodes
 from lithydra.checks.unread import TRAINER
 from lithydra.errors import LithydraError, nearest
 
@@ -44,27 +45,14 @@ def _explain_unknown_key(cause: OmegaConfBaseException, message: str) -> str:
     siblings = [str(k) for k in parent if not str(k).startswith("_")]
     near = nearest(name, siblings)
     if not near:  # the right name at the wrong level
-        root: Any = parent._get_root()
-        places = [path for path in all_keys(root) if path.rpartition(".")[2] == name]
+        root: Any = OmegaConf.to_container(parent._get_root(), resolve=False)
+        keys = (key for key, _ in nodes({group: node for group, node in root.items() if group != "hydra"}))
+        places = [key for key in keys if key.rpartition(".")[2] == name]
         near = f" Did you mean {places[0]}?" if places else ""
     elif prefix:
         near = near.replace("mean ", f"mean {prefix}.")
     allowed = f"; {prefix} has {', '.join(siblings)}" if prefix and not near else ""
     return f"{key}: no such setting{allowed}.{near}"
-
-
-def all_keys(config: Any, prefix: str = "") -> list[str]:
-    """Every dotted key of a config, Hydra's own left out."""
-    keys: list[str] = []
-    for key in config:
-        path = f"{prefix}{key}"
-        if path == "hydra" or str(key).startswith("_"):
-            continue
-        keys.append(path)
-        node = config._get_node(key)
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
-            keys += all_keys(node, f"{path}.")
-    return keys
 
 
 def first_line(error: BaseException) -> str:

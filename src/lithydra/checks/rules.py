@@ -13,13 +13,14 @@ LONGEST_NAME, LONGEST_PATH = 255, 3000  # bytes, of what Linux takes (4,096 the 
 
 @dataclass(frozen=True)
 class Number:
-    """A number between bounds; `whole` refuses fractions. A bound that is left out is None."""
+    """A number between bounds; `whole` refuses fractions, `odd` even ones. A bound that is left out is None."""
 
     least: float | None = None
     most: float | None = None
     above: float | None = None
     below: float | None = None
     whole: bool = False
+    odd: bool = False
 
     def __contains__(self, value: object) -> bool:
         if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
@@ -30,6 +31,7 @@ class Number:
             and (self.most is None or value <= self.most)
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
+            and (not self.odd or value % 2 == 1)
         )
 
     @staticmethod
@@ -44,7 +46,7 @@ class Number:
             ("above", self.above),
             ("below", self.below),
         ]
-        kind = "a whole number" if self.whole else "a number"
+        kind = "an odd number" if self.odd else "a whole number" if self.whole else "a number"
         return " ".join([kind, " and ".join(f"{word} {bound}" for word, bound in bounds if bound is not None)]).strip()
 
 
@@ -149,6 +151,7 @@ FLAG = Choice((True, False))
 SEED = Number(least=0, most=2**32 - 1, whole=True)
 WHOLE = Number(least=0, whole=True)
 COUNT = Number(least=1, whole=True)
+ODD = Number(least=1, whole=True, odd=True)
 POSITIVE = Number(above=0)
 NOT_NEGATIVE = Number(least=0)
 FRACTION = Number(least=0, below=1)

@@ -12,6 +12,7 @@ from lithydra.checks.rules import (
     FRACTION,
     NOT_NEGATIVE,
     NULL,
+    ODD,
     PATH,
     POSITIVE,
     PROBABILITY,
@@ -28,7 +29,8 @@ from lithydra.checks.rules import (
 )
 
 EARLY_STOPPING = ("lithydra.callbacks.early_stopping.EarlyStopping", "lightning.pytorch.callbacks.EarlyStopping")
-METRICS = ("val/acc", "val/loss", "train/acc", "train/loss")
+METRICS = ("val/acc", "val/loss", "test/acc", "test/loss", "train/acc", "train/loss")
+MONITORED = tuple(name for name in METRICS if not name.startswith("test/"))
 
 _BETTER = Choice(("min", "max"))
 _BATCHES = AnyOf((COUNT, Number(above=0, most=1)))
@@ -50,7 +52,7 @@ NEEDED: dict[str, Any] = {
     "paths.runs": PATH,
     "paths.sweeps": PATH,
     "monitor": Group(),
-    "monitor.metric": Choice(METRICS),
+    "monitor.metric": Choice(MONITORED),
     "monitor.mode": _BETTER,
     "checkpoint": Group(),
     "checkpoint.every_n_steps": optional(COUNT),
@@ -157,7 +159,7 @@ HYDRA: dict[str, Any] = {
 
 _DROPOUT = {"dropout": FRACTION}
 _NORM = {"batch_norm_eps": POSITIVE, "batch_norm_momentum": Number(above=0, most=1)}
-_CHANNELS = {"channels": ListOf(COUNT, min_length=1)}
+_CONVOLUTIONS = {"channels": ListOf(COUNT, min_length=1), "kernel_size": ODD}
 _HIDDEN = {"hidden": ListOf(COUNT)}
 _FLAG_NORM = {"batch_norm": FLAG, **_NORM}
 _WORD = {"activation": TEXT}
@@ -169,7 +171,7 @@ _IMAGES = {"num_images": COUNT}
 _PENALTY = {"weight": NOT_NEGATIVE}
 _DIR = {"dir": PATH}
 _STOPPING = {
-    "monitor": Choice(METRICS),
+    "monitor": Choice(MONITORED),
     "mode": _BETTER,
     "patience": WHOLE,
     "min_delta": NOT_NEGATIVE,
@@ -194,9 +196,9 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "memory_limit_gib": NOT_NEGATIVE,
     },
     "lithydra.models.mlp.MLP": {**_HIDDEN, **_WORD, **_FLAG_NORM, **_DROPOUT},
-    "lithydra.models.cnn.CNN": {**_CHANNELS, "kernel_size": COUNT, **_WORD, **_FLAG_NORM, **_DROPOUT},
-    "lithydra.models.alexnet.AlexNet": {**_CHANNELS, **_HIDDEN, **_WORD, **_DROPOUT},
-    "lithydra.models.alexnet.AlexNetImageNet": {"kernel_sizes": ListOf(COUNT, min_length=1), **_DROPOUT},
+    "lithydra.models.cnn.CNN": {**_CONVOLUTIONS, **_WORD, **_FLAG_NORM, **_DROPOUT},
+    "lithydra.models.alexnet.AlexNet": {"channels": ListOf(COUNT, 5, 5), **_HIDDEN, **_WORD, **_DROPOUT},
+    "lithydra.models.alexnet.AlexNetImageNet": {"kernel_sizes": ListOf(ODD, 5, 5), **_DROPOUT},
     "lithydra.models.resnet9.ResNet9": {"width": COUNT, **_NORM},
     "lithydra.models.torchvision_net.torchvision_net": {"name": TEXT, "weights": optional(TEXT)},
     "lithydra.models.nearest_mean.NearestMean": {"distance": Choice(("l1", "l2"))},

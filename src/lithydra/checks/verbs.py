@@ -9,11 +9,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lithydra.checks.combinations import gpu_device_exists
-from lithydra.checks.config import RULES, broken_rules, resolved
+from lithydra.checks.combinations import gpu_device_exists, own_data
+from lithydra.checks.config import RULES, broken_rules, refusal, resolved
 from lithydra.checks.extras import require_extra
 from lithydra.checks.output import DEFAULTS, SUFFIXES, output_problem
-from lithydra.checks.rules import COUNT, FLAG, SEED, AnyOf, Choice, ListOf, Number, Text, optional
+from lithydra.checks.rules import COUNT, FLAG, SEED, Choice, ListOf, Number, Text, optional, shown
 from lithydra.errors import ConfigError, nearest, refuse
 from lithydra.files import refuse_links_out
 from lithydra.run.directory import RunDir
@@ -95,7 +95,7 @@ def _setting_problems(plain: dict[str, Any], rules: Mapping[str, Any], more: Map
         if key not in known:
             yield f"{key}: no such setting.{nearest(key, known)}"
         elif value not in known[key]:
-            yield f"{key}={_shown(value)}: must be {known[key]}.{nearest(str(value), _options(known[key]))}"
+            yield refusal(key, value, known[key])
 
 
 def _settings(node: dict[str, Any], known: Iterable[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -111,18 +111,11 @@ def _settings(node: dict[str, Any], known: Iterable[str], prefix: str = "") -> I
 def _data_problems(data: dict[str, Any]) -> Iterator[str]:
     """Of evaluate's other data set, whose class says the rest when it is made."""
     if data.get("_target_") not in Text():
-        yield f"data._target_={_shown(data.get('_target_'))}: must be a piece of text; data=NAME chooses a data set"
+        yield f"data._target_={shown(data.get('_target_'))}: must be a piece of text; data=NAME chooses a data set"
     runs_seed = ("seed",) if data.get("seed") is None else ()
-    yield from broken_rules({"data": {k: v for k, v in data.items() if k not in runs_seed}}, RULES)
-
-
-def _options(rule: Any) -> list[str]:
-    parts = rule.rules if isinstance(rule, AnyOf) else (rule,)
-    return [option for part in parts for option in getattr(part, "options", ()) if isinstance(option, str)]
-
-
-def _shown(value: object) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    plain = {"data": {key: value for key, value in data.items() if key not in runs_seed}}
+    broken = [*broken_rules(plain, RULES)]
+    yield from broken or own_data(plain)
 
 
 def _no_gpu(plain: dict[str, Any]) -> Iterator[str]:

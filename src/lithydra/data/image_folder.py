@@ -42,25 +42,17 @@ class ImageFolder(ImageDataModule):
     def __init__(
         self,
         *,
-        path: str | None,
-        image_size: int | None,
+        path: str,
+        image_size: int,
         channels: int,
         test_fraction: float,
         memory_limit_gib: float,
         **common: Any,
     ) -> None:
         super().__init__(image_size=image_size, **common)
-        if path is None:
-            raise ConfigError("data.path=null: data=image_folder needs data.path=FOLDER with a folder for each class")
         self.path = Path(path).expanduser()
         if not self.path.is_dir():
             raise ConfigError(f"data.path={path}: no such folder")
-        if image_size is None:
-            raise ConfigError("data.image_size=null: data=image_folder needs a side in pixels")
-        if channels not in (1, 3):
-            raise ConfigError(f"data.channels={channels}: 1 or 3")
-        if not 0 < test_fraction < 1:
-            raise ConfigError(f"data.test_fraction={test_fraction}: above 0 and below 1")
         self.side, self.channels = image_size, channels
         self.test_fraction, self.memory_limit_gib = test_fraction, memory_limit_gib
 

@@ -12,10 +12,8 @@ from lithydra.errors import ConfigError
 class Npz(ImageDataModule):
     """The arrays x_train, y_train, x_test and y_test of a file. Without `class_names`, classes are called 0, 1, …"""
 
-    def __init__(self, *, path: str | None, class_names: Sequence[str] | None = None, **common: Any) -> None:
+    def __init__(self, *, path: str, class_names: Sequence[str] | None = None, **common: Any) -> None:
         super().__init__(**common)
-        if path is None:
-            raise ConfigError("data.path=null: data=npz needs data.path=FILE.npz with x_train y_train x_test y_test")
         self.path = Path(path).expanduser()
         if not self.path.is_file():
             raise ConfigError(f"data.path={path}: no such file; data=npz needs data.path=FILE.npz")

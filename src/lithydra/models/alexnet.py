@@ -22,7 +22,7 @@ class AlexNet(nn.Module):
         dropout: probability that an input of a hidden fully connected layer is dropped, in [0, 1).
 
     Raises:
-        ConfigError: a hyperparameter is out of its range, or the image is too small.
+        ConfigError: the image is too small.
     """
 
     channels_last = True
@@ -38,9 +38,6 @@ class AlexNet(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        layers.check_widths("model.channels", channels, length=5)
-        layers.check_widths("model.hidden", hidden)
-        layers.check_dropout(dropout)
         layers.check_image_side("model=alexnet", in_shape, 8)
         in_channels, height, width = in_shape
         self.features = nn.Sequential()
@@ -74,7 +71,7 @@ class AlexNetImageNet(nn.Module):
         dropout: probability that an input of a hidden fully connected layer is dropped, in [0, 1).
 
     Raises:
-        ConfigError: a hyperparameter is out of its range, or the image is too small.
+        ConfigError: the image is too small.
     """
 
     channels_last = True
@@ -88,10 +85,6 @@ class AlexNetImageNet(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        layers.check_widths("model.kernel_sizes", kernel_sizes, length=5)
-        for kernel_size in kernel_sizes:
-            layers.check_kernel_size("model.kernel_sizes", kernel_size)
-        layers.check_dropout(dropout)
         # Three 3x3 pools of stride 2 need 15 pixels after the first convolution (padding 2, stride 4).
         layers.check_image_side("model=alexnet_imagenet", in_shape, 14 * 4 + kernel_sizes[0] - 2 * 2)
         channels = [in_shape[0], 64, 192, 384, 256, 256]

@@ -23,7 +23,7 @@ class CNN(nn.Module):
         dropout: probability that an input of the linear layer is dropped, in [0, 1).
 
     Raises:
-        ConfigError: a hyperparameter is out of its range, or the image is too small for so many pools.
+        ConfigError: the image is too small for so many pools.
     """
 
     channels_last = True
@@ -42,10 +42,6 @@ class CNN(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        layers.check_widths("model.channels", channels)
-        layers.check_kernel_size("model.kernel_size", kernel_size)
-        layers.check_batch_norm(batch_norm_eps, batch_norm_momentum)
-        layers.check_dropout(dropout)
         scale = 2 ** len(channels)
         layers.check_image_side(f"model.channels={list(channels)}", in_shape, scale)
         in_channels, height, width = in_shape

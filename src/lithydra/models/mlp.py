@@ -23,7 +23,7 @@ class MLP(nn.Module):
         dropout: probability that a hidden unit is dropped, in [0, 1).
 
     Raises:
-        ConfigError: a hyperparameter is out of its range.
+        ConfigError: there is no activation of this name.
     """
 
     def __init__(
@@ -39,9 +39,6 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        layers.check_widths("model.hidden", hidden)
-        layers.check_batch_norm(batch_norm_eps, batch_norm_momentum)
-        layers.check_dropout(dropout)
         widths = [math.prod(in_shape), *hidden]
         self.hidden = nn.Sequential()
         for num_inputs, width in pairwise(widths):

@@ -6,8 +6,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lithydra.models import layers
-
 
 class NearestMean(nn.Module):
     """Compares an image with the mean image of each class; the logits are the negative distances.
@@ -16,9 +14,6 @@ class NearestMean(nn.Module):
         in_shape: (C, H, W) of one image.
         num_classes: number of logits; 1 stands for two classes, with the difference of their two logits.
         distance: l1 (mean absolute difference of the pixels) or l2 (root of the mean squared difference).
-
-    Raises:
-        ConfigError: there is no distance of this name.
     """
 
     # A class without images must never be the nearest one, and an infinity would make the loss NaN.
@@ -31,7 +26,6 @@ class NearestMean(nn.Module):
         self, *, in_shape: tuple[int, int, int], num_classes: int, distance: Literal["l1", "l2"] = "l1"
     ) -> None:
         super().__init__()
-        layers.check_choice("model.distance", distance, ("l1", "l2"))
         self.distance = distance
         self.num_classes = num_classes
         num_means = max(num_classes, 2)

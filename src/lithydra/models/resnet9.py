@@ -21,7 +21,7 @@ class ResNet9(nn.Module):
         batch_norm_momentum: weight of the newest batch in the running mean and variance, in [0, 1].
 
     Raises:
-        ConfigError: a hyperparameter is out of its range, or the image is too small.
+        ConfigError: the image is too small.
     """
 
     channels_last = True
@@ -37,8 +37,6 @@ class ResNet9(nn.Module):
         batch_norm_momentum: float = 0.1,
     ) -> None:
         super().__init__()
-        layers.require(isinstance(width, int) and width > 0, "model.width", width, "a positive integer")
-        layers.check_batch_norm(batch_norm_eps, batch_norm_momentum)
         layers.check_image_side("model=resnet9", in_shape, 8)
 
         def conv(num_inputs: int, num_outputs: int) -> nn.Sequential:

@@ -8,8 +8,9 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from lithydra.checks.settings import METRICS
 from lithydra.overrides import short
-from lithydra.sweep.results import METRICS, MISSING, Frame, Setting, Spread, duration, number
+from lithydra.sweep.results import MISSING, Frame, Setting, Spread, duration, number
 
 
 @dataclass

@@ -6,13 +6,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from lithydra.checks.settings import METRICS
+from lithydra.checks.settings import MONITORED
 from lithydra.errors import ConfigError, nearest
 
 SAMPLERS = ("tpe", "random", "grid", "cmaes", "nsgaii")
 PRUNERS = ("none", "median", "hyperband")
 STORAGES = ("sqlite", "journal")
-OBJECTIVES = (*METRICS, "seconds")
+OBJECTIVES = (*MONITORED, "seconds")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
+from lithydra.checks.settings import METRICS
 from lithydra.errors import ConfigError
 from lithydra.overrides import FOLDED, short, split_override, typed
 from lithydra.run.directory import RunDir
@@ -30,7 +31,6 @@ DAMAGES = (ConfigError, OSError, ValueError, KeyError, TypeError, EOFError, csv.
 # A table of jobs or epochs. pandas' own types call any of its columns a Series, a DataFrame or an array.
 Frame: TypeAlias = Any
 
-METRICS = ("val/acc", "val/loss", "test/acc", "test/loss", "train/acc", "train/loss")
 BAD_STATES = ("failed", "diverged", DAMAGED)
 MISSING = "—"
 

@@ -9,11 +9,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from lithydra.checks.output import distinct_names, output_of, writing
+from lithydra.checks.settings import METRICS
 from lithydra.errors import ConfigError
 from lithydra.run.config import FOLLOWS, flatten
 from lithydra.run.directory import RunDir
 
-METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc")
 # Where a run lies and what it shows say nothing about what it is; names repeat what the target says.
 UNIMPORTANT = ("paths.", "run", "resume", "sweep.", "logger.", "callbacks.plots", "callbacks.progress_bar")
 UNIMPORTANT_ENDS = ("._partial_", "data.name")
