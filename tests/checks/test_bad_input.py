@@ -89,7 +89,7 @@ EARLY = {
     "resume with another batch size": ("resume=T/run data.batch_size=8", "data.batch_size was 16, given 8"),
     "resume with another data set": ("resume=T/run data=mnist", "data.name was digits, given mnist"),
     "resume with another seed": ("resume=T/run seed=1", "seed was 0, given 1"),
-    "resume with another scheduler": ("resume=T/run scheduler=step", "scheduler._target_ was None, given"),
+    "resume with another scheduler": ("resume=T/run scheduler=step", "scheduler._target_ was nothing, given"),
     "resume with another optimizer": ("resume=T/run optimizer=sgd", "optimizer._target_ was torch.optim.Adam"),
     "resume with another net": ("resume=T/run model=cnn", "model._target_ was lithydra.models.mlp.MLP"),
     "resume deleting what the command line does not have": ("resume=T/run '~regularizer.l2'", "does not exist"),

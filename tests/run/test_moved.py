@@ -87,6 +87,6 @@ def test_moved_names_lead_somewhere() -> None:
 
 
 def test_names_of_others_stay() -> None:
-    loop = {"_target_": "mine.lithydra.schedulers.warmup_cosine", "also": {"_target_": None}}
+    loop = {"_target_": "mine.lithydra.schedulers.warmup_cosine", "also": {"_target_": 1}}
     loop["itself"] = loop
     assert with_moved_names(loop)["_target_"] == "mine.lithydra.schedulers.warmup_cosine"

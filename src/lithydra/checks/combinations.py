@@ -28,10 +28,10 @@ def _monitor(config: dict[str, Any]) -> Iterator[str]:
         if watched.startswith("val/") and not _validates(config):
             yield f"callbacks=early_stopping: watches {watched}, {unseen}"
     scheduler = config["scheduler"]
-    if scheduler["_target_"] == PLATEAU:
+    if scheduler.get("_target_") == PLATEAU:
         if scheduler.get("mode", "min") != right:
             yield f"scheduler.mode={scheduler.get('mode', 'min')}: the wrong way round for monitor.metric={metric}"
-        if scheduler["interval"] != "epoch":
+        if scheduler.get("interval", "epoch") != "epoch":
             yield "scheduler.interval=step: a plateau is looked for once an epoch"
         if metric.startswith("val/") and not _validates(config):
             yield f"scheduler=plateau: watches {metric}, {unseen}"
@@ -101,7 +101,7 @@ def _one_lr(config: dict[str, Any]) -> Iterator[str]:
         yield f"optimizer.lr={optimizer['lr']}: there is one learning rate, lr={lr}; say lr={optimizer['lr']} instead"
     if "lr" not in optimizer and optimizer["_target_"].startswith("torch.optim."):
         yield f"optimizer.lr: is missing; it must be ${{lr}}, the learning rate of lr={lr}"
-    if scheduler["_target_"] == ONE_CYCLE and scheduler.get("max_lr", lr) != lr:
+    if scheduler.get("_target_") == ONE_CYCLE and scheduler.get("max_lr", lr) != lr:
         given = scheduler["max_lr"]
         yield f"scheduler.max_lr={given}: there is one learning rate, lr={lr}; say lr={given} instead"
 
@@ -114,7 +114,7 @@ def _nesterov(config: dict[str, Any]) -> Iterator[str]:
 
 def _momentum_cycle(config: dict[str, Any]) -> Iterator[str]:
     has_momentum = {"momentum", "betas"} & config["optimizer"].keys()
-    cycles = config["scheduler"]["_target_"] == ONE_CYCLE and config["scheduler"].get("cycle_momentum", True)
+    cycles = config["scheduler"].get("_target_") == ONE_CYCLE and config["scheduler"].get("cycle_momentum", True)
     if cycles and not has_momentum:
         yield "scheduler.cycle_momentum=true: the optimizer has no momentum to cycle"
 

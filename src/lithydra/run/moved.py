@@ -16,14 +16,19 @@ MOVED = {
 
 
 def with_moved_names(config: Any) -> Any:
-    """`config`, as it was read from a file, with the names of today at each `_target_`; it is changed in place."""
+    """`config`, as it was read from a file, with the names of today at each `_target_`; it is changed in place.
+
+    A group of version 0.1 whose choice was `none` had a `_target_` of null; today it is empty.
+    """
     stack, seen = [config], set()
     while stack:
         node = stack.pop()
         if not isinstance(node, (dict, list)) or id(node) in seen:  # YAML can refer to what it stands in
             continue
         seen.add(id(node))
-        if isinstance(node, dict) and isinstance(target := node.get("_target_"), str):
+        if isinstance(node, dict) and node.get("_target_", "") is None:
+            node.clear()
+        elif isinstance(node, dict) and isinstance(target := node.get("_target_"), str):
             module, _, name = target.rpartition(".")
             node["_target_"] = f"{MOVED.get(module, module)}.{name}" if module else target
         stack += node.values() if isinstance(node, dict) else node

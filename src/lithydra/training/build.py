@@ -119,7 +119,7 @@ def _classifier(
         num_classes,
         optimizer=_optimizer(config),
         scheduler=_scheduler(config),
-        scheduler_interval=config.scheduler.interval,
+        scheduler_interval=config.scheduler.get("interval", "epoch"),
         monitor=config.monitor.metric,
         penalties=list(make(config, "regularizer").values()),
         augmentation=_augmentation(config, image_shape, num_classes),
@@ -183,7 +183,7 @@ def _scheduler(config: DictConfig) -> Callable[[Optimizer, int], Any] | None:
         steps = steps_per_epoch * (1 if trainer.get("fast_dev_run") else trainer.max_epochs)
         if trainer.max_steps > 0:
             steps = min(steps, trainer.max_steps)
-        total = steps if config.scheduler.interval == "step" else -(-steps // steps_per_epoch)
+        total = steps if config.scheduler.get("interval") == "step" else -(-steps // steps_per_epoch)
         node = {k: total if v == "total" else v for k, v in config.scheduler.items() if k != "interval"}
         factors = [group.get("lr_factor", 1.0) for group in optimizer.param_groups]
         if factors != [1.0]:
