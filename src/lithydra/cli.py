@@ -18,8 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from lithydra.checks import verbs
 from lithydra.checks.config import check
-from lithydra.checks.messages import MENDABLE, first_line, one_line
-from lithydra.errors import ConfigError, LithydraError
+from lithydra.checks.messages import MENDABLE, one_line
+from lithydra.errors import ConfigError, LithydraError, first_line
 from lithydra.logs import set_up_logging
 from lithydra.overrides import CONF, bare, name_runs, quote_paths, refuse_arguments
 from lithydra.run.directory import RunDir
@@ -61,7 +61,7 @@ def main(verb: str) -> NoReturn:
             if not isinstance(error, MENDABLE):
                 where = f"; run directory {config.run}" if config.get("run") else ""
                 traceback.print_exc()
-                print(f"error: {type(error).__name__}: {first_line(error)}{where}", file=sys.stderr)
+                print(f"error: {type(error).__name__}: {first_line(error, lines=2)}{where}", file=sys.stderr)
             errors.append(error)
 
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"

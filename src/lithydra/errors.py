@@ -47,3 +47,8 @@ def refuse(problems: Iterable[str]) -> None:
     """Raise one ConfigError with all problems, a line each; return where there is none."""
     if message := "\n".join(problems):
         raise ConfigError(message)
+
+
+def first_line(error: BaseException, lines: int = 1) -> str:
+    """The first lines of an error's message, as one; its class where it has none."""
+    return " ".join(line.strip() for line in str(error).strip().splitlines()[:lines]) or type(error).__name__

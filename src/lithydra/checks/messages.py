@@ -11,7 +11,7 @@ from yaml import MarkedYAMLError, YAMLError
 
 from lithydra.checks.config import nodes
 from lithydra.checks.unread import TRAINER
-from lithydra.errors import LithydraError, nearest
+from lithydra.errors import LithydraError, first_line, nearest
 
 MENDABLE = (LithydraError, HydraException, OmegaConfBaseException, YAMLError)
 
@@ -31,8 +31,8 @@ def one_line(error: Exception) -> str:
         mark = error.problem_mark
         return f"{os.path.relpath(mark.name)}, line {mark.line + 1}: not YAML: {error.problem}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: not of the form key=value. {first_line(error)}"
-    return first_line(cause if isinstance(cause, OmegaConfBaseException) else error)
+        return f"{error.override}: not of the form key=value. {first_line(error, lines=2)}"
+    return first_line(cause if isinstance(cause, OmegaConfBaseException) else error, lines=2)
 
 
 def _explain_unknown_key(cause: OmegaConfBaseException, message: str) -> str:
@@ -53,7 +53,3 @@ def _explain_unknown_key(cause: OmegaConfBaseException, message: str) -> str:
         near = near.replace("mean ", f"mean {prefix}.")
     allowed = f"; {prefix} has {', '.join(siblings)}" if prefix and not near else ""
     return f"{key}: no such setting{allowed}.{near}"
-
-
-def first_line(error: BaseException) -> str:
-    return " ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or type(error).__name__

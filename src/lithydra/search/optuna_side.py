@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lithydra.errors import ConfigError
+from lithydra.errors import ConfigError, first_line
 from lithydra.search.settings import Settings
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def open_storage(address: str) -> "BaseStorage":
         return optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
     except Exception as error:  # of SQLAlchemy, sqlite3, json or Optuna
         raise ConfigError(
-            f"{file}: not the trials of a search, or damaged ({_first_line(error)}); without it the search suggests "
+            f"{file}: not the trials of a search, or damaged ({first_line(error)}); without it the search suggests "
             "its trials again, and takes what the jobs have come to"
         ) from error
 
@@ -77,7 +77,7 @@ def sampler(settings: Settings, count: int) -> "BaseSampler":
     try:
         return make(seed=settings.seed + count, **settings.sampler_options)
     except (TypeError, ValueError, ImportError) as error:
-        raise ConfigError(f"hydra.sweeper.sampler={settings.sampler}: {_first_line(error)}") from error
+        raise ConfigError(f"hydra.sweeper.sampler={settings.sampler}: {first_line(error)}") from error
 
 
 def pruner(kind: str, max_epochs: int, options: Mapping[str, Any]) -> "BasePruner":
@@ -90,7 +90,7 @@ def pruner(kind: str, max_epochs: int, options: Mapping[str, Any]) -> "BasePrune
             return pruners.HyperbandPruner(**{"min_resource": 1, "max_resource": max_epochs, **options})
         return pruners.NopPruner()
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"hydra.sweeper.pruner_options: {_first_line(error)}") from error
+        raise ConfigError(f"hydra.sweeper.pruner_options: {first_line(error)}") from error
 
 
 def running_trial(address: str, number: int, how: "BasePruner") -> "Trial | None":
@@ -108,7 +108,3 @@ def running_trial(address: str, number: int, how: "BasePruner") -> "Trial | None
     except (KeyError, IndexError) as error:
         raise ConfigError(f"{storage_file(address)}: has no trial {number} of a search") from error
     return optuna.trial.Trial(study, trial._trial_id) if trial.state == optuna.trial.TrialState.RUNNING else None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]
