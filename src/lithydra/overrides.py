@@ -8,6 +8,7 @@ sweep's runs are `lr=0.1,optimizer=sgd`. Such a path goes to Hydra in quotes.
 import os
 import re
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -179,3 +180,11 @@ def typed(text: object) -> Any:
 def short(value: object) -> str:
     """A value of an axis, of a number its first four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def nodes(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key of a plain config with its value, groups too."""
+    for name, value in node.items():
+        yield f"{prefix}{name}", value
+        if isinstance(value, dict):
+            yield from nodes(value, f"{prefix}{name}.")

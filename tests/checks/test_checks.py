@@ -7,9 +7,10 @@ import torch
 from omegaconf import OmegaConf, open_dict
 
 from conftest import CONF, Compose
-from lithydra.checks.config import ONE_CHOICE, check, nodes
+from lithydra.checks.config import ONE_CHOICE, check
 from lithydra.checks.settings import ARGUMENTS, HYDRA, NEEDED, RULES
 from lithydra.errors import ConfigError
+from lithydra.overrides import nodes
 
 PROMISE = "10. Bad input is refused before training"
 

@@ -163,7 +163,7 @@ def test_comparing_shows_differences_metrics_and_curves(
         (moved.name, "SGD", "0.05"),
     ]
     metrics = [RunDir(path).read_status()["metrics"]["test/acc"] for path in (runs[0].path, moved)]
-    assert [row[-1] for row in rows[-2:]] == [f"{value:.4f}" for value in metrics]
+    assert [row[-4] for row in rows[-2:]] == [f"{value:.4f}" for value in metrics]
 
 
 def test_comparing_refuses_what_is_no_run(tmp_path: Path, run_train: RunTrain) -> None:

@@ -16,6 +16,7 @@ from lithydra.checks.rules import AnyOf, Group, Number, shown
 from lithydra.checks.settings import ARGUMENTS, HYDRA, NEEDED, RULES
 from lithydra.checks.unread import unread
 from lithydra.errors import ConfigError, nearest, refuse
+from lithydra.overrides import nodes
 
 ROOT_KEYS = tuple(key for key in RULES if "." not in key)
 
@@ -140,11 +141,3 @@ def refusal(key: str, value: object, rule: Any, source: str = "") -> str:
     if isinstance(value, str) and "${oc.env:" in source:
         hint = f" ${{oc.decode:{source}}} reads a number or true, false and null from the environment's text."
     return f"{key}={given}{came}: must be {rule}.{hint}"
-
-
-def nodes(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every dotted key of a plain config with its value, groups too."""
-    for name, value in node.items():
-        yield f"{prefix}{name}", value
-        if isinstance(value, dict):
-            yield from nodes(value, f"{prefix}{name}.")

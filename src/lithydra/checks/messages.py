@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from lithydra.checks.config import nodes
 from lithydra.checks.unread import TRAINER
 from lithydra.errors import LithydraError, first_line, nearest
+from lithydra.overrides import nodes
 
 MENDABLE = (LithydraError, HydraException, OmegaConfBaseException, YAMLError)
 

@@ -23,11 +23,8 @@ PATHS = {f"paths.{name}": Text() for name in ("data", "outputs", "runs", "sweeps
 OUTPUT = {"output": optional(Text())}
 TRUST = {"trust": ListOf(Text())}
 RUN = {"run": Text(), "checkpoint": Choice(("best", "last", "previous")), **TRUST, **PATHS}
-DEVICE = {
-    "accelerator.channels_last": FLAG,
-    "accelerator.matmul_precision": Choice(("highest", "high", "medium")),
-    **{f"trainer.{name}": RULES[f"trainer.{name}"] for name in ("accelerator", "devices")},
-}
+DEVICE_KEYS = ("accelerator.channels_last", "accelerator.matmul_precision", "trainer.accelerator", "trainer.devices")
+DEVICE = {key: RULES[key] for key in DEVICE_KEYS}
 
 # By verb, what each of its settings may be. All of them must be there, and no others.
 VERBS: dict[str, dict[str, Any]] = {

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lithydra.overrides import nodes
 from lithydra.run.trust import refuse_places, trusted
 
 RUN_MARK = "<the run's directory>"
@@ -67,7 +68,9 @@ def select(config: Any, key: str) -> Any:
 
 def flatten(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
     """Dotted keys and values of a nested config; lists are values, and so are empty nodes."""
-    if isinstance(node, (dict, DictConfig)) and len(node):
-        dot = f"{prefix}." if prefix else ""
-        return [item for key, value in node.items() for item in flatten(value, f"{dot}{key}")]
-    return [(prefix, OmegaConf.to_container(node) if OmegaConf.is_config(node) else node)]
+    plain: Any = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    return [
+        (key, value)
+        for key, value in nodes(plain, f"{prefix}." if prefix else "")
+        if value == {} or not isinstance(value, dict)
+    ]
