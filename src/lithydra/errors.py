@@ -21,7 +21,7 @@ class ConfigError(LithydraError):
 
 
 class DivergedError(LithydraError):
-    """Loss or gradient became infinite or NaN; the weights are those of before that step."""
+    """A loss or a weight became infinite or NaN; the last checkpoint is of before that."""
 
     exit_code = 3
     state = "diverged"

@@ -131,16 +131,6 @@ def test_order_is_read_at_the_first_batch_not_at_iter() -> None:
     assert [b.images[:, 0, 0, 0].tolist() for b in chunk.batches()] == list(positions(make_epoch(1)))[:4]
 
 
-def test_chunk_can_be_run_again() -> None:
-    loader = make_loader(5)
-    chunks = iter(loader)
-    next_to_last = [list(next(chunks).batches()), next(chunks)][1]
-    once = [batch.images.tolist() for batch in next_to_last.batches()]
-    again = [batch.images.tolist() for batch in next_to_last.again().batches()]
-    assert again == once and len(again) == 5
-    assert len(list(next(chunks).batches())) == 2
-
-
 def test_chunk_of_one_batch_is_also_a_pair() -> None:
     """Whenever it is looked at, and without moving the order on."""
     expected = [(batch.images, batch.labels) for chunk in make_loader(1) for batch in chunk.batches()]

@@ -82,8 +82,8 @@ class Chunk:
     A chunk of one batch is also the pair that Lightning's callbacks expect: `images, labels = chunk`.
     """
 
-    def __init__(self, split: Split, order: TrainingOrder, batches: Iterator[Batch], stop: int) -> None:
-        self._split, self._order, self._batches, self._stop = split, order, batches, stop
+    def __init__(self, order: TrainingOrder, batches: Iterator[Batch], stop: int) -> None:
+        self._order, self._batches, self._stop = order, batches, stop
         self._start = order.position
         self._only: Batch | None = None  # where there is one, gathered when it is first asked for
 
@@ -109,12 +109,6 @@ class Chunk:
             self._only = next(self._batches)
         return self._only
 
-    def again(self) -> "Chunk":
-        """The same batches once more."""
-        self._order.position = self._start
-        batches = self._split.batches(self._order.remaining_batches(self._split.indices.device))
-        return Chunk(self._split, self._order, batches, self._stop)
-
 
 class TrainingLoader:
     """Yields an epoch as chunks of `steps_per_execution` batches, from the position that the order stands at.
@@ -135,7 +129,7 @@ class TrainingLoader:
         batches = self.split.batches(order.remaining_batches(self.split.indices.device))
         while order.position < order.num_batches:
             stop = min((order.position // size + 1) * size, order.num_batches)
-            yield Chunk(self.split, order, batches, stop)
+            yield Chunk(order, batches, stop)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self.sampler.epoch, "position": self.sampler.position}

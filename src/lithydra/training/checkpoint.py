@@ -38,6 +38,7 @@ class RunCheckpoint(Checkpoint):
         self.best_epoch: int | None = None
         self.best_metrics: dict[str, float] = {}
         self._saved_epoch: int | None = None  # the epoch whose end last.ckpt holds, if it holds one's end
+        self.saved_step: int | None = None  # of last.ckpt
         self._last_save = time.monotonic()
         self.several = False  # processes: then `overdue` is the main one's, as of the last time that they agreed
         self.agreed_overdue = False
@@ -56,6 +57,9 @@ class RunCheckpoint(Checkpoint):
             self.best_epoch, self.best_metrics = None, {}
         if self.epoch and trainer.is_global_zero:
             self._publish(run_dir(trainer))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.saved_step = trainer.global_step or None  # where the checkpoint stood that the run is resumed from
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
@@ -90,6 +94,7 @@ class RunCheckpoint(Checkpoint):
         run = run_dir(trainer)
         trainer.save_checkpoint(run.last, storage_options={"previous": run.previous})
         self._last_save, self.agreed_overdue = time.monotonic(), False
+        self.saved_step = trainer.global_step
 
     def _publish(self, run: RunDir) -> None:
         """Name the best epoch and its checkpoint, which a killed process may have saved without naming it."""
@@ -125,6 +130,10 @@ class RunCheckpoint(Checkpoint):
         for name in STATE:
             if name in state_dict:  # an older run's has fewer
                 setattr(self, name, state_dict[name])
+
+
+def kept(trainer: L.Trainer) -> RunCheckpoint:
+    return next(c for c in trainer.callbacks if isinstance(c, RunCheckpoint))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def run_dir(trainer: L.Trainer) -> RunDir:

@@ -15,8 +15,9 @@ from lithydra.data.loaders import Chunk, TrainingBatch
 from lithydra.normalization import Normalization
 from lithydra.training import transfer
 from lithydra.training.batch_hooks import call_hook
+from lithydra.training.checkpoint import kept
 from lithydra.training.classifier import Classifier
-from lithydra.training.divergence import NotFiniteError, Snapshot, all_finite, refuse_broken_weights, refuse_divergence
+from lithydra.training.divergence import all_finite, first_not_finite, loss_diverged, state_diverged
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class GradientClassifier(Classifier):
         self.watched: list[Tensor] = []  # what must stay finite
         # Of the batches since the epoch's sums were last brought up to date: losses, logits, labels.
         self._pending: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
+        self._pending_steps: list[tuple[int, float]] = []  # of the same batches: the optimizer step, and its lr
         self._by_batch = False  # one step an execution
         self._updated = False  # whether the last batch ended in an optimizer step
         self._objective = torch.zeros(())  # what the last batch's gradient is of
@@ -109,14 +111,13 @@ class GradientClassifier(Classifier):
     def train_on(self, batch: TrainingBatch) -> tuple[Tensor, bool]:
         """Train on one batch. Returns its mean loss, and whether it ended in an optimizer step."""
         updates = self._updates_after(batch)
-        return self._train(batch, 0, updates, is_logged=False, careful=False), updates
+        return self._train(batch, updates, is_logged=False), updates
 
     def on_fit_start(self) -> None:
         # Looked up once: a look-up through the trainer costs as much as a small layer.
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         self.prepare(optimizer, self.lr_schedulers(), getattr(self.trainer.precision_plugin, "scaler", None))
         self.agreed: Callable[[bool], bool] = self.trainer.strategy.reduce_boolean_decision  # true in every process
-        self._snapshot = Snapshot(self, self._optimizer, self._scheduler, self._scaler)
         self.watched = [*self.trained, *(b for b in self.net.buffers() if b.is_floating_point())]
         self._progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         callbacks: list[Any] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
@@ -145,31 +146,23 @@ class GradientClassifier(Classifier):
     def training_step(self, chunk: Chunk, batch_idx: int) -> dict[str, Tensor] | None:
         """Train on each batch of the chunk; the device is not waited for until its end.
 
-        Divergence is looked for once a chunk. A chunk that diverged is undone and trained again with a look before each
-        step, to stop right before the one that went wrong. Where a chunk is one step, that look is taken at once.
+        Raises:
+            DivergedError: A loss is infinite or NaN. The weights may be, too, but are not saved then.
         """
+        self._train_chunk(chunk)
         if self._by_batch:
-            self._train_chunk(chunk, careful=True)
             return {"loss": self._objective}
-        self._snapshot.take()
-        try:
-            self._train_chunk(chunk)
-        except NotFiniteError:
-            self._snapshot.restore()
-            self._progress.total.ready = self._progress.total.completed = self._snapshot.global_step
-            self._train_chunk(chunk.again(), careful=True)
         # What Lightning calls steps when it logs; it adds one after each call.
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step - 1
 
-    def _train_chunk(self, chunk: Chunk, careful: bool = False) -> None:
-        self._pending = ([], [], [])
-        self._to_log = []
+    def _train_chunk(self, chunk: Chunk) -> None:
         max_steps, step = self.trainer.max_steps, self.global_step  # a look-up costs as much as a small layer
         for batch in chunk.batches():
             lr = self._optimizer.param_groups[0]["lr"]
             updates = self._updates_after(batch)
             is_logged = updates and (step + 1) % self.log_every_n_steps == 0
-            loss = self._train(batch, step + 1, updates, is_logged, careful)
+            self._pending_steps.append((step + 1, lr))
+            loss = self._train(batch, updates, is_logged)
             self._updated = updates
             if updates:
                 self._progress.increment_ready()
@@ -177,8 +170,6 @@ class GradientClassifier(Classifier):
                 if self._scheduler is not None and self.scheduler_interval == "step":
                     self._scheduler.step()
                 step += 1
-                if careful:
-                    refuse_broken_weights(self, step, lr)
                 if is_logged:
                     values = {"train/loss_step": loss, "lr": lr, "gradient_norm": self._gradient_norm}
                     self._to_log.append((step, values))
@@ -207,7 +198,7 @@ class GradientClassifier(Classifier):
     def _updates_after(self, batch: TrainingBatch) -> bool:
         return batch.is_last or batch.number % self.accumulate_grad_batches == 0
 
-    def _train(self, batch: TrainingBatch, step: int, updates: bool, is_logged: bool, careful: bool) -> Tensor:
+    def _train(self, batch: TrainingBatch, updates: bool, is_logged: bool) -> Tensor:
         """Forward and backward on one batch, then the optimizer's step if it is due. Returns the batch's mean loss."""
         images, labels = batch.images.to(self.device), batch.labels.to(self.device)
         if self.augmentation is not None:
@@ -228,9 +219,6 @@ class GradientClassifier(Classifier):
             self._backward(objective)
             if self._by_batch:
                 self._objective = objective.detach()
-            if careful:
-                lr = self._optimizer.param_groups[0]["lr"]
-                refuse_divergence(total, self, step, lr, scaled=self._scaler is not None)
             evaluations.append((loss.detach(), logits.detach()))
             if with_closure:
                 self._before_step()
@@ -286,20 +274,26 @@ class GradientClassifier(Classifier):
             parameter.grad = None
 
     def _settle(self) -> None:
-        """Add the batches trained since the last time to the epoch's sums.
-
-        Raises:
-            NotFiniteError: A loss or a weight is infinite or NaN.
-        """
-        losses, logits, labels = self._pending
-        self._pending = ([], [], [])
+        """Add the batches trained since the last time to the epoch's sums. Raises DivergedError."""
+        (losses, logits, labels), steps = self._pending, self._pending_steps
+        self._pending, self._pending_steps = ([], [], []), []
         if losses:
             self.train_sums.add(losses, logits, labels)
-            if not self.agreed(math.isfinite(self.train_sums.loss) and all_finite(self.watched)):
-                raise NotFiniteError
+            if not self.agreed(math.isfinite(self.train_sums.loss)):
+                position = torch.tensor(first_not_finite(losses), device=self.device)
+                first = int(self.trainer.strategy.reduce(position, reduce_op="min"))  # pyright: ignore[reportArgumentType]
+                raise loss_diverged(*steps[min(first, len(steps) - 1)], kept(self.trainer).saved_step)
+
+    def _refuse_broken_state(self) -> None:
+        """Raise DivergedError if a finite loss was enough to break a weight, or a statistic of BatchNorm."""
+        if not self.agreed(all_finite(self.watched)):
+            named = [*self.named_parameters(), *self.net.named_buffers("net")]
+            lr = self._optimizer.param_groups[0]["lr"]
+            raise state_diverged(named, self.global_step, lr, kept(self.trainer).saved_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._settle()
+        self._refuse_broken_state()
         self._write_steps()  # a run that goes on from here does not train these steps again
         super().on_save_checkpoint(checkpoint)
 

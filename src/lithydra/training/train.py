@@ -20,7 +20,7 @@ from lithydra.run.directory import RunDir, now
 from lithydra.run.lifecycle import logged, new_run, new_run_at, own, refuse_second_run, tracked
 from lithydra.run.provenance import all_choices, all_overrides, provenance, warn_of_threads
 from lithydra.training import build, summary
-from lithydra.training.checkpoint import RunCheckpoint
+from lithydra.training.checkpoint import kept
 from lithydra.training.classifier import Classifier
 from lithydra.training.continuation import continue_from
 from lithydra.training.ending import ending
@@ -141,10 +141,6 @@ def test(trainer: L.Trainer, module: Classifier, data: ImageDataModule, run: Run
     module.epoch_metrics = {}
     trainer.test(module, datamodule=data, verbose=False)
     return module.epoch_metrics
-
-
-def kept(trainer: L.Trainer) -> RunCheckpoint:
-    return next(c for c in trainer.callbacks if isinstance(c, RunCheckpoint))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def images_per_second(trainer: L.Trainer) -> float | None:
