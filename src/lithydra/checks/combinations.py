@@ -1,4 +1,4 @@
-"""Settings that are well formed one by one and cannot work together: each check yields what is wrong with a config."""
+"""Settings that are valid one by one and cannot work together: each check yields a line for each problem."""
 
 import os
 import sys
@@ -78,7 +78,7 @@ def _lbfgs(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _processes(config: dict[str, Any]) -> Iterator[str]:
-    """Where there are certainly several; of `devices=-1` Lightning has the last word, later."""
+    """Settings that several processes cannot train, where the number is given; `build.place` checks `devices=-1`."""
     trainer = config["trainer"]
     devices = trainer["devices"]
     count = len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) else 1
@@ -93,7 +93,7 @@ def refused_in_several(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _one_lr(config: dict[str, Any]) -> Iterator[str]:
-    """`lr` is what is recorded, searched and scheduled, so that no target is told another one."""
+    """`lr` is what is recorded, searched and scheduled, so no target may be given another one."""
     if config["resume"]:  # an old run may have two; a command line that gives it a second is refused on resume
         return
     lr, optimizer, scheduler = config["lr"], config["optimizer"], config["scheduler"]
@@ -149,14 +149,14 @@ def _directories(config: dict[str, Any]) -> Iterator[str]:
     ranks = {os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")}
     if config["run"] and ranks == {"0"} and os.path.exists(Path(config["run"], "status.json")):
         yield f"run={config['run']}: holds a run already; resume={config['run']} goes on with it"
-    told: set[Path] = set()  # runs and sweeps lie below the same file more often than not
+    refused: set[Path] = set()  # runs and sweeps often lie below the same file
     for key in ("runs", "sweeps", "data"):
         path = Path(config["paths"][key])
         existing = next(p for p in (path, *path.absolute().parents) if p.exists())
-        if existing in told:
+        if existing in refused:
             continue
         if not existing.is_dir():
-            told.add(existing)
+            refused.add(existing)
             yield f"paths.{key}={path}: {existing} is a file, not a directory"
         elif key == "runs" and not config["run"] and not config["resume"] and not os.access(existing, os.W_OK):
             yield f"paths.{key}={path}: cannot be written"

@@ -1,7 +1,4 @@
-"""Everything that can be refused before torch is imported.
-
-One pass over what the settings resolve to, by type and by shape. All problems of a config are raised at once.
-"""
+"""The check of a composed config before torch is imported; all its problems are raised at once, a line each."""
 
 import fnmatch
 import re
@@ -59,7 +56,7 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def _unknown_root_keys(config: dict[str, Any]) -> Iterator[str]:
-    """A setting that `+` has put at the top, where nothing reads it."""
+    """Settings that `+` has put at the top level, where nothing reads them."""
     for key in sorted(map(str, config.keys() - set(ROOT_KEYS))):
         inside = [f"{group}.{key}" for group, node in config.items() if isinstance(node, dict) and key in node]
         hint = f" Did you mean {inside[0]}?" if inside else nearest(key, ROOT_KEYS)
@@ -67,14 +64,14 @@ def _unknown_root_keys(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _several(config: dict[str, Any], choices: Mapping[str, str] | None) -> Iterator[str]:
-    """A group that was given a list: Hydra knows no choice of it then."""
+    """Groups that were given a list: Hydra names no choice of them."""
     if choices is not None:
         for group in (group for group in ONE_CHOICE if group in config and group not in choices):
             yield f"{group}: takes one choice, {group}=NAME; a list mixes the settings of all that it names"
 
 
 def _misshapen(written: dict[str, Any]) -> Iterator[str]:
-    """What every run needs and `~` has dropped, and what is in the place of a group and is none."""
+    """Needed settings that `~` has dropped, and values that stand where a group belongs."""
     found = dict(nodes(written))
     gone: dict[str, list[str]] = {}
     for key, rule in NEEDED.items():
@@ -108,7 +105,7 @@ def broken_rules(
 
 
 def _ruled(node: dict[str, Any], rules: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Key, value and rule of each setting that has one; what lies below a wrong one is left out."""
+    """Key, value and rule of each setting that has a rule, without those below a wrong one."""
     arguments = {**HYDRA, **ARGUMENTS.get(str(node.get("_target_")), {})} if prefix else {}
     for name, value in node.items():
         key = f"{prefix}{name}"

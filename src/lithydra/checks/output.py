@@ -25,7 +25,7 @@ def output_of(verb: str, config: Any) -> Path:
 
 
 def output_problem(verb: str, config: dict[str, Any]) -> str | None:
-    """Why a verb's file cannot be written, as far as can be told before there is something to write."""
+    """Why a verb's file cannot be written, as far as is known before the work is done."""
     path, given = output_of(verb, config), bool(config["output"])
     parents = [parent for parent in path.absolute().parents if os.path.exists(parent)]
     if os.path.isdir(path):
@@ -41,7 +41,7 @@ def output_problem(verb: str, config: dict[str, Any]) -> str | None:
 
 @contextmanager
 def writing(config: Any, path: Path) -> Iterator[None]:
-    """While a verb writes `path`, whose folder is made. Raises ConfigError where that cannot be done."""
+    """Make the folder of `path`, and raise ConfigError where `path` cannot be written in the block."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield

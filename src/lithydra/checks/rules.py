@@ -1,4 +1,4 @@
-"""What a setting may be. `value in rule` tells whether it is; `str(rule)` says what is allowed."""
+"""Rules for values: `value in rule` says whether a value is valid, `str(rule)` what is allowed."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""Settings that `+` has put where nothing reads them, or where something else decides."""
+"""Settings that nothing reads, because `+` has put them there or because something else decides."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +30,7 @@ TRAINER = {
 
 
 def unread(config: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with the places of a config's settings."""
+    """A line for each setting of a config that nothing reads."""
     for group in CLOSED:
         known = [key.partition(".")[2] for key in RULES if key.startswith(f"{group}.")]
         for key in config.get(group, {}).keys() - set(known):

@@ -1,4 +1,4 @@
-"""What the scripts that work on runs take, and what they can refuse before torch is imported."""
+"""The settings of the verbs that work on runs, and their check before torch is imported."""
 
 import errno
 import os
@@ -96,7 +96,7 @@ def _setting_problems(plain: dict[str, Any], rules: Mapping[str, Any], more: Map
 
 
 def _settings(node: dict[str, Any], known: Iterable[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values. What is no group in conf/ is a value, whatever was put there."""
+    """Dotted keys and values. A dict where conf/ has no group is a value."""
     for key, value in node.items():
         path = f"{prefix}{key}"
         if isinstance(value, dict) and any(name.startswith(f"{path}.") for name in known):
@@ -106,7 +106,7 @@ def _settings(node: dict[str, Any], known: Iterable[str], prefix: str = "") -> I
 
 
 def _data_problems(data: dict[str, Any]) -> Iterator[str]:
-    """Of evaluate's other data set, whose class says the rest when it is made."""
+    """Problems of the other data set of evaluate; its class finds the rest when it is made."""
     if data.get("_target_") not in Text():
         yield f"data._target_={shown(data.get('_target_'))}: must be a piece of text; data=NAME chooses a data set"
     runs_seed = ("seed",) if data.get("seed") is None else ()
