@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from conftest import QUIET, RunTrain, _compose, assert_equal, weights
-from lithydra.callbacks.layer_statistics import measure, read_layers
+from lithydra.callbacks.layer_statistics import measure
 from lithydra.models.mlp import MLP
 from lithydra.normalization import Normalization
 from lithydra.run.directory import RunDir
@@ -72,7 +72,7 @@ def test_gradient_is_that_of_the_loss_and_nothing_changes() -> None:
 
 def test_run_writes_layers_csv_and_trains_as_without(run_train: RunTrain) -> None:
     run = run_train(*WITH, "trainer.max_epochs=2")
-    rows = read_layers(run)
+    rows = run.read_layers()
     assert {row["epoch"] for row in rows} == {"0", "1", "2"} and len(rows) == 3 * (3 + 3 + 2 * 2)
     metrics = run.read_status()["metrics"]
     names = ("gradient_ratio", "activation_std", "weight_std")
@@ -88,7 +88,7 @@ def test_resumed_run_has_each_epoch_once(run_train: RunTrain, data_dir: Path, tm
     overrides = [f"resume={parts.path}", "trainer.max_epochs=3"]
     composed, choices = _compose(*overrides, data_dir=data_dir, outputs=tmp_path)
     train(resumed(parts, composed, overrides), choices, overrides)
-    assert read_layers(RunDir(parts.path)) == read_layers(whole)
+    assert RunDir(parts.path).read_layers() == whole.read_layers()
     assert parts.read_status()["metrics"] == whole.read_status()["metrics"]
 
 

@@ -294,3 +294,10 @@ def test_what_is_no_sweep_is_refused_in_one_line(arguments: tuple[str, ...], mes
     refused = report_command(*arguments, folder=tmp_path)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert message in refused.stderr
+
+
+def test_a_report_does_not_wait_for_torch(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s", {"lr": ["0.1", "0.2"]}, lambda _: 0.5)
+    code = "import pathlib, sys, lithydra.report.page as page\n"
+    code += "page.report_sweep(pathlib.Path(sys.argv[1])); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code, str(sweep.path)]).returncode == 0

@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from killing import COMMON, Killing, differences, outcome
-from lithydra.callbacks.layer_statistics import read_layers
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.run import page
 from lithydra.run.checkpoints import load, save
@@ -137,7 +136,7 @@ READERS: tuple[Callable[[RunDir], Any], ...] = (
     RunDir.read_provenance,
     RunDir.read_metrics,
     last_parameters,
-    read_layers,
+    RunDir.read_layers,
     page.content,
 )
 

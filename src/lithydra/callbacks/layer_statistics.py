@@ -6,14 +6,11 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from lithydra.files import append_rows, read_rows, write_rows
+from lithydra.files import append_rows, write_rows
 from lithydra.models.layers import ACTIVATIONS
-from lithydra.run.directory import RunDir
+from lithydra.run.directory import LAYER_COLUMNS, RunDir
 from lithydra.training.checkpoint import run_dir
 from lithydra.training.engine import GradientClassifier
-
-FILE = "layers.csv"
-COLUMNS = ("epoch", "layer", "quantity", "value")
 
 
 class LayerStatistics(L.Callback):
@@ -48,7 +45,7 @@ class LayerStatistics(L.Callback):
         images, labels = _probe(trainer, self.num_images, module.device)
         rows = measure(module, images, labels)
         if trainer.is_global_zero:
-            _append(run_dir(trainer), [{"epoch": epoch, **row} for row in rows])
+            append_rows(run_dir(trainer).layers, LAYER_COLUMNS, [{"epoch": epoch, **row} for row in rows])
         gradients = [row["value"] for row in rows if row["quantity"] == "gradient"]
         spreads = [row["value"] for row in rows if row["quantity"] == "std"]
         widths = [row["value"] for row in rows if row["quantity"] == "weight_std"]
@@ -108,16 +105,7 @@ def _probe(trainer: L.Trainer, num_images: int, device: torch.device) -> tuple[T
     return images.to(device), labels.to(device)
 
 
-def read_layers(run: RunDir) -> list[dict[str, str]]:
-    """The rows of layers.csv; none where the callback was not there."""
-    return read_rows(run.path / FILE, COLUMNS, text=("layer", "quantity"))
-
-
-def _append(run: RunDir, rows: list[dict[str, Any]]) -> None:
-    append_rows(run.path / FILE, COLUMNS, rows)
-
-
 def _keep_until(run: RunDir, epoch: int) -> None:
     """Drop what a run wrote after the checkpoint that it goes on from."""
-    if (run.path / FILE).exists():
-        write_rows(run.path / FILE, COLUMNS, [row for row in read_layers(run) if int(row["epoch"]) <= epoch])
+    if run.layers.exists():
+        write_rows(run.layers, LAYER_COLUMNS, [row for row in run.read_layers() if int(row["epoch"]) <= epoch])

@@ -7,9 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lithydra.callbacks.layer_statistics import read_layers
 from lithydra.report.figures import DASHES, PALETTE
-from lithydra.run.directory import RunDir
+from lithydra.run.directory import LAYER_COLUMNS, RunDir
 from lithydra.sweep.results import Frame, Setting, readable
 
 PANELS = {
@@ -68,10 +67,10 @@ def _at_start(run: RunDir) -> Frame:
     """The rows of layers.csv from before training."""
 
     def read() -> Frame:
-        rows: Frame = pd.DataFrame(read_layers(run))
+        rows: Frame = pd.DataFrame(run.read_layers())
         if rows.empty:
             return rows
-        rows = rows[["epoch", "layer", "quantity", "value"]].astype({"epoch": int, "value": float})
+        rows = rows[[*LAYER_COLUMNS]].astype({"epoch": int, "value": float})
         return rows[rows["epoch"] == 0]
 
-    return readable(run.path / "layers.csv", read, pd.DataFrame())
+    return readable(run.layers, read, pd.DataFrame())

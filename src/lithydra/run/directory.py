@@ -13,6 +13,7 @@ from lithydra.files import append_rows, read_rows, write_json, write_rows, write
 from lithydra.run.moved import with_moved_names
 
 COLUMNS: tuple[str, ...] = ("epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc", "seconds")
+LAYER_COLUMNS = ("epoch", "layer", "quantity", "value")
 # Keys of status.json and provenance.json that are read, and what they hold.
 STATUS: dict[str, type] = {"state": str, "epoch": int, "step": int, "best_epoch": int, "metrics": dict}
 PROVENANCE: dict[str, type] = {"choices": dict, "overrides": list, "hardware": dict, "resumed": list}
@@ -32,6 +33,7 @@ class RunDir:
         self.provenance = path / "provenance.json"
         self.status = path / "status.json"
         self.metrics = path / "metrics.csv"
+        self.layers = path / "layers.csv"
         self.log = path / "train.log"
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
@@ -118,6 +120,10 @@ class RunDir:
 
     def read_metrics(self) -> list[dict[str, str]]:
         return read_rows(self.metrics, COLUMNS)
+
+    def read_layers(self) -> list[dict[str, str]]:
+        """What the callback `layer_statistics` measured."""
+        return read_rows(self.layers, LAYER_COLUMNS, text=("layer", "quantity"))
 
     def keep_metrics(self, num_epochs: int) -> None:
         """Drop the rows after `num_epochs`, which a resumed run writes again, and what is damaged."""
