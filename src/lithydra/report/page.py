@@ -15,6 +15,7 @@ from lithydra.report.input import Sweep
 from lithydra.report.pictures import sections
 from lithydra.report.tables import Table, jobs_table, settings_table
 from lithydra.report.verdicts import judge, overall
+from lithydra.run.page import render
 from lithydra.sweep.directory import Plan
 from lithydra.sweep.results import BAD_STATES, duration
 
@@ -41,23 +42,9 @@ def write_report(path: Path) -> Sweep:
     refuse_links_out(path)
     write_text(path / "results.csv", sweep.frame.to_csv(index=False))
     content = _content(sweep)
-    write_text(path / "report.html", _render("report.html.j2", content))
-    write_text(path / "report.md", _render("report.md.j2", content))
+    write_text(path / "report.html", render(TEMPLATES / "report.html.j2", content))
+    write_text(path / "report.md", render(TEMPLATES / "report.md.j2", content))
     return sweep
-
-
-def _render(template: str, content: dict[str, Any]) -> str:
-    from jinja2 import Environment, FileSystemLoader
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=template.endswith(".html.j2"),
-        trim_blocks=True,
-        lstrip_blocks=template.endswith(".html.j2"),
-        keep_trailing_newline=True,
-    )
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
-    return environment.get_template(template).render(content)
 
 
 def _content(sweep: Sweep) -> dict[str, Any]:

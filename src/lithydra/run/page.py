@@ -10,7 +10,7 @@ from lithydra.files import write_text
 from lithydra.run.directory import COLUMNS, RunDir
 from lithydra.run.trust import needed_trust
 
-TEMPLATE = Path(__file__).with_name("run_page.html")
+TEMPLATES = Path(__file__).with_name("templates")
 PICTURES = {
     "curves": "Curves",
     "confusion": "Confusion matrix",
@@ -24,12 +24,24 @@ SETTINGS = ("data", "normalization", "augmentation", "model", "loss", "optimizer
 
 def write(run: RunDir) -> Path:
     """Make the page of a run from what its directory holds."""
-    from jinja2 import Environment
-
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(TEMPLATE.read_text()).render(content(run))
-    write_text(run.page, page)
+    write_text(run.page, render(TEMPLATES / "run.html.j2", content(run)))
     return run.page
+
+
+def render(template: Path, content: dict[str, Any]) -> str:
+    """A page in HTML or Markdown, by its template's name; one in HTML extends base.html.j2, the look of all."""
+    from jinja2 import Environment, FileSystemLoader
+
+    html = template.name.endswith(".html.j2")
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, TEMPLATES]),
+        autoescape=html,
+        trim_blocks=True,
+        lstrip_blocks=html,
+        keep_trailing_newline=True,
+    )
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    return environment.get_template(template.name).render(content)
 
 
 def content(run: RunDir) -> dict[str, Any]:
@@ -44,8 +56,8 @@ def content(run: RunDir) -> dict[str, Any]:
         "minutes": _minutes(status),
         "splits": [s for s in ("train", "val", "test") if f"{s}/loss" in metrics],
         "metrics": metrics,
-        "choices": {group: origin["choices"].get(group) for group in SETTINGS if origin["choices"].get(group)},
-        "main_settings": {
+        "settings": {
+            **{group: origin["choices"].get(group) for group in SETTINGS if origin["choices"].get(group)},
             "lr": config["lr"],
             "batch size": config["data"]["batch_size"],
             "seed": config["seed"],
