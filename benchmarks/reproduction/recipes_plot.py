@@ -6,11 +6,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lithydra.run.style import PALETTE, style
 from reproduction.plan import Recipe
 
 COLUMNS = 4
 
 
+@style()
 def plot_recipes(recipes: Sequence[Recipe], path: Path) -> bool:
     """Training accuracy by epoch of each run, and its test accuracy as a dashed line. False where none has ended."""
     done = [recipe for recipe in recipes if any(recipe.finished(seed) for seed in recipe.seeds)]
@@ -24,7 +26,7 @@ def plot_recipes(recipes: Sequence[Recipe], path: Path) -> bool:
         for index, seed in enumerate(seed for seed in recipe.seeds if recipe.finished(seed)):
             run = recipe.run(seed)
             epochs = run.read_metrics()
-            color = f"C{index}"
+            color = PALETTE[index % len(PALETTE)]
             numbers = [int(row["epoch"]) for row in epochs]
             panel.plot(
                 numbers, [float(row["train/acc"]) for row in epochs], color=color, marker="." * (len(epochs) == 1)
@@ -35,8 +37,6 @@ def plot_recipes(recipes: Sequence[Recipe], path: Path) -> bool:
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         if max(numbers) == 1:
             panel.set_xticks([1])
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(alpha=0.3)
     for panel in list(figure.axes)[len(done) :]:
         panel.remove()
     figure.supxlabel("epoch", fontsize=8)

@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from lithydra.run.style import GREY, PALETTE, style
+
 from .workloads import CONTENDERS
 
-COLORS = {"bare": "#9aa5b1", "lithydra": "#d1495b", "dataloader": "#30638e", "lightning": "#edae49"}
+COLORS = dict(zip(("lithydra", "lightning", "dataloader"), PALETTE, strict=False)) | {"bare": GREY}
 AXES = {"data": "images", "depth": "hidden layers", "batch_size": "batch size"}
-STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "axes.titlesize": 11}
 
 
 def draw(summary: dict[str, Any], path: Path) -> None:
@@ -21,7 +21,7 @@ def draw(summary: dict[str, Any], path: Path) -> None:
     panels = [(panel, items) for panel, items in panels if items]
     if not panels:
         return
-    with rc_context(STYLE):
+    with style():
         figure = Figure(figsize=(12, 3.6 * len(panels)), layout="constrained")
         for row, (panel, items) in zip(figure.subfigures(len(panels), squeeze=False)[:, 0], panels, strict=True):
             for axes, (name, values) in zip(row.subplots(1, len(items), squeeze=False)[0], items.items(), strict=True):
@@ -36,10 +36,11 @@ def _bars(axes: Axes, name: str, workload: dict[str, Any]) -> None:
     first = next(iter(times.values()))
     axes.bar_label(bars, [f"{seconds / first:.2f}x" for seconds in times.values()], padding=2, fontsize=9)
     axes.axhline(first, color="#444444", linewidth=0.8, linestyle="--", zorder=0)
-    axes.tick_params(axis="x", length=0, labelsize=8)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.grid(axis="x", visible=False)
     axes.margins(y=0.12)
     axes.set_ylabel("seconds an epoch")
-    axes.set_title(f"{name}, {workload['num_train']:,} images", loc="left")
+    axes.set_title(f"{name}, {workload['num_train']:,} images")
 
 
 def _lines(axes: Axes, axis: str, times: dict[str, dict[str, float]]) -> None:
@@ -53,6 +54,5 @@ def _lines(axes: Axes, axis: str, times: dict[str, dict[str, float]]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
     axes.set_xlabel(AXES[axis])
     axes.set_ylabel("seconds an epoch")
-    axes.set_title(f"By {AXES[axis]}", loc="left")
-    axes.legend(frameon=False)
-    axes.grid(alpha=0.25)
+    axes.set_title(f"By {AXES[axis]}")
+    axes.legend()

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from lithydra.report.figures import GREY, PALETTE, colors, distinct, is_numeric, plain_log_ticks, wants_log, words
+from lithydra.report.figures import colors, distinct, is_numeric, plain_log_ticks, wants_log, words
+from lithydra.run.style import BAD, GREY, INK, PALETTE, SOFT
 from lithydra.sweep.results import Frame, Setting, Spread, number
 
 MAX_TICKS = 10  # an axis with more values is a scale
@@ -117,7 +118,7 @@ def heat_map(frame: Frame, settings: Sequence[Setting], rows: str, columns: str,
         share = 0.0 if spread is None or high == low else (spread.mean - low) / (high - low)
         dark = spread is not None and (share if mode == "max" else 1 - share) > 0.75
         text = str(spread).replace(" ± ", "\n± ") if spread else next(iter(setting.states), "")
-        panel.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else "#1d2939")
+        panel.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else INK)
     ranks = {id(setting): rank for rank, setting in enumerate(settings)}
     best = min(cells, key=lambda place: ranks[id(cells[place])], default=None)
     if best is not None:
@@ -147,9 +148,9 @@ def parallel_coordinates(settings: Sequence[Setting], axes: Sequence[str], metri
         share = (i + 1) / len(shown)
         panel.plot(range(len(line)), line, color=ramp(share * 0.9), lw=0.8 + 2 * share**4, alpha=0.25 + 0.7 * share**2)
     for place, ticks in enumerate((*labels, {number(low): 0.0, number(high): 1.0})):
-        panel.axvline(place, color="#98a2b3", lw=1)
+        panel.axvline(place, color=GREY, lw=1)
         for text, height in ticks.items():
-            panel.text(place - 0.02, height, text, ha="right", va="center", fontsize=8.5, color="#475467")
+            panel.text(place - 0.02, height, text, ha="right", va="center", fontsize=8.5, color=SOFT)
     panel.set_xticks(range(len(axes) + 1), [*axes, words(metric)])
     panel.set_yticks([])
     panel.set_xlim(-0.25, len(axes) + 0.1)
@@ -190,7 +191,7 @@ def search_history(frame: Frame, metric: str, mode: str) -> Figure:
             order[bad],
             np.full(bad.sum(), 0.03),
             "v",
-            color="#d2455a",
+            color=BAD,
             transform=panel.get_xaxis_transform(),
             label="failed or diverged",
         )

@@ -1,9 +1,7 @@
 """The pictures of a sweep's report, as matplotlib figures without a window: curves, gaps, histograms."""
 
 import itertools
-import logging
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib
@@ -16,47 +14,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from lithydra.run.histograms import Histogram, bound, standard_deviation
+from lithydra.run.style import DASHES, GREY, PALETTE, SOFT
 from lithydra.sweep.results import Frame, Setting, number
 
-STYLE: Any = {
-    "font.family": ["Inter", "Helvetica Neue", "Arial", "DejaVu Sans"],
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.titlepad": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#9aa4b2",
-    "axes.labelcolor": "#475467",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e8ebf0",
-    "grid.linewidth": 0.8,
-    "xtick.color": "#667085",
-    "ytick.color": "#667085",
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "legend.frameon": False,
-    "legend.title_fontsize": 10,
-    "lines.solid_capstyle": "round",
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "svg.fonttype": "none",  # text stays text: small, sharp, and found by the browser's search
-    "svg.hashsalt": "lithydra",
-}
-PALETTE = ("#2f6fde", "#e8743b", "#19a979", "#c03f8f", "#7d5fd3", "#b8912a", "#1aa3b8", "#6b7280", "#d2455a", "#5b8c2a")
-GREY = "#98a2b3"
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.6)), (0, (6, 2, 1, 2)))
 WORDS = {"acc": "accuracy", "loss": "loss", "val": "validation", "train": "training", "test": "test"}
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """The report's style. Which of the fonts there are is the machine's affair, so a missing one is no warning."""
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    with matplotlib.rc_context(STYLE):
-        yield
 
 
 def words(metric: str) -> str:
@@ -134,7 +95,7 @@ def learning_curves(epochs: Frame, axis: str, axes: Sequence[str]) -> Figure:
             panels[-1],
             {axis: [(value, {"color": shades[value], "lw": 2.4}) for value in values]}
             | (
-                {other: [(value, {"color": "#475467", "lw": 1.6, "ls": style}) for value, style in dashes.items()]}
+                {other: [(value, {"color": SOFT, "lw": 1.6, "ls": style}) for value, style in dashes.items()]}
                 if other
                 else {}
             ),
@@ -247,7 +208,7 @@ def histogram_grid(runs: dict[str, dict[str, Histogram]], limit: int = 6) -> Fig
                     ha="right",
                     transform=panel.transAxes,
                     fontsize=8,
-                    color="#475467",
+                    color=SOFT,
                 )
             panel.set_yticks([])
             panel.set_ylim(0, 1.3)  # room for the text

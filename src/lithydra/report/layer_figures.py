@@ -7,8 +7,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lithydra.report.figures import DASHES, PALETTE
 from lithydra.run.directory import LAYER_COLUMNS, RunDir
+from lithydra.run.style import DASHES, PALETTE
 from lithydra.sweep.results import Frame, Setting, readable
 
 PANELS = {

@@ -14,6 +14,7 @@ from lithydra.report.input import Sweep
 from lithydra.report.layer_figures import layers_at_start
 from lithydra.run.directory import RunDir
 from lithydra.run.histograms import Histogram, last_parameters
+from lithydra.run.style import style
 from lithydra.sweep.results import Setting, readable
 
 
@@ -44,7 +45,7 @@ class Plots:
 
     def save(self, title: str, name: str, draw: Callable[[], Figure | None]) -> Picture | None:
         file, png, svg = f"{name.replace('/', '_')}.png", io.BytesIO(), io.StringIO()
-        with figures.style():
+        with style():
             figure = draw()
             if figure is None:
                 return None

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from lithydra.run.style import BAD, GREY, INK, PALETTE, SOFT, SPLITS, style
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = {"train": "#3b6fb6", "val": "#e07b39", "test": "#4a9a5c"}
 MAX_NAMED_CLASSES = 20  # beyond, names and counts would be too small to read
 LABELS = {"loss": "loss", "acc": "accuracy"}
 
@@ -54,6 +55,7 @@ def save(figure: Figure, path: Path) -> np.ndarray:
     return image
 
 
+@style()
 def curves(runs: dict[str, list[dict[str, str]]], best_epoch: int | None = None) -> Figure:
     """Loss and accuracy by epoch, and the learning rate where it changes.
 
@@ -66,15 +68,14 @@ def curves(runs: dict[str, list[dict[str, str]]], best_epoch: int | None = None)
     drawn = figure(4.6 * len(panels), 3.6)
     for axes, panel in zip(drawn.subplots(1, len(panels)), panels, strict=True):
         for number, (name, rows) in enumerate(runs.items()):
-            color = None if len(runs) == 1 else f"C{number % 10}"
+            color = None if len(runs) == 1 else PALETTE[number % len(PALETTE)]
             _draw_lines(axes, panel, rows, name if len(runs) > 1 else "", color)
         axes.set(xlabel="epoch", title=LABELS.get(panel, "learning rate"))
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
         if best_epoch is not None and panel != "lr":
-            axes.axvline(best_epoch, color="0.5", linestyle=":", linewidth=1.2, label="best epoch")
+            axes.axvline(best_epoch, color=GREY, linestyle=":", linewidth=1.2, label="best epoch")
         if panel == "loss":
-            axes.legend(frameon=False, fontsize=9)
+            axes.legend(fontsize=9)
     return drawn
 
 
@@ -83,16 +84,17 @@ def _draw_lines(axes: Axes, panel: str, rows: list[dict[str, str]], name: str, c
     marker = "o" if len(epochs) < 15 else ""
     if panel == "lr":
         values = [float(row["lr"] or "nan") for row in rows]
-        axes.plot(epochs, values, color=color or "0.3", marker=marker, markersize=4)
+        axes.plot(epochs, values, color=color or SOFT, marker=marker, markersize=4)
         return
     for split in ("train", "val"):
         values = [float(row[f"{split}/{panel}"] or "nan") for row in rows]
         if np.isfinite(values).any():
             style = "--" if split == "val" and color else "-"
             label = f"{name} {split}".strip()
-            axes.plot(epochs, values, style, color=color or COLORS[split], label=label, marker=marker, markersize=4)
+            axes.plot(epochs, values, style, color=color or SPLITS[split], label=label, marker=marker, markersize=4)
 
 
+@style()
 def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
     """Counts (true class, predicted class), colored by the share of the true class."""
     num = len(names)
@@ -103,15 +105,17 @@ def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
     shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     drawn.colorbar(shown, ax=axes, label="share of the true class", shrink=0.8)
     axes.set(xlabel="predicted", ylabel="true", title=title)
+    axes.grid(visible=False)
     if num <= MAX_NAMED_CLASSES:
         axes.set_xticks(range(num), names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(num), names)
         for row, column in np.argwhere(counts > 0):
-            color = "white" if shares[row, column] > 0.5 else "0.2"
+            color = "white" if shares[row, column] > 0.5 else INK
             axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=color, fontsize=8)
     return drawn
 
 
+@style()
 def class_samples(blocks: dict[str, np.ndarray], names: Sequence[str]) -> Figure:
     """A row of images for each class, in one block or in several side by side.
 
@@ -125,13 +129,13 @@ def class_samples(blocks: dict[str, np.ndarray], names: Sequence[str]) -> Figure
     for axes, (title, images) in zip(drawn.subplots(1, len(blocks), squeeze=False)[0], blocks.items(), strict=True):
         cell = images.shape[2] + 1
         _show(axes, mosaic(images))
-        axes.set_title(title, fontsize=11)
+        axes.set_title(title)
         labels = names if axes is drawn.axes[0] else [""] * rows
         axes.set_yticks([cell * (row + 0.5) for row in range(rows)], labels)
-        axes.tick_params(length=0)
     return drawn
 
 
+@style()
 def guesses(items: Sequence[Guess], title: str = "", columns: int = 8) -> Figure:
     """Images with the predicted class, its probability, and the true class where it is known."""
     rows = -(-len(items) // columns)
@@ -145,14 +149,15 @@ def guesses(items: Sequence[Guess], title: str = "", columns: int = 8) -> Figure
         middle = left + 0.675
         text = f"{_short(item.predicted)} ({item.probability:.0%})"
         baseline = top + (0.27 if item.truth else 0.48)
-        axes.text(middle, baseline, text, ha="center", va="bottom", fontsize=9, color="0.1" if right else "#b3261e")
+        axes.text(middle, baseline, text, ha="center", va="bottom", fontsize=9, color=INK if right else BAD)
         if item.truth:
-            axes.text(middle, top + 0.3, f"true: {_short(item.truth)}", ha="center", va="top", fontsize=8, color="0.4")
+            axes.text(middle, top + 0.3, f"true: {_short(item.truth)}", ha="center", va="top", fontsize=8, color=SOFT)
     axes.set(xlim=(0, 1.35 * columns), ylim=(1.75 * rows, 0), title=title)
     axes.set_axis_off()
     return drawn
 
 
+@style()
 def filters(images: np.ndarray, title: str) -> Figure:
     """The weights of a first layer as images: (N, H, W, C) float, each scaled by its largest absolute value."""
     count = len(images)
@@ -170,7 +175,7 @@ def filters(images: np.ndarray, title: str) -> Figure:
     drawn = figure(max(4.0, 0.6 * columns), 0.6 * len(grid) + 0.6)
     axes = drawn.subplots()
     _show(axes, mosaic(grid))
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title)
     axes.set_axis_off()
     return drawn
 
@@ -189,6 +194,8 @@ def _show(axes: Axes, image: np.ndarray, extent: Any = None) -> None:
     axes.imshow(shown, extent=extent, interpolation="nearest", aspect="equal", **gray)
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
 
 
 def _short(name: str, length: int = 12) -> str:

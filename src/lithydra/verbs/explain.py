@@ -17,6 +17,7 @@ from lithydra.data.loaders import EvaluationLoader
 from lithydra.data.splits import Split
 from lithydra.errors import ConfigError
 from lithydra.run import plots
+from lithydra.run.style import BAD, INK, style
 from lithydra.training.classifier import Classifier
 from lithydra.training.loading import load, load_data
 
@@ -120,6 +121,7 @@ def _to_unit(maps: Tensor) -> Tensor:
     return maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
 
 
+@style()
 def picture(found: list[Explanation], target: str) -> "Figure":
     """A column for each image: the image, and each method's map."""
     methods = list(found[0].maps)
@@ -130,11 +132,12 @@ def picture(found: list[Explanation], target: str) -> "Figure":
         gray = guess.image.mean(axis=2)
         for axes in grid[:, column]:
             axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
         top = grid[0, column]
         top.imshow(guess.image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        color = "0.1" if guess.predicted == guess.truth else "#b3261e"
+        color = INK if guess.predicted == guess.truth else BAD
         title = f"{guess.predicted} ({guess.probability:.0%})\ntrue: {guess.truth}"
-        top.set_title(title, fontsize=8, color=color)
+        top.set_title(title, fontsize=8, fontweight="normal", color=color)
         for axes, name in zip(grid[1:, column], methods, strict=True):
             axes.imshow(gray, cmap="gray", vmin=0, vmax=255)
             axes.imshow(

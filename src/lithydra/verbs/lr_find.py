@@ -19,6 +19,7 @@ from lithydra.data.base import ImageDataModule
 from lithydra.data.loaders import TrainingBatch, TrainingLoader, TrainingOrder
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.run import plots
+from lithydra.run.style import SPLITS, style
 from lithydra.training import build
 from lithydra.training.engine import GradientClassifier
 
@@ -134,16 +135,16 @@ def _batches(data: ImageDataModule) -> Iterator[TrainingBatch]:
             yield from chunk.batches()
 
 
+@style()
 def picture(test: RangeTest) -> "Figure":
     drawn = plots.figure(7, 4)
     axes = drawn.subplots()
     axes.plot(test.lrs, test.losses, color="0.8", label="loss of each step")
-    axes.plot(test.lrs, test.smoothed, color=plots.COLORS["train"], label="smoothed")
+    axes.plot(test.lrs, test.smoothed, color=SPLITS["train"], label="smoothed")
     if test.suggestion is not None:
         label = f"suggestion: lr={test.suggestion:g}"
-        axes.axvline(test.suggestion, color=plots.COLORS["val"], linestyle="--", label=label)
+        axes.axvline(test.suggestion, color=SPLITS["val"], linestyle="--", label=label)
     top = max(test.smoothed[0], 1.5 * test.smoothed[0] - 0.5 * min(test.smoothed))
     axes.set(xscale="log", xlabel="learning rate", ylabel="training loss", ylim=(None, 1.2 * top))
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    axes.legend()
     return drawn
