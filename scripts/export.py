@@ -1,4 +1,4 @@
-"""Export a run's model: python scripts/export.py run=DIR [format=onnx|torch_export|state_dict]  (conf/export.yaml)."""
+"""Export a run's model: python scripts/export.py run=DIR [format=onnx|torch_export]  (conf/export.yaml)."""
 
 from lithydra.cli import main
 

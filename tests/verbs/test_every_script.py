@@ -140,7 +140,7 @@ def predictions(script: Script, run: RunDir, source: Any, output: Path) -> list[
         return [{key: value for key, value in row.items() if key != "path"} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("form", ["onnx", "torch_export", "state_dict"])
+@pytest.mark.parametrize("form", ["onnx", "torch_export"])
 def test_export_gives_the_runs_accuracy(run: RunDir, script: Script, form: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     said = script("export", f"run={run.path}", f"format={form}", f"output={tmp_path / 'model'}")

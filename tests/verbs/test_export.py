@@ -64,11 +64,15 @@ def test_each_format_gives_the_runs_numbers(
     assert json.loads(facts["class_names"]) == list("0123456789")
     assert json.loads(facts["image_shape"]) == [1, 8, 8] and facts["input"].startswith("uint8")
 
-    content = torch.load(export(settings(run, data_dir, "format=state_dict")), weights_only=True)
+
+def test_a_checkpoint_alone_has_the_plain_weights(run_train: RunTrain) -> None:
+    run = run_train(*SMALL, "normalization=z_score")
+    content = torch.load(run.best, weights_only=True)
     module = lithydra.load(run.path)
-    module.net.load_state_dict({name.removeprefix("net."): value for name, value in content["state_dict"].items()})
-    mean = json.loads(content["metadata"]["normalization"])["mean"]
-    assert mean == pytest.approx(module.normalization.mean.flatten().tolist())
+    weights = {name.removeprefix("net."): x for name, x in content["state_dict"].items() if name.startswith("net.")}
+    module.net.load_state_dict(weights)
+    assert torch.equal(content["state_dict"]["normalization.mean"], module.normalization.mean)
+    assert content["lithydra"]["data"]["class_names"] == list("0123456789")
 
 
 def test_without_preprocessing_normalized_images_go_in(run_train: RunTrain, data_dir: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lithydra.errors import ConfigError
 
-SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "state_dict": ".pt"}  # of export's formats
+SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}  # of export's formats
 # By verb and its settings, where there is no output=.
 DEFAULTS: dict[str, Callable[[Any], Path]] = {
     "compare": lambda config: Path(config["paths"]["outputs"]) / "compare.png",

@@ -34,7 +34,19 @@ class Classifier(L.LightningModule):
         """Logits (B, num_classes), or (B, 1) with a single logit, of images (B, C, H, W) uint8 or float in [0, 1]."""
         return self.net(self.normalization(images))
 
-    def probabilities(self, logits: Tensor) -> Tensor:
+    @property
+    def class_names(self) -> list[str]:
+        """By label."""
+        return self.record["data"]["class_names"]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that it was trained on."""
+        channels, height, width = self.record["data"]["image_shape"]
+        return channels, height, width
+
+    @staticmethod
+    def probabilities(logits: Tensor) -> Tensor:
         """(B, num_classes) float32, each row sums to 1."""
         if logits.shape[1] == 1:
             positive = logits.float().sigmoid()

@@ -1,4 +1,4 @@
-"""Take a run's model elsewhere: ONNX, torch.export, or plain weights; checked against the run on real test images."""
+"""Take a run's model elsewhere, as ONNX or torch.export; checked against the run on real test images."""
 
 import json
 import statistics
@@ -6,7 +6,6 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 
 from lithydra.checks.output import output_of, writing
 from lithydra.errors import LithydraError
-from lithydra.training import build
 from lithydra.training.classifier import Classifier
 from lithydra.training.loading import load, load_data
 
@@ -33,20 +31,12 @@ class Exported(nn.Module):
 
     def __init__(self, module: Classifier, preprocessing: bool) -> None:
         super().__init__()
-        self.net, self.single_logit = module.net, module.num_classes == 2 and _num_logits(module) == 1
+        self.net = module.net
         self.normalization = module.normalization if preprocessing else nn.Identity()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.net(self.normalization(images))
-        if self.single_logit:
-            positive = logits.sigmoid()
-            return logits, torch.cat([1 - positive, positive], dim=1)
-        return logits, logits.softmax(dim=1)
-
-
-def _num_logits(module: Classifier) -> int:
-    with torch.no_grad():
-        return module(torch.zeros(1, *module.record["data"]["image_shape"], dtype=torch.uint8)).shape[1]
+        return logits, Classifier.probabilities(logits)
 
 
 def export(config: DictConfig) -> Path:
@@ -67,7 +57,7 @@ def export(config: DictConfig) -> Path:
     if not config.preprocessing:
         images = module.normalization(images)
     with writing(config, output):
-        run = WRITERS[config.format](model, images[:2], metadata(module, config.preprocessing), output, module)
+        run = WRITERS[config.format](model, images[:2], metadata(module, config.preprocessing), output)
 
     with torch.no_grad():
         ours, theirs = _in_batches(model, images), _in_batches(run, images)
@@ -85,22 +75,20 @@ def export(config: DictConfig) -> Path:
 
 def metadata(module: Classifier, preprocessing: bool) -> dict[str, str]:
     """What someone needs who has the file alone."""
-    data = module.record["data"]
-    model = module.record["config"]["model"]
     return {
-        "class_names": json.dumps(data["class_names"], ensure_ascii=False),
-        "image_shape": json.dumps(data["image_shape"]),
+        "class_names": json.dumps(module.class_names, ensure_ascii=False),
+        "image_shape": json.dumps(module.image_shape),
         "input": "uint8 images (B, C, H, W), 0 to 255" if preprocessing else "float32 images (B, C, H, W), normalized",
         "normalization": json.dumps(
             {"mean": module.normalization.mean.flatten().tolist(), "std": module.normalization.std.flatten().tolist()}
         ),
         "outputs": "logits, probabilities",
-        "model": json.dumps(model),
-        "trained_on": data["name"],
+        "model": json.dumps(module.record["config"]["model"]),
+        "trained_on": module.record["data"]["name"],
     }
 
 
-def _onnx(model: Exported, example: Tensor, facts: dict[str, str], path: Path, module: Classifier) -> Runner:
+def _onnx(model: Exported, example: Tensor, facts: dict[str, str], path: Path) -> Runner:
     import onnx
     import onnxruntime
 
@@ -131,28 +119,15 @@ def _onnx(model: Exported, example: Tensor, facts: dict[str, str], path: Path, m
     return run
 
 
-def _torch_export(model: Exported, example: Tensor, facts: dict[str, str], path: Path, module: Classifier) -> Runner:
+def _torch_export(model: Exported, example: Tensor, facts: dict[str, str], path: Path) -> Runner:
     program = torch.export.export(model, (example,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}})
     torch.export.save(program, path, extra_files={"metadata.json": json.dumps(facts)})
     return torch.export.load(path).module()  # pyright: ignore[reportReturnType]
 
 
-def _state_dict(model: Exported, example: Tensor, facts: dict[str, str], path: Path, module: Classifier) -> Runner:
-    weights = {f"net.{name}": value for name, value in module.net.state_dict().items()}
-    torch.save({"state_dict": weights, "metadata": facts}, path)
-    content: dict[str, Any] = torch.load(path, weights_only=True)
-    data = module.record["data"]
-    again = build.classifier_like(DictConfig(module.record["config"]), data["image_shape"], len(data["class_names"]))
-    again.record = module.record
-    again.normalization = module.normalization
-    again.net.load_state_dict({k.removeprefix("net."): v for k, v in content["state_dict"].items()})
-    return Exported(again.eval(), isinstance(model.normalization, type(module.normalization))).eval()
-
-
-WRITERS: dict[str, Callable[[Exported, Tensor, dict[str, str], Path, Classifier], Runner]] = {
+WRITERS: dict[str, Callable[[Exported, Tensor, dict[str, str], Path], Runner]] = {
     "onnx": _onnx,
     "torch_export": _torch_export,
-    "state_dict": _state_dict,
 }
 
 

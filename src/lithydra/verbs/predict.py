@@ -57,9 +57,8 @@ def predict(config: DictConfig) -> Path:
         ConfigError: No such run or input.
     """
     module = load(config.run, config.checkpoint, build.device(config), config.trust)
-    names = module.record["data"]["class_names"]
-    if not 1 <= config.top_k <= len(names):
-        raise ConfigError(f"top_k={config.top_k}: the run has {len(names)} classes")
+    if not 1 <= config.top_k <= len(module.class_names):
+        raise ConfigError(f"top_k={config.top_k}: the run has {len(module.class_names)} classes")
     sources = read_npz(config.input, module) if str(config.input).endswith(".npz") else find_images(config.input)
     bad: list[str] = []
     doubtful: list[str] = []
@@ -101,7 +100,7 @@ def read_npz(pattern: str, module: Classifier) -> list[tuple[str, np.ndarray]]:
         raise ConfigError(f"input={path}: not an npz file that can be read: {error}") from error
     if images.ndim == 3:
         images = images[..., None]
-    channels, height, width = module.record["data"]["image_shape"]
+    channels, height, width = module.image_shape
     if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels):
         given = "x".join(map(str, images.shape[1:]))
         needed = f"{height}x{width}x{channels} uint8"
@@ -113,7 +112,7 @@ def read_npz(pattern: str, module: Classifier) -> list[tuple[str, np.ndarray]]:
 
 def _decoded(module: Classifier, sources: Sequence[Source], bad: list[str]) -> tuple[list[str], Tensor | None]:
     """The names of what are images, and their pixels (B, C, H, W) uint8; what is wrong with others goes to `bad`."""
-    channels, height, width = module.record["data"]["image_shape"]
+    channels, height, width = module.image_shape
     images: list[np.ndarray] = []
     good: list[str] = []
     for source in sources:
@@ -143,14 +142,13 @@ def _inverted(module: Classifier, paths: list[str], images: Tensor) -> list[str]
 
 
 def _predict_batch(module: Classifier, paths: list[str], images: Tensor, top_k: int) -> Iterator[Prediction]:
-    names = module.record["data"]["class_names"]
     with torch.inference_mode():
         top = module.probabilities(module(images)).topk(top_k)
     shown = images.permute(0, 2, 3, 1).cpu().numpy()
     for path, image, probabilities, classes in zip(
         paths, shown, top.values.tolist(), top.indices.tolist(), strict=True
     ):
-        yield Prediction(path, image, [names[label] for label in classes], probabilities)
+        yield Prediction(path, image, [module.class_names[label] for label in classes], probabilities)
 
 
 def _write(config: DictConfig, output: Path, found: list[Prediction]) -> Path | None:

@@ -66,16 +66,14 @@ def page(module: Classifier, name: str) -> "gradio.Blocks":
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio  # pyright: ignore[reportMissingImports]
 
-    data = module.record["data"]
-    channels = data["image_shape"][0]
     brush = gradio.Brush(default_size=24, colors=["#000000"], color_mode="fixed")
     with gradio.Blocks(title=name, analytics_enabled=False) as app:
-        shape = " x ".join(map(str, data["image_shape"]))
-        gradio.Markdown(f"# {name}\nTrained on {data['name']}: {len(data['class_names'])} classes, images {shape}.")
+        shape, trained_on = " x ".join(map(str, module.image_shape)), module.record["data"]["name"]
+        gradio.Markdown(f"# {name}\nTrained on {trained_on}: {len(module.class_names)} classes, images {shape}.")
         with gradio.Row():
             with gradio.Column():
                 pad = None
-                if channels == 1:
+                if module.image_shape[0] == 1:
                     with gradio.Tab("Draw"):
                         pad = gradio.Sketchpad(
                             type="filepath", label="Draw here", canvas_size=(400, 400), layers=False, brush=brush
@@ -88,7 +86,7 @@ def page(module: Classifier, name: str) -> "gradio.Blocks":
                 shown = gradio.Image(
                     label="What the model sees", height=180, image_mode="RGB", interactive=False, buttons=buttons
                 )
-                label = gradio.Label(num_top_classes=min(5, len(data["class_names"])), label="Probabilities")
+                label = gradio.Label(num_top_classes=min(5, len(module.class_names)), label="Probabilities")
         from_file, from_drawing = predictors(module)
         for event in (upload.change, light.change):
             event(from_file, [upload, light], [shown, label], api_name="predict")
@@ -100,15 +98,14 @@ def page(module: Classifier, name: str) -> "gradio.Blocks":
 
 def predictors(module: Classifier) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Functions of a file with a flag to invert it, and of a drawing: the image as the net sees it, probabilities."""
-    channels, height, width = module.record["data"]["image_shape"]
-    names = module.record["data"]["class_names"]
+    channels, height, width = module.image_shape
 
     def answer(image: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
         pixels = torch.from_numpy(image if image.ndim == 3 else image[..., None]).permute(2, 0, 1)[None]
         with torch.inference_mode():
             probabilities = module.probabilities(module(pixels))[0].tolist()
         zoom = max(1, 180 // height)
-        return image.repeat(zoom, 0).repeat(zoom, 1), dict(zip(names, probabilities, strict=True))
+        return image.repeat(zoom, 0).repeat(zoom, 1), dict(zip(module.class_names, probabilities, strict=True))
 
     def from_file(path: str | None, invert: bool) -> Any:
         if path is None:
