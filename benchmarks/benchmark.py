@@ -98,8 +98,8 @@ def draw_and_write(record: dict[str, Any], output: Path, docs: bool, console: Co
     draw(record["summary"], output / "benchmark.png")
     console.print(f"written to {output}: benchmark.json benchmark.png")
     if docs:
-        draw(record["summary"], ROOT / "docs" / "speed.png")
-        (ROOT / "docs" / "speed.md").write_text(markdown(record, "speed.png"))
+        draw(record["summary"], ROOT / "docs" / "benchmarks.png")
+        (ROOT / "docs" / "benchmarks.md").write_text(markdown(record, "benchmarks.png"))
         console.print("written to docs: benchmarks.md benchmarks.png")
 
 

@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.files import write_json
 from lithydra.run.directory import RunDir
 from lithydra.sweep.directory import SweepDir
 from lithydra.sweep.launcher import num_cores
+from speed.tables import Table
 
 ROOT = Path(__file__).parents[1]
 AXES = {"optimizer": ("sgd", "adam"), "lr": ("0.1", "0.01", "0.001"), "seed": ("0", "1")}
@@ -47,7 +47,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(options.output, record)
-    Console(highlight=False).print(table(record))
+    Console(highlight=False).print(table(record).rich())
     if options.docs:
         (ROOT / "docs" / "benchmarks-sweep.md").write_text(markdown(record))
 
@@ -115,27 +115,20 @@ def training_seconds(run: RunDir) -> float:
     return sum(float(row["seconds"]) for row in run.read_metrics())
 
 
-def results(record: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """What was measured, its value, and what was asked for."""
+def table(record: dict[str, Any]) -> Table:
     jobs, cores = record["jobs"], record["cores"]
     alone = jobs * sum(record["separate_seconds"]) / len(record["separate_seconds"])
     pure = record["sweep_training_seconds"] / cores
     idle = (record["of_16_idle_jobs_seconds"] - record["of_4_idle_jobs_seconds"]) / 12
-    return [
-        (f"{jobs} jobs as one sweep", f"{record['sweep_seconds']:.1f} s", ""),
-        (f"{jobs} separate runs", f"{alone:.1f} s", ""),
-        ("sweep over separate runs", f"{record['sweep_seconds'] / alone:.2f}", "at most 0.35"),
-        (f"epochs of all jobs over {cores} cores", f"{pure:.1f} s", ""),
-        ("sweep over these", f"{record['sweep_seconds'] / pure:.2f}", "at most 1.25"),
-        ("one more job that does nothing", f"{idle:.2f} s", "at most 0.5 s"),
+    rows = [
+        [f"{jobs} jobs as one sweep", f"{record['sweep_seconds']:.1f} s", ""],
+        [f"{jobs} separate runs", f"{alone:.1f} s", ""],
+        ["sweep over separate runs", f"{record['sweep_seconds'] / alone:.2f}", "at most 0.35"],
+        [f"epochs of all jobs over {cores} cores", f"{pure:.1f} s", ""],
+        ["sweep over these", f"{record['sweep_seconds'] / pure:.2f}", "at most 1.25"],
+        ["one more job that does nothing", f"{idle:.2f} s", "at most 0.5 s"],
     ]
-
-
-def table(record: dict[str, Any]) -> Table:
-    shown = Table("measurement", "value", "wanted")
-    for row in results(record):
-        shown.add_row(*row)
-    return shown
+    return Table("Measured", ["measurement", "value", "wanted"], rows)
 
 
 def markdown(record: dict[str, Any]) -> str:
@@ -153,9 +146,7 @@ def markdown(record: dict[str, Any]) -> str:
         "sweeps of 4 and of 16 of them, over 12. Epochs are the column `seconds` of metrics.csv: training, validation,",
         "checkpoint.",
         "",
-        "| measurement | value | wanted |",
-        "| --- | ---: | --- |",
-        *(f"| {what} | {value} | {wanted} |" for what, value, wanted in results(record)),
+        table(record).markdown(),
         "",
     ]
     return "\n".join(lines)

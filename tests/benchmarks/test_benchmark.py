@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 Load = Callable[[str], Any]
@@ -104,7 +105,9 @@ def test_every_contender_gets_every_workload(benchmarks: Load) -> None:
     assert len({(job.measurement, job.contender) for job in jobs}) == 16
 
 
-def test_docs_page_holds_the_machine_and_what_was_measured(benchmarks: Load) -> None:
+def test_docs_page_holds_the_machine_and_what_was_measured(
+    benchmarks: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs = [
         {**epochs("bare", 9.0, 2.0), "overrides": ["data=mnist"]},
         {**epochs("lithydra", 9.0, 3.0), "overrides": ["data=mnist"]},
@@ -118,7 +121,13 @@ def test_docs_page_holds_the_machine_and_what_was_measured(benchmarks: Load) -> 
         "runs": runs,
         "summary": benchmarks("summary").summarize(runs),
     }
-    page = benchmarks("tables").markdown(record, "picture.png")
+    benchmark = importlib.import_module("benchmark")
+    monkeypatch.setattr(benchmark, "ROOT", tmp_path)
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    benchmark.draw_and_write(record, tmp_path, True, Console(quiet=True))
+    page = (docs / "benchmarks.md").read_text()
+    assert "![Epoch times](benchmarks.png)" in page and (docs / "benchmarks.png").is_file()
     assert "Abacus 3, 2 cores, 2 threads" in page
     assert "- **mnist_mlp**: `data=mnist`" in page
     assert "| mnist_mlp | 1.50 |  |  | 1.50 | 33 |" in page
