@@ -48,7 +48,7 @@ class Recipe:
         return RunDir(self.folder / "recipes" / self.name / f"seed_{seed}")
 
     def arguments(self, seed: int) -> list[str]:
-        """Of train.py: a new run, or one that goes on."""
+        """Of train.py: for a new run, or to resume one."""
         run = self.run(seed)
         if run.config.exists():
             return [f"resume={run.path}"]
@@ -80,7 +80,7 @@ class Study:
 
     @property
     def arguments(self) -> list[str]:
-        """Of train.py; the same again goes on."""
+        """Of train.py; the same again resumes the sweep."""
         where = [f"paths.sweeps={self.folder / 'sweeps'}", f"sweep.name={self.sweep.path.name}"]
         quick = []
         if self.quick:

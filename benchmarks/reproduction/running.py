@@ -34,7 +34,7 @@ def missing(items: Sequence[Item], folder: Path) -> list[Task]:
 
 
 def run(tasks: Sequence[Task], console: Console) -> list[str]:
-    """Run each task; a failure is told and does not stop the others. Returns the names of those that failed.
+    """Run each task; a failure is printed and does not stop the rest. Returns the names of those that failed.
 
     Raises:
         KeyboardInterrupt: train.py was interrupted; it has saved.

@@ -26,7 +26,7 @@ class Arrays(NamedTuple):
         return {key: array for key, array in self._asdict().items() if array is not None}
 
     def splits(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Images and labels of each split that there is."""
+        """Images and labels of each existing split."""
         splits = {"train": (self.x_train, self.y_train), "test": (self.x_test, self.y_test)}
         if self.x_val is not None and self.y_val is not None:
             splits["val"] = (self.x_val, self.y_val)

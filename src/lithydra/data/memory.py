@@ -33,7 +33,7 @@ def keep_freed_memory() -> bool:
 
 
 def require_memory(num_bytes: int, what: str) -> None:
-    """Raise ConfigError where so much memory is not to be had; `what` opens the message."""
+    """Raise ConfigError if less memory is free; `what` opens the message."""
     free = free_memory()
     if free is not None and num_bytes > free:
         raise ConfigError(f"{what}: needs {_gib(num_bytes)} of memory, and {_gib(free)} are free")

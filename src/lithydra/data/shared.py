@@ -9,14 +9,16 @@ _kept: dict[Hashable, Any] | None = None
 
 
 def share() -> None:
-    """From now on, what is loaded is kept."""
+    """Start caching what is loaded."""
     global _kept
     _kept = {}
 
 
 def once(key: Hashable, make: Callable[[], T]) -> T:
-    """What `make` gives; where things are kept, what it gave for this key before, and arrays in it are read-only then:
-    a data set that changed them in place would change them again in each job."""
+    """`make()`, cached by `key` after `share()`.
+
+    Cached arrays are read-only: a data set that changed them in place would change them again in each job.
+    """
     if _kept is None:
         return make()
     if key not in _kept:
@@ -25,8 +27,8 @@ def once(key: Hashable, make: Callable[[], T]) -> T:
 
 
 def key_of(value: object) -> Hashable | None:
-    """The key that this very object is kept under, None where it is not kept. Its address would not do: it may come
-    again once the object is gone, while what is kept stays."""
+    """The key under which this very object is cached, or None. Its address is no key: after the object is freed,
+    another one may have it."""
     return next((key for key, kept in (_kept or {}).items() if kept is value), None)
 
 

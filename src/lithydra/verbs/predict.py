@@ -111,7 +111,7 @@ def read_npz(pattern: str, module: Classifier) -> list[tuple[str, np.ndarray]]:
 
 
 def _decoded(module: Classifier, sources: Sequence[Source], bad: list[str]) -> tuple[list[str], Tensor | None]:
-    """The names of what are images, and their pixels (B, C, H, W) uint8; what is wrong with others goes to `bad`."""
+    """Names and pixels (B, C, H, W) uint8 of the sources that are images; errors of the rest go to `bad`."""
     channels, height, width = module.image_shape
     images: list[np.ndarray] = []
     good: list[str] = []
