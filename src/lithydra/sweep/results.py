@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any, TypeAlias, TypeVar
 from zipfile import BadZipFile
 
@@ -140,13 +141,13 @@ class Spread:
         numbers = [float(value) for value in values if math.isfinite(value)]
         if not numbers:
             return None
-        count, mean = len(numbers), math.fsum(numbers) / len(numbers)
+        count = len(numbers)
         if count == 1:
-            return cls(mean, None, None, 1)
-        from scipy.stats import t
+            return cls(numbers[0], None, None, 1)
+        from scipy.stats import sem, t
 
-        std = math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (count - 1))
-        return cls(mean, std, float(t.ppf(0.975, count - 1)) * std / math.sqrt(count), count)
+        half_width = t.ppf(0.975, count - 1) * sem(numbers)
+        return cls(fmean(numbers), stdev(numbers), float(half_width), count)
 
     def __str__(self) -> str:
         return number(self.mean) if self.std is None else f"{number(self.mean)} ± {number(self.std, self.mean)}"
