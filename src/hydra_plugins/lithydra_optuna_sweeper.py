@@ -14,10 +14,9 @@ class OptunaSweeper(Sweeper):
         self.settings = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.context, self.task, self.master = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> None:
         from lithydra.search.driver import Search
 
-        assert self.hydra_context is not None and self.config is not None
-        Search(self.settings, self.hydra_context, self.task_function, self.config, arguments).run()
+        Search(self.settings, self.context, self.task, self.master, arguments).run()

@@ -43,16 +43,13 @@ def write_best(
         return None
     texts = {f"{key}={override_value(value)}" for key, value in trials[0].params.items()}
     job = next(job for job in plan.jobs if texts <= set(job.overrides))
-    folder = directory.path / "experiment"
-    folder.mkdir(exist_ok=True)
-    text = experiment(job.overrides, is_group)
+    again = best_again(directory, job)
     values = ", ".join(f"{value:.6g}" for value in trials[0].values)
-    header = f"# @package _global_\n# {best_again(directory, job)}\n"
-    header += (
-        f"# Trial {trials[0].number} of the search {plan.name}: {values}. Copy it to conf/experiment/ to keep it.\n"
-    )
-    write_text(folder / "best.yaml", header + text)
-    return f"{values} ({job.name})", best_again(directory, job)
+    origin = f"Trial {trials[0].number} of the search {plan.name}: {values}. Copy it to conf/experiment/ to keep it."
+    file = directory.path / "experiment" / "best.yaml"
+    file.parent.mkdir(exist_ok=True)
+    write_text(file, f"# @package _global_\n# {again}\n# {origin}\n{experiment(job.overrides, is_group)}")
+    return f"{values} ({job.name})", again
 
 
 def best_again(directory: SweepDir, job: Job) -> str:
@@ -62,7 +59,7 @@ def best_again(directory: SweepDir, job: Job) -> str:
 
 
 def experiment(overrides: list[str], is_group: Callable[[str], bool]) -> str:
-    """`group=choice` into the defaults list, `key=value` into nested settings; of `~key` a file knows nothing."""
+    """`group=choice` in the defaults list, `key=value` as nested settings; `~key` has no form in a file."""
     defaults: list[Any] = []
     settings: dict[str, Any] = {}
     for key, value in map(split_override, (text for text in overrides if not text.startswith("~"))):

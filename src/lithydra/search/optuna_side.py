@@ -1,4 +1,4 @@
-"""Optuna's side of a search: where trials are kept, what suggests them, what stops them early."""
+"""Optuna's side of a search: the storage of trials, the sampler and the pruner."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ IMPORTED = ("optuna", "sqlalchemy.dialects.sqlite", "alembic.command")  # by a j
 
 
 def import_optuna() -> Any:
-    """Optuna, quiet: the search says itself how it goes.
+    """Optuna, without its own progress messages: the search prints them.
 
     Raises:
         ConfigError: It is not installed.
@@ -34,7 +34,7 @@ def import_optuna() -> Any:
 
 
 def storage_address(kind: str, folder: str) -> str:
-    """Where the trials are kept, as one piece of text that every process of the search can open."""
+    """Where the trials are stored, as text that every process of the search can open."""
     return f"sqlite:///{folder}/optuna.db" if kind == "sqlite" else f"journal:{folder}/optuna.log"
 
 
@@ -66,10 +66,10 @@ def open_storage(address: str) -> "BaseStorage":
 
 
 def sampler(settings: Settings, count: int) -> "BaseSampler":
-    """What suggests a trial when `count` have been suggested before.
+    """The sampler for the trial after the first `count`.
 
-    With a seed alone, a continued search would draw the first trials' numbers again. So there is a new sampler for each
-    trial, seeded with its number, and a continued search suggests what an uninterrupted one would.
+    With one seed for all, a resumed search would draw the first trials' numbers again. So there is a new sampler for
+    each trial, seeded with its number, and a resumed search suggests what an uninterrupted one would.
     """
     samplers = import_optuna().samplers
     classes = {"tpe": samplers.TPESampler, "cmaes": samplers.CmaEsSampler, "nsgaii": samplers.NSGAIISampler}
@@ -81,7 +81,7 @@ def sampler(settings: Settings, count: int) -> "BaseSampler":
 
 
 def pruner(kind: str, max_epochs: int, options: Mapping[str, Any]) -> "BasePruner":
-    """What decides after each epoch whether a trial goes on."""
+    """What decides after each epoch whether a trial is stopped."""
     pruners = import_optuna().pruners
     try:
         if kind == "median":
@@ -94,7 +94,7 @@ def pruner(kind: str, max_epochs: int, options: Mapping[str, Any]) -> "BasePrune
 
 
 def running_trial(address: str, number: int, how: "BasePruner") -> "Trial | None":
-    """The trial `number` of the search at `address`, to be gone on with in this process; None where it has ended.
+    """The trial `number` of the search at `address`, to report to from this process; None where it has ended.
 
     Raises:
         ConfigError: There is no such trial: a run that has been moved leaves its search behind.

@@ -1,4 +1,4 @@
-"""Tells a search how a trial goes, epoch by epoch, and stops what has no prospects."""
+"""Reports a trial's metric to its search after each epoch, and ends the run where the pruner says so."""
 
 import logging
 import math
@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 
 class ReportToTrial(Checkpoint):  # a Checkpoint, so that it runs when the epoch's metrics are known
-    """Reports `metric` after each epoch to a trial of an Optuna study, and ends the run where the pruner says so.
+    """Reports `metric` to a trial of an Optuna study; `pruned` says afterwards whether the pruner ended the run.
 
-    `pruned` says afterwards whether it did. Does nothing where the trial has ended, as when its run is resumed by hand,
-    and says so where there is no such trial, as when its run has been moved.
+    Does nothing where the trial has ended, as when its run is resumed by hand, and warns where there is no such trial,
+    as when its run has been moved.
 
     Args:
         storage: As `lithydra.search.optuna_side.storage_address` gives it.

@@ -1,4 +1,4 @@
-"""The space of a search, in Hydra's own words for ranges."""
+"""The space of a search, read from Hydra's sweep overrides."""
 
 import math
 from collections.abc import Mapping, Sequence
