@@ -21,16 +21,19 @@ class GridSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         from lithydra.sweep.plan import Request
-        from lithydra.sweep.start import Sweep
+        from lithydra.sweep.runner import SweepRunner
 
         request = Request.parse(self.context.config_loader, self.params, arguments)
-        sweep = Sweep(self.master, self.context, self.task, request)
+        sweep = SweepRunner(self.master, self.context, self.task, request)
         names, values = list(request.axes), list(request.axes.values())
         points = [dict(zip(names, combination, strict=True)) for combination in product(*values)]
         sweep.warm_up()
         prepared = sweep.prepare(points)
         with sweep.opened():
             sweep.launch(sweep.add(prepared))
+            from lithydra.report.page import report_sweep  # imports pandas: at the end, when nothing waits for it
+
+            report_sweep(sweep.directory.path)
             sweep.finish()
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
@@ -25,9 +24,9 @@ class LocalLauncher(Launcher):
         self.jobs.start_server(modules)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from lithydra.sweep.start import job_returns, launched
+        from lithydra.sweep.launcher import job_returns, launched_jobs
 
-        sweep, jobs = launched(self.config, job_overrides)
+        sweep, jobs = launched_jobs(self.config, job_overrides)
         self.jobs.run(sweep, jobs, self.config)
         return job_returns(sweep, jobs)
 
@@ -41,5 +40,3 @@ class LocalLauncherConf:
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="local", node=LocalLauncherConf, provider="lithydra")
-
-__all__: list[Any] = ["LocalLauncher"]

@@ -17,7 +17,6 @@ from sweeping import QUICK, Command, Done, start, sweep, table, wait_for
 
 PROMISE = "8. Sweeps restart, and every failure is listed"
 
-Sweep = Callable[..., Done]
 SIX = ("seed=range(0,6)", *QUICK)
 THREE = ("seed=range(0,3)", *QUICK)
 

@@ -1,11 +1,10 @@
-"""A search: ask Optuna for trials, have the launcher run them as jobs of a sweep, tell Optuna what came out."""
+"""A search: asks Optuna for trials, has the launcher run them as jobs of a sweep, and tells Optuna their values."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
@@ -18,7 +17,7 @@ from lithydra.search.space import corners, grid, override_value, parse
 from lithydra.sweep.directory import ENDED, Job
 from lithydra.sweep.launcher import make_slots
 from lithydra.sweep.plan import Prepared, Request
-from lithydra.sweep.start import Sweep, report
+from lithydra.sweep.runner import SweepRunner
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
 class Search:
     """One search in one sweep directory.
 
-    What a trial scored is read from its run directory, not from what the launcher returns: so a trial that ended while
-    the search was dead still counts, and one that was broken off goes on as the same trial from its last checkpoint.
+    A trial's values are read from its run directory, not from what the launcher returns: so a trial that ended after
+    the search was killed still counts, and an interrupted one resumes as the same trial from its last checkpoint.
     """
 
     def __init__(
@@ -47,22 +46,22 @@ class Search:
         self.points = points[: self.n_trials]
         request = Request.parse(self.loader, {}, fixed)
         self._name(request, arguments)
-        self.sweep = Sweep(config, context, task, replace(request, axes={key: [] for key in self.space}))
+        self.sweep = SweepRunner(config, context, task, replace(request, axes={key: [] for key in self.space}))
         self.storage = optuna_side.storage_address(self.settings.storage, str(self.sweep.directory.path))
 
     def _name(self, request: Request, arguments: Sequence[str]) -> None:
         """The same for the same ranges, as a grid's name is; how they are searched and how long does not matter."""
         if self.config.sweep.name is not None:
             return
-        parsed = OverridesParser.create(self.loader).parse_overrides(list(arguments))
-        ranges = {o.get_key_element(): [str(o.input_line).partition("=")[2]] for o in parsed if o.is_sweep_override()}
+        given = dict(text.split("=", 1) for text in arguments if "=" in text)
+        ranges = {key: [given[key]] for key in self.space if key in given}
         request = replace(request, axes=ranges, typed=frozenset(ranges))
         study = self.config.hydra.runtime.choices.get("study")
         with open_dict(self.config):
             self.config.sweep.name = f"search_{request.default_name(study)}"
 
     def run(self) -> None:
-        """Go on until there are `n_trials`; write best.yaml and the report.
+        """Run trials until there are `n_trials`; write best.yaml and the report.
 
         Raises:
             ConfigError: The space cannot be composed, or the directory holds another search.
@@ -85,10 +84,11 @@ class Search:
             self._refuse_other_search(study)
             for point in self.points:
                 study.enqueue_trial(point, skip_if_exists=True)
-            self._go_on(study)
+            self._run_batches(study)
             self._end(study)
 
-    def _go_on(self, study: "Study") -> None:
+    def _run_batches(self, study: "Study") -> None:
+        """As many trials at a time as the launcher has slots; first those that an earlier command left running."""
         at_once = len(make_slots(self.config, self.n_trials))
         if not self.sweep.plan.jobs:  # of trials whose sweep.json is lost
             self.sweep.add([self._prepared(trial) for trial in study.get_trials() if trial.state.is_finished()])
@@ -109,7 +109,7 @@ class Search:
         return study.get_trials()[trial.number]
 
     def _run_trials(self, study: "Study", trials: "list[FrozenTrial]") -> None:
-        """Have trials run that have not ended, and tell Optuna of all."""
+        """Run the trials that have not ended, and tell Optuna the values of all."""
         directory = self.sweep.directory
         jobs: list[Job] = []
         for trial in trials:  # two trials may be the same point, and then have one job
@@ -152,7 +152,7 @@ class Search:
         return {key: override_value(value) for key, value in point.items()}
 
     def _tell(self, study: "Study", trial: "FrozenTrial", job: Job) -> None:
-        """Tell Optuna how a trial ended: with a number for each objective, pruned, or else failed."""
+        """Tell Optuna how a trial ended: complete, with a number for each objective, pruned or failed."""
         from lithydra.sweep.results import training_seconds  # imports pandas
 
         directory, states = self.sweep.directory, optuna_side.import_optuna().trial.TrialState
@@ -188,10 +188,12 @@ class Search:
             )
 
     def _end(self, study: "Study") -> None:
+        from lithydra.report.page import report_sweep  # imports pandas: at the end, when nothing waits for it
+
         directory = self.sweep.directory
         best = write_best(directory, self.sweep.plan, study, self._is_group)
-        self.sweep.directory.write(self.sweep.plan)
-        report(directory.path)
+        directory.write(self.sweep.plan)
+        report_sweep(directory.path)
         states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
         counts = [states.count(name) for name in ("COMPLETE", "PRUNED", "FAIL")]
         print("{} trials finished, {} pruned, {} failed or diverged".format(*counts))

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -20,7 +19,7 @@ from filelock import FileLock, Timeout
 from lithydra.errors import ConfigError
 from lithydra.files import write_json, write_text
 from lithydra.overrides import bare
-from lithydra.run.directory import RunDir
+from lithydra.run.directory import RunDir, now
 from lithydra.run.lifecycle import lock_directory
 from lithydra.run.moved import with_moved_names
 
@@ -79,7 +78,7 @@ class Plan:
     study: dict[str, Any] | None = None
     jobs: list[Job] = field(default_factory=list)
     invocation: dict[str, Any] = field(default_factory=dict)
-    created: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
+    created: str = field(default_factory=now)
 
 
 class SweepDir:

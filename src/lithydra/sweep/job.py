@@ -3,14 +3,13 @@
 import logging
 import shutil
 import sys
-from datetime import datetime
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from lithydra.errors import LithydraError
 from lithydra.run.config import frozen, trainable
-from lithydra.run.directory import RunDir
+from lithydra.run.directory import RunDir, now
 from lithydra.sweep.directory import ENDED, FAILED, Job, SweepDir, wait_until_free
 
 log = logging.getLogger(__name__)
@@ -79,7 +78,23 @@ def fail(sweep: SweepDir, job: Job, message: str) -> None:
     run = sweep.run(job)
     run.path.mkdir(parents=True, exist_ok=True)
     _complete(run, sweep, job)
-    run.update_status(state="failed", error=message, finished=_now())
+    run.update_status(state="failed", error=message, finished=now())
+
+
+def settle(sweep: SweepDir, job: Job) -> None:
+    """A job whose process has ended while its status says that it runs was killed."""
+    run = sweep.run(job)
+    if sweep.state(job) == "running" and wait_until_free(run, 1) and sweep.state(job) == "running":
+        run.update_status(state="failed", error="its process ended without a word (killed from outside?)")
+
+
+def retry(sweep: SweepDir, job: Job) -> None:
+    """A failed job resumes from its last checkpoint; a diverged one starts anew, as it would lead there again."""
+    run = sweep.run(job)
+    if sweep.state(job) == "diverged":
+        shutil.rmtree(run.path)
+    else:
+        run.update_status(state="interrupted")
 
 
 def _times(run: RunDir) -> tuple[str | None, str | None]:
@@ -94,7 +109,7 @@ def _record(run: RunDir, sweep: SweepDir, job: Job, error: Exception) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
     _complete(run, sweep, job)
     state = error.state if isinstance(error, LithydraError) else "failed"
-    run.update_status(state=state, error=str(error) or type(error).__name__, finished=_now())
+    run.update_status(state=state, error=str(error) or type(error).__name__, finished=now())
 
 
 def _complete(run: RunDir, sweep: SweepDir, job: Job) -> None:
@@ -113,7 +128,3 @@ def _stopped(sweep: SweepDir) -> bool:
 
 def _has_checkpoint(run: RunDir) -> bool:
     return run.config.exists() and any(path.exists() for path in (run.last, run.previous, run.best))
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")

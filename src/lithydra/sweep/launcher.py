@@ -14,9 +14,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
-from lithydra.errors import LithydraError, RunInterrupted
+from lithydra.errors import ConfigError, LithydraError, RunInterrupted
 from lithydra.run.signals import EXIT_CODES
 from lithydra.sweep.directory import ENDED, FAILED, Job, SweepDir
 from lithydra.sweep.job import fail
@@ -194,6 +196,30 @@ def visible_gpus() -> list[str]:
         return [name for name in given.split(",") if name]
     numbers = sorted(int(path.name[6:]) for path in Path("/dev").glob("nvidia[0-9]*"))
     return [str(index) for index in range(len(numbers))]
+
+
+def launched_jobs(config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> tuple[SweepDir, list[Job]]:
+    """The jobs that a launcher was given, as `SweepRunner.launch` writes them."""
+    parser = OverridesParser.create()
+    names: list[str] = []
+    for overrides in job_overrides:
+        values = {o.key_or_group: o.value() for o in parser.parse_overrides(list(overrides))}
+        if "sweep.job" not in values:
+            raise ConfigError("hydra/launcher=local: works with hydra/sweeper=grid and hydra/sweeper=optuna")
+        names.append(str(values["sweep.job"]))
+    sweep = SweepDir(Path(str(config.hydra.sweep.dir)))
+    jobs = {job.name: job for job in sweep.read().jobs}
+    return sweep, [jobs[name] for name in names]
+
+
+def job_returns(sweep: SweepDir, jobs: Sequence[Job]) -> list[JobReturn]:
+    """What Hydra expects of a launcher: each job's objective."""
+    plan = sweep.read()
+    values = [sweep.objective(job, plan) if sweep.state(job) == "finished" else None for job in jobs]
+    return [
+        JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED, _return_value=value)
+        for job, value in zip(jobs, values, strict=True)
+    ]
 
 
 def _free(slots: Sequence[Slot], busy: dict[str, Slot]) -> Slot:

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep that runs: a live table in a terminal, lines elsewhere."""
+"""What a person sees of a sweep: while it runs, a live table in a terminal, lines elsewhere; at its end, a summary."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lithydra.sweep.directory import NOT_STARTED, Job, SweepDir
+from lithydra.sweep.directory import DONE, FAILED, NOT_STARTED, Job, Plan, SweepDir
 
 STYLES = {"finished": "green", "failed": "red", "diverged": "red", "running": "cyan"}
 STYLES |= {"pruned": "yellow", "interrupted": "yellow"}
@@ -46,7 +46,7 @@ class View:
         """How a job ended, in one line."""
         status = self.sweep.status(job)
         state = status.get("state", NOT_STARTED)
-        if state in ("failed", "diverged") and status.get("error"):
+        if state in FAILED and status.get("error"):
             return f"{state}: {status['error']}"
         score = self.sweep.objective(job, self.plan)
         parts = [state]
@@ -121,7 +121,7 @@ class LiveView(View):
                 return 2
             if job.name not in self.seconds:
                 return 0
-            return 1 if self.sweep.state(job) in ("failed", "diverged") else 3
+            return 1 if self.sweep.state(job) in FAILED else 3
 
         chosen = sorted(self.jobs, key=urgency)[: max(limit, self.num_slots)]
         return [job for job in self.jobs if job in chosen]
@@ -146,7 +146,7 @@ class LiveView(View):
 
     def _caption(self) -> str:
         states = [self.sweep.state(job) for job in self.jobs if job.name in self.seconds]
-        failed = sum(state in ("failed", "diverged") for state in states)
+        failed = sum(state in FAILED for state in states)
         left = self.remaining()
         if not self.starts:
             return f"importing torch, {clock(time.monotonic() - self.begun)} so far"
@@ -172,6 +172,28 @@ def make_view(sweep: SweepDir, jobs: Sequence[Job], num_slots: int) -> Iterator[
             yield view
         finally:
             view.live.update(view.table(), refresh=True)
+
+
+def summary(sweep: SweepDir, plan: Plan, jobs: Sequence[Job]) -> str:
+    """How many jobs finished, and the best of them."""
+    metric, sign = plan.objective["metric"], 1 if plan.objective["mode"] == "max" else -1
+    finished = [job for job in jobs if sweep.state(job) == "finished"]
+    scores = [(score, job) for job in finished if (score := sweep.objective(job, plan)) is not None]
+    text = f"{len(finished)} of {len(jobs)} jobs finished"
+    if scores:
+        score, job = max(scores, key=lambda pair: sign * pair[0])
+        text += f"; best {metric} {score:.4f}: {job.name}"
+    return text
+
+
+def problem(sweep: SweepDir, job: Job) -> str | None:
+    """Why a job has no result; None where it has one."""
+    status = sweep.status(job)
+    state = status.get("state", NOT_STARTED)
+    if state in DONE:
+        return None
+    reason = status.get("error") if state in FAILED else None
+    return f"{job.name}: {state}" + (f": {reason}" if reason else "")
 
 
 def clock(seconds: float) -> str:
