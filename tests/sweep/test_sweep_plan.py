@@ -64,7 +64,7 @@ def own_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of conf/ that the command line reads, to be edited."""
     copy = tmp_path / "conf"
     shutil.copytree(CONF, copy)
-    monkeypatch.setattr(cli, "CONFIG_DIRECTORY", str(copy))
+    monkeypatch.setattr(cli, "CONF", copy)
     return copy
 
 
