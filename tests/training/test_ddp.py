@@ -30,7 +30,7 @@ from lithydra.training import build, processes, rank
 from lithydra.training.checkpoint import RunCheckpoint
 from lithydra.training.engine import GradientClassifier
 from lithydra.training.position import random_state, take_random_state
-from lithydra.training.train import open_run
+from lithydra.training.start import open_run
 from ranks import ForkedRank, Runs, ended
 from sweeping import sweep
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -95,6 +96,19 @@ def test_runs_of_one_second_get_directories_of_their_own(tmp_path: Path, monkeyp
     names = {run.path.name for run in runs}
     assert names == {"2020-01-02_03-04-05_digits_mlp", *(f"2020-01-02_03-04-05_digits_mlp_{n}" for n in range(2, 21))}
     assert all(run.path.is_dir() for run in runs)
+
+
+class Epilogue(L.Callback):
+    """Notes what status.json says when its hook is called."""
+
+    def on_run_end(self, trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> None:
+        run = RunDir(Path(trainer.default_root_dir))
+        (run.path / "epilogue.txt").write_text(f"{run.read_status()['state']} {type(data).__name__}")
+
+
+def test_callbacks_are_called_when_the_results_are_written(run_train: RunTrain) -> None:
+    run = run_train(*SMALL, "trainer.max_epochs=1", "+callbacks.last={_target_: test_train.Epilogue}")
+    assert (run.path / "epilogue.txt").read_text() == "finished Digits"
 
 
 def test_crash_is_recorded(run_train: RunTrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What a run leaves for the eye: pictures in plots/, the page run.html, and the same in TensorBoard.
+"""The pictures of a run: in plots/, the page run.html, and the same in TensorBoard.
 
 What costs time is done once, when the run has its results; nothing here runs in a training step.
 """
@@ -73,7 +73,7 @@ class TestResults:
 
 
 class LookInside(L.Callback):
-    """Texts in TensorBoard when training starts, pictures and run.html when `finish` is called."""
+    """Texts in TensorBoard when training starts, pictures and run.html when the run has its results."""
 
     def __init__(self) -> None:
         self.results: TestResults | None = None
@@ -111,8 +111,10 @@ class LookInside(L.Callback):
         shares = gathered(self.results.mistakes, trainer)
         self.results.mistakes = sorted(itertools.chain(*shares), key=lambda mistake: -mistake[2])[:NUM_MISTAKES]
 
-    def finish(self, trainer: L.Trainer, module: Classifier, data: ImageDataModule) -> None:
+    def on_run_end(self, trainer: L.Trainer, module: Classifier, data: ImageDataModule) -> None:
         """Draw everything. A picture that fails costs the run nothing but the picture."""
+        if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            return
         from lithydra.run import page, plots
 
         run, open_writers = run_dir(trainer), list(writers(trainer))
@@ -150,13 +152,6 @@ class LookInside(L.Callback):
             shown = f"{len(weights)}" if len(weights) <= MAX_FILTERS else f"{MAX_FILTERS} of {len(weights)}"
             title = f"{shown} filters of the first layer"
             yield "filters", plots.filters(weights[:MAX_FILTERS].numpy(), title)
-
-
-def look_inside(trainer: L.Trainer, module: Classifier, data: ImageDataModule) -> None:
-    """What the callback `plots` makes of a finished run, if the run has it."""
-    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
-        if isinstance(callback, LookInside) and not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
-            callback.finish(trainer, module, data)
 
 
 def writers(trainer: L.Trainer) -> Iterator[SummaryWriter]:

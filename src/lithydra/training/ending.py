@@ -7,7 +7,6 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from omegaconf import DictConfig, OmegaConf
 
-from lithydra.search.report_to_trial import ReportToTrial
 from lithydra.training.resuming import UNLIMITED, laid_out, stoppers
 from lithydra.training.statistics import StatisticsClassifier
 
@@ -35,7 +34,7 @@ def ending(trainer: L.Trainer, config: DictConfig) -> Ending:
         return Ending(None, None, f"{type(trainer.lightning_module.net).__name__} learns in one epoch")
     if limits.get("fast_dev_run"):
         return Ending("trainer.fast_dev_run", None, "trainer.fast_dev_run is for trying out")
-    if any(isinstance(callback, ReportToTrial) and callback.pruned for callback in trainer.callbacks):  # pyright: ignore
+    if pruned(trainer):
         return Ending("pruned by the search, as one without prospects", [])
     ended_by = {"max_epochs": epochs >= limits.max_epochs, "max_steps": limits.max_steps != UNLIMITED}
     ended_by["max_steps"] &= steps >= limits.max_steps
@@ -46,6 +45,11 @@ def ending(trainer: L.Trainer, config: DictConfig) -> Ending:
         return Ending(stopped, None, f"{planned} was laid out over this run")
     now = {"max_epochs": epochs, "max_steps": steps}
     return Ending(stopped, [f"trainer.{key}={2 * now[key]}" for key, reached in ended_by.items() if reached])
+
+
+def pruned(trainer: L.Trainer) -> bool:
+    """Whether a search has ended the run: its callback has an attribute `pruned`."""
+    return any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _stopped_by_callback(trainer: L.Trainer, config: DictConfig) -> Ending:

@@ -40,3 +40,7 @@ class RunRecord(Checkpoint):  # a Checkpoint, so that it runs when the epoch's m
             return
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **pl_module.epoch_metrics}
         run_dir(trainer).add_metrics({**row, "seconds": round(seconds, 3)})
+
+
+def images_per_second(trainer: L.Trainer) -> float | None:
+    return next((c.images_per_second for c in trainer.callbacks if isinstance(c, RunRecord)), None)  # pyright: ignore[reportAttributeAccessIssue]

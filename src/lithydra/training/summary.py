@@ -1,4 +1,4 @@
-"""What a run leaves for the eye when it ends: a table in the terminal, and a row in TensorBoard's HPARAMS tab."""
+"""What a run says of itself: how it trains, a table in the terminal, and a row in TensorBoard's HPARAMS tab."""
 
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from lithydra.data.base import ImageDataModule
 from lithydra.overrides import split_override, typed
 from lithydra.run.config import flatten
 from lithydra.run.directory import PROFILE, RunDir
@@ -51,6 +52,20 @@ def print_results(run: RunDir, seconds: float, images_per_second: float | None) 
         console.print(f"{name:<15}{command}")
     for profile in sorted(run.path.glob(f"*-{PROFILE}*.txt")):
         console.print(f"\n{profile}, its first lines:", *profile.read_text().splitlines()[:PROFILE_LINES], sep="\n")
+
+
+def how_it_trains(config: DictConfig, trainer: L.Trainer, data: ImageDataModule) -> dict[str, Any]:
+    """What decides speed and rounding, as it came out of `auto`."""
+    return {
+        "device": str(trainer.strategy.root_device),
+        "strategy": type(trainer.strategy).__name__,
+        "num_processes": trainer.world_size,
+        "precision": trainer.precision,
+        "matmul_precision": config.accelerator.matmul_precision,
+        "channels_last": data.layout.channels_last,
+        "compile": config.compile,
+        "steps_per_execution": data.steps_per_execution,
+    }
 
 
 def log_settings(trainer: L.Trainer, settings: dict[str, Any]) -> None:

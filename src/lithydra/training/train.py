@@ -2,32 +2,26 @@
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from pathlib import Path
-from typing import Any
+from contextlib import ExitStack
 
 import lightning as L
 from omegaconf import DictConfig, OmegaConf
 
-from lithydra.callbacks.look_inside import look_inside
 from lithydra.data.base import ImageDataModule
 from lithydra.data.memory import keep_freed_memory
-from lithydra.errors import ConfigError
 from lithydra.run.checkpoints import load
 from lithydra.run.config import frozen
 from lithydra.run.directory import RunDir, now
-from lithydra.run.lifecycle import logged, new_run, new_run_at, own, refuse_second_run, tracked
+from lithydra.run.lifecycle import tracked
 from lithydra.run.provenance import all_choices, all_overrides, provenance, warn_of_threads
 from lithydra.training import build, summary
 from lithydra.training.checkpoint import kept
 from lithydra.training.classifier import Classifier
-from lithydra.training.continuation import continue_from
-from lithydra.training.ending import ending
+from lithydra.training.ending import ending, pruned
 from lithydra.training.interrupts import interruptible
 from lithydra.training.processes import other_processes
-from lithydra.training.record import RunRecord
-from lithydra.training.repair import repair
+from lithydra.training.record import images_per_second
+from lithydra.training.start import open_run, owned
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +52,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
     config.run = str(run.path)
     job = {"config": OmegaConf.to_container(config, resolve=True), "choices": choices, "overrides": overrides}
     with ExitStack() as stack:
-        start = stack.enter_context(owned(run, config, module.record, writes=main))
+        checkpoint = stack.enter_context(owned(run, config, module.record, writes=main))
         if main:
             stack.enter_context(tracked(run, module.record["config"]))
         interrupts = stack.enter_context(interruptible(run))
@@ -67,67 +61,26 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
         if main:
             choices = all_choices(run, choices, overrides)
             facts = {**data.facts(), **data.fingerprint()}
-            origin = provenance(config.seed, choices, overrides, facts, how_it_trains(config, trainer, data))
+            origin = provenance(config.seed, choices, overrides, facts, summary.how_it_trains(config, trainer, data))
             warn_of_threads(run)
             run.add_provenance(origin)
             summary.log_settings(trainer, module.record["config"])
-        trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         trainer.strategy.barrier()  # until the main process has named the best checkpoint
         metrics, end = kept(trainer).metrics, ending(trainer, config)
         if end.stopped and trainer.is_global_zero:
             log.info("Stopped after epoch %d of %d: %s", trainer.current_epoch, config.trainer.max_epochs, end.stopped)
-        pruned = any(getattr(callback, "pruned", False) for callback in trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
-        if config.test and not pruned:
+        complete = not pruned(trainer)
+        if config.test and complete:
             metrics |= test(trainer, module, data, run)
         if main:
-            state = "pruned" if pruned else "finished"
+            state = "finished" if complete else "pruned"
             run.update_status(state=state, finished=now(), metrics=metrics, **end.status())
             summary.write_hparams(trainer, config, choices, all_overrides(run), metrics)
-            if not pruned:
-                look_inside(trainer, module, data)
+            if complete:
+                on_run_end(trainer, module, data)
             summary.print_results(run, time.perf_counter() - started, images_per_second(trainer))
     return metrics.get(config.monitor.metric)
-
-
-@contextmanager
-def owned(run: RunDir, config: DictConfig, record: dict[str, Any], *, writes: bool) -> Iterator[Path | None]:
-    """Own the run directory; gives the checkpoint to start from. What is refused here has changed nothing."""
-    with own(run) if writes else nullcontext(), logged(run) if writes else nullcontext():
-        if config.resume:
-            if writes:
-                repair(run)
-            yield continue_from(run, config, record, writes=writes)
-        else:
-            if writes:
-                refuse_second_run(run)  # one that has come and gone since the directory was opened
-            yield None
-
-
-def how_it_trains(config: DictConfig, trainer: L.Trainer, data: ImageDataModule) -> dict[str, Any]:
-    """What decides speed and rounding, as it came out of `auto`."""
-    return {
-        "device": str(trainer.strategy.root_device),
-        "strategy": type(trainer.strategy).__name__,
-        "num_processes": trainer.world_size,
-        "precision": trainer.precision,
-        "matmul_precision": config.accelerator.matmul_precision,
-        "channels_last": data.layout.channels_last,
-        "compile": config.compile,
-        "steps_per_execution": data.steps_per_execution,
-    }
-
-
-def open_run(config: DictConfig, choices: dict[str, str], *, main: bool) -> RunDir:
-    """The directory to train in: an old one with `resume`, else a new one; of several processes, the main one's."""
-    if config.resume:
-        return RunDir.open(Path(config.resume), "resume")
-    if not main:
-        if config.run is None:
-            raise ConfigError("run=null: processes on several machines need a directory that all of them see: run=DIR")
-        return RunDir(Path(config.run))
-    if config.run:
-        return new_run_at(Path(config.run))
-    return new_run(Path(config.paths.runs), f"{choices['data']}_{choices['model']}")
 
 
 def test(trainer: L.Trainer, module: Classifier, data: ImageDataModule, run: RunDir) -> dict[str, float]:
@@ -143,5 +96,8 @@ def test(trainer: L.Trainer, module: Classifier, data: ImageDataModule, run: Run
     return module.epoch_metrics
 
 
-def images_per_second(trainer: L.Trainer) -> float | None:
-    return next((c.images_per_second for c in trainer.callbacks if isinstance(c, RunRecord)), None)  # pyright: ignore[reportAttributeAccessIssue]
+def on_run_end(trainer: L.Trainer, module: Classifier, data: ImageDataModule) -> None:
+    """Call the hook of this name of each callback that has one: the results are written."""
+    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        if hasattr(callback, "on_run_end"):
+            callback.on_run_end(trainer, module, data)

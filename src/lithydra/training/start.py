@@ -1,6 +1,8 @@
-"""Where a resumed run starts: its newest good checkpoint, and files that are brought back to that moment."""
+"""Where a run starts: its directory, and of a resumed one the newest good checkpoint, with files of that moment."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,13 @@ from omegaconf import DictConfig
 
 from lithydra.errors import ConfigError
 from lithydra.run.directory import RunDir
-from lithydra.training.repair import newest
+from lithydra.run.lifecycle import logged, new_run, new_run_at, own, refuse_second_run
+from lithydra.training.repair import newest, repair
 from lithydra.training.resuming import refuse_changes, refuse_shorter
 
 log = logging.getLogger(__name__)
 
-# What the data of a run and of its continuation must have in common.
+# What the data must have in common when a run is resumed.
 SAME_DATA = {
     "name": "data set",
     "class_names": "classes",
@@ -23,11 +26,38 @@ SAME_DATA = {
 }
 
 
-def continue_from(run: RunDir, config: DictConfig, record: dict[str, Any], *, writes: bool) -> Path | None:
+def open_run(config: DictConfig, choices: dict[str, str], *, main: bool) -> RunDir:
+    """The directory to train in: an old one with `resume`, else a new one; of several processes, the main one's."""
+    if config.resume:
+        return RunDir.open(Path(config.resume), "resume")
+    if not main:
+        if config.run is None:
+            raise ConfigError("run=null: processes on several machines need a directory that all of them see: run=DIR")
+        return RunDir(Path(config.run))
+    if config.run:
+        return new_run_at(Path(config.run))
+    return new_run(Path(config.paths.runs), f"{choices['data']}_{choices['model']}")
+
+
+@contextmanager
+def owned(run: RunDir, config: DictConfig, record: dict[str, Any], *, writes: bool) -> Iterator[Path | None]:
+    """Own the run directory; gives the checkpoint to start from. What is refused here has changed nothing."""
+    with own(run) if writes else nullcontext(), logged(run) if writes else nullcontext():
+        if config.resume:
+            if writes:
+                repair(run)
+            yield resume_from(run, config, record, writes=writes)
+        else:
+            if writes:
+                refuse_second_run(run)  # one that has come and gone since the directory was opened
+            yield None
+
+
+def resume_from(run: RunDir, config: DictConfig, record: dict[str, Any], *, writes: bool) -> Path | None:
     """The checkpoint to resume from, or None to start at the beginning; what the run wrote after it is dropped.
 
     Args:
-        config: Of the continuation; its loggers get the step that they resume at.
+        config: Of the resumed run; its loggers get the step that they resume at.
         record: What this process would write to a checkpoint: its config and its data.
         writes: Whether this process is the one that writes to the run directory.
 
