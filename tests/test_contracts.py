@@ -26,6 +26,7 @@ from lithydra.models.layers import ACTIVATIONS
 from lithydra.run.directory import RunDir
 from lithydra.training import build
 from lithydra.training.classifier import Classifier
+from lithydra.training.instantiate import make
 from lithydra.training.loading import load
 
 PROMISE = "19. Every choice that is offered trains"
@@ -228,7 +229,7 @@ def stand_in(name: str, compose: Compose, tiny_npz: Path, tmp_path: Path) -> lis
         return [f"data.path={tmp_path / 'images'}", "data.image_size=16"]
     (tmp_path / "data").mkdir()
     settings = [f"paths.data={tmp_path / 'data'}", "data.val_fraction=0.2"]
-    module = build.make(compose(f"data={name}", *settings), "data")
+    module = make(compose(f"data={name}", *settings), "data")
     if not isinstance(module, TorchvisionData):  # a person's own: it makes what it is made of, as it would for a run
         count = len(module.read().y_train)
         return [*settings, f"data.limit={min(count, 300)}"]

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ WITH = ("callbacks=layer_statistics", "logger=none", "data.limit=200", "model.hi
 
 
 def classifier(net: nn.Module) -> GradientClassifier:
-    return GradientClassifier(net, Normalization([0.0], [1.0]), nn.CrossEntropyLoss(), 3, optimizer=torch.optim.SGD)
+    unused: Any = None
+    return GradientClassifier(net, Normalization([0.0], [1.0]), nn.CrossEntropyLoss(), 3, optimization=unused)
 
 
 def stacked(activation: type[nn.Module]) -> GradientClassifier:

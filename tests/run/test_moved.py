@@ -16,7 +16,7 @@ from killing import in_child
 from lithydra import cli
 from lithydra.run.directory import RunDir
 from lithydra.run.moved import MOVED, with_moved_names
-from lithydra.training.targets import located
+from lithydra.training.instantiate import located
 from sweeping import sweep
 
 STORED = Path(__file__).with_name("version_0_1")

@@ -28,6 +28,7 @@ from lithydra.run.directory import RunDir
 from lithydra.run.signals import EXIT_CODES
 from lithydra.training import build, processes, rank
 from lithydra.training.checkpoint import RunCheckpoint
+from lithydra.training.dry_run import try_out
 from lithydra.training.engine import GradientClassifier
 from lithydra.training.position import random_state, take_random_state
 from lithydra.training.start import open_run
@@ -391,7 +392,7 @@ def test_what_several_processes_cannot_do_is_refused(compose: Compose, monkeypat
         build.place(config)
     data = build.data(config)
     with pytest.raises(ConfigError, match="model: NearestMean learns in one process"):
-        build.try_out(config, data, build.classifier(config, data), build.place(compose("accelerator=ddp_cpu")))
+        try_out(config, data, build.classifier(config, data), build.place(compose("accelerator=ddp_cpu")))
     monkeypatch.setattr("lightning.pytorch.trainer.connectors.accelerator_connector._IS_INTERACTIVE", True)
     with pytest.raises(ConfigError, match=r"trainer\.devices=2: one in a notebook"):
         build.place(compose("trainer.devices=2"))
@@ -400,9 +401,9 @@ def test_what_several_processes_cannot_do_is_refused(compose: Compose, monkeypat
 def test_the_smallest_share_is_tried_before_training(compose: Compose) -> None:
     config = compose("model.batch_norm=true", "data.val_fraction=0", "data.limit=99", "data.batch_size=32")
     data = build.data(config)
-    build.try_out(config, data, build.classifier(config, data), build.place(config))
+    try_out(config, data, build.classifier(config, data), build.place(config))
     with pytest.raises(ConfigError, match="has 3, 1 for one of 2 processes, which the model does not take"):
-        build.try_out(config, data, build.classifier(config, data), build.place(compose("accelerator=ddp_cpu")))
+        try_out(config, data, build.classifier(config, data), build.place(compose("accelerator=ddp_cpu")))
 
 
 def test_the_number_of_processes_may_change_on_resume(runs: Runs) -> None:

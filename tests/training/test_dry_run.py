@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from conftest import SMALL, Compose, RunTrain
 from lithydra.errors import ConfigError
 from lithydra.training import build
+from lithydra.training.dry_run import try_out
 from lithydra.training.engine import GradientClassifier
 
 
@@ -82,7 +83,7 @@ def test_trying_out_changes_nothing(compose: Compose, settings: tuple[str, ...])
     assert isinstance(module, GradientClassifier)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     state = torch.get_rng_state()
-    build.try_out(config, data, module, build.place(config))
+    try_out(config, data, module, build.place(config))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert all(p.grad is None for p in module.parameters())

@@ -113,11 +113,12 @@ def share_data(directory: Path, name: str) -> None:
 
     from lithydra.sweep.directory import SweepDir
     from lithydra.training import build
+    from lithydra.training.instantiate import make
 
     sweep = SweepDir(directory)
     with contextlib.suppress(Exception):
         config: DictConfig = OmegaConf.create(sweep.config(sweep.job(name)))  # pyright: ignore[reportAssignmentType]
-        if build.make(config, "data").fingerprint():
+        if make(config, "data").fingerprint():
             build.data(config)
 
 

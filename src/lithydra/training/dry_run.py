@@ -14,22 +14,50 @@ from torch import Tensor, nn
 from lithydra.data.base import ImageDataModule
 from lithydra.data.loaders import TrainingBatch, TrainingLoader, TrainingOrder
 from lithydra.errors import ConfigError
+from lithydra.training.batch_hooks import refuse_unsupported, steps_beside
 from lithydra.training.classifier import Classifier
 from lithydra.training.engine import GradientClassifier
+from lithydra.training.instantiate import first_line, refuse_unknown_arguments, targets
+from lithydra.training.statistics import StatisticsClassifier
 
 CHUNK_SECONDS = 0.5  # long beside the 2 to 4 ms that a chunk costs, short enough to do again where it diverged
 MAX_STEPS = 1024  # bounds the logits that a chunk keeps
 TIMED_STEPS = 3  # the fastest counts: on a busy machine a single one may take a hundred times as long
 
 
-def dry_run(
-    module: Classifier, data: ImageDataModule, device: torch.device, trainer: L.Trainer
-) -> tuple[dict[str, tuple[int, ...]], float]:
+def try_out(config: DictConfig, data: ImageDataModule, module: Classifier, trainer: L.Trainer) -> None:
+    """One step on a copy: refuses what does not fit together, and settles how many steps go into an execution."""
+    for key in ("callbacks", "logger"):  # these are made when there is a run directory
+        refuse_unknown_arguments(key, config[key])
+    _refuse_less_than_a_batch(config, data)
+    if trainer.world_size > 1 and isinstance(module, StatisticsClassifier):
+        raise ConfigError(f"model: {type(module.net).__name__} learns in one process; trainer.devices=1")
+    refuse_unsupported(callbacks := targets(config, "callbacks"))
+    module.layer_shapes, seconds = dry_run(module, data, trainer)
+    steps = steps_per_execution(config.trainer, seconds)
+    data.steps_per_execution = steps_beside(callbacks, steps, config.trainer.steps_per_execution)
+
+
+def _refuse_less_than_a_batch(config: DictConfig, data: ImageDataModule) -> None:
+    """A part of a split's batches that comes to none."""
+    assert data.train is not None and data.test is not None
+    splits = {"train": (len(data.train), data.batch_size), "test": (len(data.test), data.eval_batch_size)}
+    if data.val is not None:
+        splits["val"] = (len(data.val), data.eval_batch_size)
+    for split, (num_images, batch_size) in splits.items():
+        part, count = config.trainer.get(f"limit_{split}_batches"), -(-num_images // batch_size)
+        if isinstance(part, float) and int(part * count) < 1:
+            key = "data.batch_size" if split == "train" else "data.eval_batch_size"
+            raise ConfigError(
+                f"trainer.limit_{split}_batches={part}: less than one of {count} batches; a smaller {key} makes more"
+            )
+
+
+def dry_run(module: Classifier, data: ImageDataModule, trainer: L.Trainer) -> tuple[dict[str, tuple[int, ...]], float]:
     """Some training steps on a copy of `module` with the first training batch, or with a process's share of it.
 
-    They are in the precision and for the number of processes of `trainer`.
-
-    Nothing is left changed: not the weights, not the statistics of BatchNorm, not torch's random state.
+    They are on the device, in the precision and for the number of processes of `trainer`. Neither weights, nor
+    statistics of BatchNorm, nor torch's random state change.
 
     Returns:
         The output shape of each layer of the net without the batch dimension, and the seconds that a step takes.
@@ -38,7 +66,7 @@ def dry_run(
         ConfigError: Net, loss and data do not fit together.
     """
     assert data.train is not None
-    precision, world_size = trainer.precision_plugin, trainer.world_size
+    precision, world_size, device = trainer.precision_plugin, trainer.world_size, trainer.strategy.root_device
     order = TrainingOrder(len(data.train), data.batch_size, data.seed, 0, world_size)
     batch = next(next(iter(TrainingLoader(data.train, order))).batches())
     batch = batch._replace(images=batch.images.to(device), labels=batch.labels.to(device), is_last=True)
@@ -55,7 +83,7 @@ def dry_run(
             except (RuntimeError, ValueError, IndexError) as error:
                 raise ConfigError(
                     f"model and data do not fit together: images {tuple(batch.images.shape)}, {data.num_classes} "
-                    f"classes: {str(error).splitlines()[0]}{_place(error, trial.net)}"
+                    f"classes: {first_line(error)}{_place(error, trial.net)}"
                 ) from error
             _try_last_batch(trial, data, batch, world_size)
     return shapes, seconds
@@ -97,7 +125,7 @@ def _try_last_batch(trial: Classifier, data: ImageDataModule, batch: TrainingBat
         shared = f", {share} for one of {world_size} processes" if world_size > 1 else ""
         raise ConfigError(
             f"data.batch_size={data.batch_size}: the last batch of the {len(data.train):,} training images has {size}"
-            f"{shared}, which the model does not take ({str(error).splitlines()[0]}); choose another batch size"
+            f"{shared}, which the model does not take ({first_line(error)}); choose another batch size"
         ) from error
 
 

@@ -18,6 +18,7 @@ from lithydra.training.batch_hooks import call_hook
 from lithydra.training.checkpoint import kept
 from lithydra.training.classifier import Classifier
 from lithydra.training.divergence import all_finite, first_not_finite, loss_diverged, state_diverged
+from lithydra.training.optimization import Optimization
 
 log = logging.getLogger(__name__)
 
@@ -31,15 +32,13 @@ class GradientClassifier(Classifier):
     around a batch are called as in its automatic optimization.
 
     Args:
-        optimizer: Called with groups of trainable parameters, as dicts with `params` and `lr_factor`.
-        scheduler: Called with the optimizer and the number of optimizer steps an epoch; None keeps lr constant.
+        optimization: Makes the optimizer and the scheduler.
         scheduler_interval: When the scheduler steps.
         monitor: The metric that a plateau scheduler watches.
         penalties: Called with the trainable parameters; each is added to the loss, but not to the
             loss that is reported.
         augmentation: Called in training with images (B, C, H, W) float in [0, 1] and labels; returns both.
         gradient_clip_val: Largest norm, or largest absolute value, of the gradient; None clips nothing.
-        backbone_lr_factor: Times lr, for all of the net but its head.
     """
 
     def __init__(
@@ -49,8 +48,7 @@ class GradientClassifier(Classifier):
         loss: nn.Module,
         num_classes: int,
         *,
-        optimizer: Callable[..., Optimizer],
-        scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
+        optimization: Optimization,
         scheduler_interval: Literal["step", "epoch"] = "epoch",
         monitor: str = "val/acc",
         penalties: Sequence[Callable[[Sequence[Tensor]], Tensor]] = (),
@@ -59,16 +57,14 @@ class GradientClassifier(Classifier):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: Literal["norm", "value"] = "norm",
         log_every_n_steps: int = 50,
-        backbone_lr_factor: float = 1.0,
     ) -> None:
         super().__init__(net, normalization, loss, num_classes)
-        self._make_optimizer, self._make_scheduler = optimizer, scheduler
+        self._optimization = optimization
         self.scheduler_interval, self.monitor = scheduler_interval, monitor
         self.penalties, self.augmentation = penalties, augmentation
         self.accumulate_grad_batches = accumulate_grad_batches
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         self.log_every_n_steps = log_every_n_steps
-        self.backbone_lr_factor = backbone_lr_factor
         self.trained = [p for p in self.parameters() if p.requires_grad]
         self.frozen_norms = transfer.frozen_norms(net)
         self.watched: list[Tensor] = []  # what must stay finite
@@ -95,11 +91,7 @@ class GradientClassifier(Classifier):
         return [optimizer], [{"scheduler": scheduler, "interval": self.scheduler_interval}]
 
     def make_optimizer_and_scheduler(self, batches_per_epoch: int) -> tuple[Optimizer, LRScheduler | None]:
-        groups = transfer.parameter_groups(self, self.net, self.backbone_lr_factor)
-        optimizer = self._make_optimizer(groups)
-        if self._make_scheduler is None:
-            return optimizer, None
-        return optimizer, self._make_scheduler(optimizer, math.ceil(batches_per_epoch / self.accumulate_grad_batches))
+        return self._optimization(self, self.net, math.ceil(batches_per_epoch / self.accumulate_grad_batches))
 
     def prepare(self, optimizer: Optimizer, scheduler: Any = None, scaler: Any = None) -> None:
         """Take what steps of training need; enough for `train_on`, without a Trainer."""
@@ -303,10 +295,10 @@ class GradientClassifier(Classifier):
         before, now = checkpoint["lithydra"]["config"], self.record["config"]
         if all(before[group] == now[group] for group in ("optimizer", "scheduler")):
             return
-        fresh, _ = self.make_optimizer_and_scheduler(self.trainer.datamodule.num_training_batches)  # pyright: ignore
+        fresh, scheduler = self.make_optimizer_and_scheduler(self.trainer.datamodule.num_training_batches)  # pyright: ignore
         checkpoint["optimizer_states"][0]["param_groups"] = fresh.state_dict()["param_groups"]
         checkpoint["lr_schedulers"] = []
-        if self._make_scheduler is not None:
+        if scheduler is not None:
             log.warning("The optimizer's settings have changed: the scheduler starts at its beginning.")
 
     def on_train_epoch_end(self) -> None:

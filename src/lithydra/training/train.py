@@ -17,6 +17,7 @@ from lithydra.run.provenance import all_choices, all_overrides, provenance, warn
 from lithydra.training import build, summary
 from lithydra.training.checkpoint import kept
 from lithydra.training.classifier import Classifier
+from lithydra.training.dry_run import try_out
 from lithydra.training.ending import ending, pruned
 from lithydra.training.interrupts import interruptible
 from lithydra.training.processes import other_processes
@@ -44,7 +45,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
     place = build.place(config)
     data = build.data(config)
     module = build.classifier(config, data)
-    build.try_out(config, data, module, place)
+    try_out(config, data, module, place)
 
     main = place.is_global_zero
     run = open_run(config, choices, main=main)

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
@@ -36,6 +35,16 @@ class Source:
     kind: str
     weights: dict[str, Tensor]
     class_names: list[str] | None = None
+
+
+def source(net: nn.Module, init_from: str | None, model_weights: str | None) -> Source | None:
+    """The weights that `init.from` or `model.weights` asks for; None for neither."""
+    if init_from is None:
+        asked = model_weights and hasattr(net, "torchvision_weights")
+        return from_torchvision(net, f"model.weights={model_weights}") if asked else None
+    if init_from == TORCHVISION:
+        return from_torchvision(net, "init.from=torchvision")
+    return from_run(Path(init_from))
 
 
 def from_run(path: Path) -> Source:
@@ -184,20 +193,3 @@ def _frozen_norms(module: nn.Module, parent_frozen: bool) -> Iterator[nn.Module]
         yield module
     for child in module.children():
         yield from _frozen_norms(child, frozen)
-
-
-def parameter_groups(module: nn.Module, net: nn.Module, backbone_lr_factor: float) -> list[dict[str, Any]]:
-    """The trainable parameters as an optimizer takes them, each group with the factor that its lr has.
-
-    The head comes first, as the lr that is shown is the first group's.
-    """
-    trained = [p for p in module.parameters() if p.requires_grad]
-    if backbone_lr_factor == 1:
-        return [{"params": trained, "lr_factor": 1.0}]
-    head = f"{head_name(net)}."
-    backbone = {id(p) for name, p in net.named_parameters() if not name.startswith(head)}
-    groups = [
-        {"params": [p for p in trained if id(p) not in backbone], "lr_factor": 1.0},
-        {"params": [p for p in trained if id(p) in backbone], "lr_factor": backbone_lr_factor},
-    ]
-    return [group for group in groups if group["params"]]

@@ -8,8 +8,7 @@ import pytest
 from conftest import Compose
 from lithydra.errors import ConfigError
 from lithydra.models.mlp import MLP
-from lithydra.training import build
-from lithydra.training.targets import located
+from lithydra.training.instantiate import located, make, refuse_unknown_arguments
 
 PROMISE = "10. Bad input is refused before training"
 
@@ -70,10 +69,10 @@ def test_the_reason_is_told_when_a_group_is_made(compose: Compose) -> None:
     with pytest.raises(
         ConfigError, match=r"^model\._target_=own\.missing_import\.Net: own/missing_import\.py, line 3: "
     ):
-        build.make(compose("model._target_=own.missing_import.Net"), "model", in_shape=(1, 8, 8), num_classes=10)
+        make(compose("model._target_=own.missing_import.Net"), "model", in_shape=(1, 8, 8), num_classes=10)
 
 
 def test_what_tensorboard_does_not_take_is_refused_before_there_is_a_run(compose: Compose) -> None:
     config = compose("+logger.tensorboard.new=1", "+logger.tensorboard.flush_secs=10")
     with pytest.raises(ConfigError, match=r"^logger\.tensorboard\.new=1: TensorBoardLogger takes .*flush_secs"):
-        build._refuse_unknown_arguments("logger", config.logger)
+        refuse_unknown_arguments("logger", config.logger)
