@@ -80,7 +80,7 @@ def test_lr_find_leaves_net_data_and_random_state(compose: Compose) -> None:
     assert isinstance(module, GradientClassifier)
     before = {name: value.clone() for name, value in module.state_dict().items()}
     pixels, state = data.pixels().clone(), torch.get_rng_state()
-    range_test(module, data, 1e-6, 1.0, 30)
+    range_test(module, data, build.place(config), 1e-6, 1.0, 30)
     assert_equal(dict(module.state_dict()), before)
     assert torch.equal(data.pixels(), pixels) and torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in module.parameters()) and module.training
@@ -113,7 +113,7 @@ def test_steps_of_lr_find_are_those_of_a_run(
     data = build.data(config)
     module = build.classifier(config, data)
     assert isinstance(module, GradientClassifier)
-    found = range_test(module, data, 0.5, 0.5, 4, precision=build.place(config).precision_plugin)
+    found = range_test(module, data, build.place(config), 0.5, 0.5, 4)
 
     losses: list[float] = []
     train = GradientClassifier._train

@@ -4,12 +4,15 @@ import copy
 import inspect
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lithydra.data.base import ImageDataModule
 from lithydra.data.loaders import TrainingBatch, TrainingLoader, TrainingOrder
@@ -56,8 +59,7 @@ def _refuse_less_than_a_batch(config: DictConfig, data: ImageDataModule) -> None
 def dry_run(module: Classifier, data: ImageDataModule, trainer: L.Trainer) -> tuple[dict[str, tuple[int, ...]], float]:
     """Some training steps on a copy of `module` with the first training batch, or with a process's share of it.
 
-    They are on the device, in the precision and for the number of processes of `trainer`. Neither weights, nor
-    statistics of BatchNorm, nor torch's random state change.
+    They are on the device, in the precision and for the number of processes of `trainer`.
 
     Returns:
         The output shape of each layer of the net without the batch dimension, and the seconds that a step takes.
@@ -66,40 +68,52 @@ def dry_run(module: Classifier, data: ImageDataModule, trainer: L.Trainer) -> tu
         ConfigError: Net, loss and data do not fit together.
     """
     assert data.train is not None
-    precision, world_size, device = trainer.precision_plugin, trainer.world_size, trainer.strategy.root_device
+    world_size, device = trainer.world_size, trainer.strategy.root_device
     order = TrainingOrder(len(data.train), data.batch_size, data.seed, 0, world_size)
     batch = next(next(iter(TrainingLoader(data.train, order))).batches())
     batch = batch._replace(images=batch.images.to(device), labels=batch.labels.to(device), is_last=True)
-    with torch.random.fork_rng():
-        trial: Any = precision.convert_module(copy.deepcopy(module).to(device)).train()
-        if isinstance(trial, GradientClassifier):
-            optimizer, _ = trial.make_optimizer_and_scheduler(data.num_training_batches)
-            trial.prepare(optimizer, scaler=getattr(precision, "scaler", None))
-        shapes = _record_shapes(trial.net)
-        with precision.train_step_context():
-            try:
-                _refuse_wrong_outputs(trial, batch.images)
-                seconds = _seconds_of_a_step(trial, batch)
-            except (RuntimeError, ValueError, IndexError) as error:
-                raise ConfigError(
-                    f"model and data do not fit together: images {tuple(batch.images.shape)}, {data.num_classes} "
-                    f"classes: {first_line(error)}{_place(error, trial.net)}"
-                ) from error
-            _try_last_batch(trial, data, batch, world_size)
+    with trial(module, data, trainer) as (copied, _):
+        shapes = _record_shapes(copied.net)
+        try:
+            _refuse_wrong_outputs(copied, batch.images)
+            seconds = _seconds_of_a_step(copied, batch)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ConfigError(
+                f"model and data do not fit together: images {tuple(batch.images.shape)}, {data.num_classes} "
+                f"classes: {first_line(error)}{_place(error, copied.net)}"
+            ) from error
+        _try_last_batch(copied, data, batch, world_size)
     return shapes, seconds
 
 
-def _refuse_wrong_outputs(trial: Classifier, images: Tensor) -> None:
+@contextmanager
+def trial(
+    module: Classifier, data: ImageDataModule, trainer: L.Trainer
+) -> Iterator[tuple[Classifier, Optimizer | None]]:
+    """A copy of `module` to train steps on, and its optimizer if it has one; on the trainer's device, in its precision.
+
+    Neither the weights and statistics of `module` change, nor torch's random state.
+    """
+    precision, optimizer = trainer.precision_plugin, None
+    with torch.random.fork_rng(), precision.train_step_context():
+        copied: Any = precision.convert_module(copy.deepcopy(module).to(trainer.strategy.root_device)).train()
+        if isinstance(copied, GradientClassifier):
+            optimizer, _ = copied.make_optimizer_and_scheduler(data.num_training_batches)
+            copied.prepare(optimizer, scaler=getattr(precision, "scaler", None))
+        yield copied, optimizer
+
+
+def _refuse_wrong_outputs(copied: Classifier, images: Tensor) -> None:
     """The net must give logits (B, num_classes), or (B, 1) where the loss wants a single one, in both modes."""
-    expected = (len(images), 1 if getattr(trial.loss, "single_logit", False) else trial.num_classes)
+    expected = (len(images), 1 if getattr(copied.loss, "single_logit", False) else copied.num_classes)
     for mode in (False, True):
-        trial.train(mode)
+        copied.train(mode)
         with torch.no_grad():
-            logits: object = trial(images)
+            logits: object = copied(images)
         found = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         if found != expected:
             raise ConfigError(
-                f"model: {type(trial.net).__name__} gives {found} for {len(images)} images and {trial.num_classes} "
+                f"model: {type(copied.net).__name__} gives {found} for {len(images)} images and {copied.num_classes} "
                 f"classes; with this loss it must give {expected}"
             )
 
@@ -112,7 +126,7 @@ def _place(error: BaseException, net: nn.Module) -> str:
     return f" ({frames[-1].filename}, line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
 
 
-def _try_last_batch(trial: Classifier, data: ImageDataModule, batch: TrainingBatch, world_size: int) -> None:
+def _try_last_batch(copied: Classifier, data: ImageDataModule, batch: TrainingBatch, world_size: int) -> None:
     """An epoch's last batch may be smaller, and a process's share of it; BatchNorm cannot train on a single image."""
     assert data.train is not None
     size = min(data.batch_size, len(data.train) - (data.num_training_batches - 1) * data.batch_size)
@@ -120,7 +134,7 @@ def _try_last_batch(trial: Classifier, data: ImageDataModule, batch: TrainingBat
     if share == len(batch.images):
         return
     try:
-        _step(trial, batch._replace(images=batch.images[:share], labels=batch.labels[:share]))
+        _step(copied, batch._replace(images=batch.images[:share], labels=batch.labels[:share]))
     except (RuntimeError, ValueError) as error:
         shared = f", {share} for one of {world_size} processes" if world_size > 1 else ""
         raise ConfigError(
@@ -129,24 +143,24 @@ def _try_last_batch(trial: Classifier, data: ImageDataModule, batch: TrainingBat
         ) from error
 
 
-def _seconds_of_a_step(trial: Classifier, batch: TrainingBatch) -> float:
+def _seconds_of_a_step(copied: Classifier, batch: TrainingBatch) -> float:
     """Of the fastest of a few steps; of fewer where they are long."""
-    _step(trial, batch)
+    _step(copied, batch)
     times: list[float] = []
     while len(times) < TIMED_STEPS and sum(times) < CHUNK_SECONDS:
         start = time.perf_counter()
-        _step(trial, batch)
+        _step(copied, batch)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return min(times)
 
 
-def _step(trial: Classifier, batch: TrainingBatch) -> None:
-    if isinstance(trial, GradientClassifier):
-        trial.train_on(batch)
+def _step(copied: Classifier, batch: TrainingBatch) -> None:
+    if isinstance(copied, GradientClassifier):
+        copied.train_on(batch)
     else:
-        trial.loss(trial(batch.images), batch.labels)
+        copied.loss(copied(batch.images), batch.labels)
 
 
 def _record_shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -1,18 +1,15 @@
 """Learning-rate range test (Smith, 2017, "Cyclical learning rates for training neural networks", section 3.3)."""
 
-import copy
 import itertools
 import math
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import lightning as L
 import numpy as np
-import torch
-from lightning.pytorch.plugins import Precision
 from omegaconf import DictConfig
 
 from lithydra.data.base import ImageDataModule
@@ -21,6 +18,7 @@ from lithydra.errors import ConfigError, LithydraError
 from lithydra.run import plots
 from lithydra.run.style import SPLITS, style
 from lithydra.training import build
+from lithydra.training.dry_run import trial
 from lithydra.training.engine import GradientClassifier
 
 if TYPE_CHECKING:
@@ -63,8 +61,7 @@ def lr_find(config: DictConfig, overrides: list[str]) -> float:
     if not isinstance(module, GradientClassifier):
         raise ConfigError("model: learns without a gradient, so it has no lr to find")
     settings = config.lr_find
-    length = (settings.min_lr, settings.max_lr, settings.num_steps)
-    test = range_test(module, data, *length, build.device(config), build.place(config).precision_plugin)
+    test = range_test(module, data, build.place(config), settings.min_lr, settings.max_lr, settings.num_steps)
     output = Path(config.paths.outputs) / "lr_find" / f"{data.name}_{type(module.net).__name__}.png"
     plots.save(picture(test), output)
     print(f"{len(test.lrs)} steps, lr {test.lrs[0]:.1e} to {test.lrs[-1]:.1e}, lowest loss {min(test.smoothed):.4f}")
@@ -78,23 +75,14 @@ def lr_find(config: DictConfig, overrides: list[str]) -> float:
 
 
 def range_test(
-    module: GradientClassifier,
-    data: ImageDataModule,
-    min_lr: float,
-    max_lr: float,
-    num_steps: int,
-    device: str | torch.device = "cpu",
-    precision: Precision | None = None,
+    module: GradientClassifier, data: ImageDataModule, trainer: L.Trainer, min_lr: float, max_lr: float, num_steps: int
 ) -> RangeTest:
     """Train a copy of `module`, lr growing exponentially. Neither net nor data nor torch's random state change.
 
-    The steps are those of a run: clipped, accumulated, and in its precision.
+    The steps are those of a run: clipped, accumulated, and on the trainer's device in its precision.
     """
-    precision = precision or Precision()
-    with torch.random.fork_rng(), precision.train_step_context():
-        trial: Any = precision.convert_module(copy.deepcopy(module).to(device)).train()
-        optimizer, _ = trial.make_optimizer_and_scheduler(data.num_training_batches)
-        trial.prepare(optimizer, scaler=getattr(precision, "scaler", None))
+    with trial(module, data, trainer) as (copied, optimizer):
+        assert isinstance(copied, GradientClassifier) and optimizer is not None
         lrs, losses, smoothed = [], [], []
         average = 0.0
         batches = _batches(data)
@@ -102,7 +90,7 @@ def range_test(
             lr = min_lr * (max_lr / min_lr) ** (step / max(1, num_steps - 1))
             for group in optimizer.param_groups:
                 group["lr"] = lr * group.get("lr_factor", 1.0)
-            loss = _loss_of_a_step(trial, batches)
+            loss = _loss_of_a_step(copied, batches)
             if not math.isfinite(loss):
                 break
             average = SMOOTHING * average + (1 - SMOOTHING) * loss
@@ -114,11 +102,11 @@ def range_test(
     return RangeTest(lrs, losses, smoothed)
 
 
-def _loss_of_a_step(trial: GradientClassifier, batches: Iterator[TrainingBatch]) -> float:
+def _loss_of_a_step(copied: GradientClassifier, batches: Iterator[TrainingBatch]) -> float:
     """Train on batches up to an optimizer step; returns their mean loss before it."""
     losses: list[float] = []
     for batch in batches:
-        loss, updated = trial.train_on(batch)
+        loss, updated = copied.train_on(batch)
         losses.append(float(loss))
         if updated:
             break
