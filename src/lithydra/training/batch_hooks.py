@@ -11,7 +11,6 @@ from lightning.pytorch.callbacks import (
     LearningRateFinder,
     StochasticWeightAveraging,
 )
-from lightning.pytorch.trainer import call
 
 from lithydra.errors import ConfigError
 
@@ -35,12 +34,6 @@ UNSUPPORTED: dict[type[L.Callback], str] = {
 }
 
 Callbacks = Mapping[str, Any]  # by dotted key, each a callback or the target that makes one
-
-
-def call_hook(module: L.LightningModule, name: str, *arguments: Any) -> None:
-    """Call a hook of all callbacks, then of the module, as Lightning's automatic optimization does."""
-    call._call_callback_hooks(module.trainer, name, *arguments)
-    call._call_lightning_module_hook(module.trainer, name, *arguments)
 
 
 def batch_hook(callback: Any) -> str | None:

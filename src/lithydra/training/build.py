@@ -10,7 +10,6 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -28,6 +27,7 @@ from lithydra.training.classifier import Classifier
 from lithydra.training.engine import GradientClassifier
 from lithydra.training.instantiate import located, make, naming, targets
 from lithydra.training.interrupts import Interrupts, StopOnSignal
+from lithydra.training.lightning_inside import starts_copies
 from lithydra.training.optimization import optimization
 from lithydra.training.record import RunRecord
 from lithydra.training.statistics import StatisticsClassifier
@@ -154,7 +154,7 @@ def place(config: DictConfig) -> L.Trainer:
     """
     with naming("trainer"):
         bare = L.Trainer(**_trainer_settings(config), logger=False, plugins=_cluster())
-    if isinstance(bare.strategy.launcher, _MultiProcessingLauncher):
+    if starts_copies(bare):
         raise ConfigError(f"trainer.devices={config.trainer.devices}: one in a notebook; python train.py has several")
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportAssignmentType]
     if bare.world_size > 1 and (problems := [*refused_in_several(plain)]):

@@ -12,6 +12,7 @@ from lithydra.normalization import Normalization
 from lithydra.training import position
 from lithydra.training.collectives import gathered
 from lithydra.training.divergence import refuse_broken_evaluation
+from lithydra.training.lightning_inside import set_loops
 
 
 class Classifier(L.LightningModule):
@@ -65,7 +66,7 @@ class Classifier(L.LightningModule):
         self.train_sums = TrainingSums.total(share["train_sums"] for share in shares[rank :: self.trainer.world_size])
         self._random_states = [share["random_state"] for share in shares]
         self.epoch_metrics = progress["epoch_metrics"]
-        position.set_loops(checkpoint, progress, self.trainer)
+        set_loops(checkpoint, progress, self.trainer)
 
     def on_train_start(self) -> None:
         position.take_random_state(self._random_states, self.trainer.global_rank)

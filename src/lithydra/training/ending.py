@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from omegaconf import DictConfig, OmegaConf
 
+from lithydra.training.lightning_inside import expired_limit
 from lithydra.training.resuming import UNLIMITED, laid_out, stoppers
 from lithydra.training.statistics import StatisticsClassifier
 
@@ -57,9 +58,9 @@ def _stopped_by_callback(trainer: L.Trainer, config: DictConfig) -> Ending:
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(callback, EarlyStopping) and _has_stopped(callback, trainer.current_epoch):
             return _early(callback, _place(places, EarlyStopping, callback.monitor))
-        if isinstance(callback, Timer) and (callback.time_remaining() or 0) <= 0 and callback._duration is not None:
-            setting, twice = f"{_place(places, Timer)}.duration", _duration(max(1, 2 * callback._duration))
-            return Ending(f"{setting}={_duration(callback._duration)} is over", [f"+{setting}={twice}"])
+        if isinstance(callback, Timer) and (limit := expired_limit(callback)) is not None:
+            setting, twice = f"{_place(places, Timer)}.duration", _duration(max(1, 2 * limit))
+            return Ending(f"{setting}={_duration(limit)} is over", [f"+{setting}={twice}"])
     return Ending("a callback has asked for it (trainer.should_stop)", [])
 
 

@@ -14,10 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from lithydra.data.loaders import Chunk, TrainingBatch
 from lithydra.normalization import Normalization
 from lithydra.training import transfer
-from lithydra.training.batch_hooks import call_hook
 from lithydra.training.checkpoint import kept
 from lithydra.training.classifier import Classifier
 from lithydra.training.divergence import all_finite, first_not_finite, loss_diverged, state_diverged
+from lithydra.training.lightning_inside import call_hook, step_counter
 from lithydra.training.optimization import Optimization
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class GradientClassifier(Classifier):
         self.prepare(optimizer, self.lr_schedulers(), getattr(self.trainer.precision_plugin, "scaler", None))
         self.agreed: Callable[[bool], bool] = self.trainer.strategy.reduce_boolean_decision  # true in every process
         self.watched = [*self.trained, *(b for b in self.net.buffers() if b.is_floating_point())]
-        self._progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        self._progress = step_counter(self.trainer)
         callbacks: list[Any] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         self._observers = [c.on_optimizer_step for c in callbacks if hasattr(c, "on_optimizer_step")]
         self._by_batch = self.trainer.datamodule.steps_per_execution == 1  # pyright: ignore[reportAttributeAccessIssue]

@@ -15,6 +15,7 @@ from lithydra.run.directory import RunDir
 from lithydra.run.signals import EXIT_CODES
 from lithydra.run.trust import needed_trust
 from lithydra.training.checkpoint import RunCheckpoint
+from lithydra.training.lightning_inside import handle_no_signals
 
 
 class Interrupts:
@@ -68,9 +69,7 @@ class StopOnSignal(Checkpoint):  # a Checkpoint, so that it runs after the epoch
         self._agreed: signal.Signals | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        # Lightning's own handler of SIGTERM talks to the other processes in the middle of whatever they exchange.
-        connector: Any = trainer._signal_connector
-        connector.register_signal_handlers = lambda: None
+        handle_no_signals(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.several = self.keeper.several = trainer.world_size > 1

@@ -14,14 +14,12 @@ from typing import IO, Any, TypeVar
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
-from lightning.pytorch.strategies.launchers.launcher import _Launcher
-from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from lithydra.errors import LithydraError
 from lithydra.run.lifecycle import write_failure
 from lithydra.run.signals import SIGNALS_OF
 from lithydra.training.interrupts import Interrupts
+from lithydra.training.lightning_inside import BaseLauncher, CommandLauncher, set_launcher, set_num_threads
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,11 +41,11 @@ def other_processes(trainer: L.Trainer, job: dict[str, Any], interrupts: Interru
         LithydraError: Another process has ended before its time.
     """
     given = trainer.strategy.launcher
-    if not isinstance(given, _SubprocessScriptLauncher):
+    if not isinstance(given, CommandLauncher):
         yield
         return
     launcher = Launcher(given, job, interrupts, records=trainer.is_global_zero)
-    trainer.strategy._launcher = launcher
+    set_launcher(trainer, launcher)
     try:
         yield
         launcher.wait()
@@ -60,7 +58,7 @@ def other_processes(trainer: L.Trainer, job: dict[str, Any], interrupts: Interru
         launcher.close()
 
 
-class Launcher(_Launcher):
+class Launcher(BaseLauncher):
     """Starts a process for each further device of this machine, and watches them.
 
     Lightning's own starts the command line once more, which a job of a sweep or a notebook cannot do; and it ends the
@@ -71,9 +69,7 @@ class Launcher(_Launcher):
     def is_interactive_compatible(self) -> bool:
         return True
 
-    def __init__(
-        self, given: _SubprocessScriptLauncher, job: dict[str, Any], interrupts: Interrupts, *, records: bool
-    ) -> None:
+    def __init__(self, given: CommandLauncher, job: dict[str, Any], interrupts: Interrupts, *, records: bool) -> None:
         self.environment = given.cluster_environment
         self.num_processes, self.num_nodes = given.num_processes, given.num_nodes
         self.job, self.interrupts, self.records = job, interrupts, records
@@ -87,7 +83,7 @@ class Launcher(_Launcher):
             for rank in range(1, self.num_processes):
                 self._start(rank)
             threading.Thread(target=self._watch, daemon=True).start()
-        _set_num_threads_if_needed(num_processes=self.num_processes)
+        set_num_threads(num_processes=self.num_processes)
         return function(*args, **kwargs)
 
     def kill(self, signum: int) -> None:
