@@ -16,11 +16,11 @@ from torch.optim import Optimizer
 
 from lithydra.data.base import ImageDataModule
 from lithydra.data.loaders import TrainingBatch, TrainingLoader, TrainingOrder
-from lithydra.errors import ConfigError
+from lithydra.errors import ConfigError, first_line
 from lithydra.training.batch_hooks import refuse_unsupported, steps_beside
 from lithydra.training.classifier import Classifier
 from lithydra.training.engine import GradientClassifier
-from lithydra.training.instantiate import first_line, refuse_unknown_arguments, targets
+from lithydra.training.instantiate import refuse_unknown_arguments, targets
 from lithydra.training.statistics import StatisticsClassifier
 
 CHUNK_SECONDS = 0.5  # long beside the 2 to 4 ms that a chunk costs, short enough to do again where it diverged

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from lithydra.checks.rules import shown
-from lithydra.errors import ConfigError, LithydraError, nearest
+from lithydra.errors import ConfigError, LithydraError, first_line, nearest
 
 
 def make(config: DictConfig, key: str, **arguments: Any) -> Any:
@@ -72,10 +72,6 @@ def refuse_unknown_arguments(key: str, node: Any) -> None:
         if name not in known:
             hint = nearest(name, known) or f" ~{key}.{name} drops what a recipe has set"
             raise ConfigError(f"{key}.{name}={shown(node[name])}: {target.__name__} takes {', '.join(known)}.{hint}")
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _plain_partials(built: Any) -> Any:
