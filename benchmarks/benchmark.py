@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lithydra.errors import ConfigError, LithydraError, nearest
 from lithydra.files import write_json
+from speed.medians import summarize
 from speed.processes import ROOT, machine, measure
-from speed.summary import summarize
 from speed.tables import markdown, tables
 from speed.workloads import CONTENDERS, MEASUREMENTS, Job, plan
 

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from lithydra.files import write_text
-from lithydra.report.input import Sweep
+from lithydra.report.input import ReportData
 from lithydra.report.page import write_report
 from lithydra.report.verdicts import Outcome, judge, overall
 from lithydra.run.directory import RunDir
@@ -169,7 +169,7 @@ class Judged:
     """A study's sweep as its report shows it, renewed."""
 
     study: Study
-    sweep: Sweep
+    sweep: ReportData
     outcomes: list[Outcome]
 
 

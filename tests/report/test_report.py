@@ -22,8 +22,9 @@ from conftest import ROOT, RunTrain
 from lithydra.errors import ConfigError
 from lithydra.overrides import typed
 from lithydra.report import figures
+from lithydra.report.input import ReportData
 from lithydra.report.layer_figures import layers_at_start
-from lithydra.report.page import Sweep, commands, report_sweep
+from lithydra.report.page import commands, report_sweep
 from lithydra.run.directory import RunDir
 from lithydra.run.histograms import Histogram, add_histograms, bound, last_parameters, standard_deviation
 from lithydra.sweep.directory import Job, SweepDir, config_key
@@ -140,7 +141,7 @@ def test_names_and_messages_cannot_break_the_page(tmp_path: Path) -> None:
 
 
 def test_commands_run_the_best_again(sweep: SweepDir) -> None:
-    first = commands(Sweep(sweep.path))[0]
+    first = commands(ReportData(sweep.path))[0]
     assert first["text"] == "python train.py data=digits optimizer=adam lr=1e-3 seed=2"
 
 
@@ -152,7 +153,7 @@ def test_axes_with_a_plus_are_told_apart(tmp_path: Path) -> None:
     sweep.file.write_text(json.dumps(plan))
     rows = lithydra.results(sweep.path).to_dict("records")
     assert [(row["model.new"], row["seed"]) for row in rows] == [(1, 0), (1, 1), (2, 0), (2, 1)]
-    shown = Sweep(sweep.path)
+    shown = ReportData(sweep.path)
     assert [setting.name for setting in shown.settings] == ["model.new=1", "model.new=2"]
     assert commands(shown)[0]["text"] == "python train.py data=digits +model.new=1 ++seed=0 '~scheduler.gamma'"
 
@@ -243,7 +244,7 @@ def test_layers_are_shown_where_there_is_a_line_to_draw(tmp_path: Path) -> None:
                 for quantity in ("gradient", "std", "mean")
             ]
             pd.DataFrame(rows).to_csv(sweep.run(job).path / "layers.csv", index=False)
-        figure = layers_at_start(Sweep(sweep.path).settings_as_given)
+        figure = layers_at_start(ReportData(sweep.path).settings_as_given)
         report_sweep(sweep.path)
         (sweep.path / "plots" / "of_an_earlier_report.png").touch()
         report_sweep(sweep.path)

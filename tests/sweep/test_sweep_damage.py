@@ -12,7 +12,7 @@ import pytest
 
 from lithydra.errors import ConfigError
 from lithydra.report import page
-from lithydra.report.input import Sweep
+from lithydra.report.input import ReportData
 from lithydra.sweep.directory import Job, SweepDir, config_key
 from lithydra.sweep.results import results
 from sweeping import QUICK, Done, sweep, table
@@ -115,7 +115,7 @@ def test_no_damage_of_a_plan_ends_in_a_traceback(tmp_path: Path) -> None:
 
 def tables(directory: SweepDir) -> None:
     """All that a report says."""
-    page._content(Sweep(directory.path))
+    page._content(ReportData(directory.path))
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from lithydra.run.histograms import Histogram, bound, standard_deviation
-from lithydra.run.style import DASHES, GREY, PALETTE, SOFT
+from lithydra.run.style import DASHES, GREY, PALETTE, SOFT, shortened
 from lithydra.sweep.results import Frame, Setting, number
 
 WORDS = {"acc": "accuracy", "loss": "loss", "val": "validation", "train": "training", "test": "test"}
@@ -168,17 +168,13 @@ def gaps(settings: Sequence[Setting], limit: int = 20) -> Figure | None:
         panel.annotate(
             f"{a - b:+.3f}", (max(a, b), row), (8, 0), textcoords="offset points", va="center", color="#667085"
         )
-    panel.set_yticks(rows, [_short(s.name) for s in shown])
+    panel.set_yticks(rows, [shortened(s.name, 60) for s in shown])
     panel.set_ylim(len(shown) - 0.5, -0.5)
     panel.grid(axis="y", visible=False)
     panel.set_xlabel("accuracy at the best epoch (mean over repeats)")
     panel.margins(x=0.08)
     panel.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0, handletextpad=0.2)
     return figure
-
-
-def _short(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def histogram_grid(runs: dict[str, dict[str, Histogram]], limit: int = 6) -> Figure | None:
@@ -216,7 +212,7 @@ def histogram_grid(runs: dict[str, dict[str, Histogram]], limit: int = 6) -> Fig
             panel.spines["left"].set_visible(False)
             if panel in panels[0]:
                 panel.set_title(
-                    "\n".join(_short(part, 24) for part in setting.split(", ")), fontsize=8 if len(runs) < 5 else 7
+                    "\n".join(shortened(part, 24) for part in setting.split(", ")), fontsize=8 if len(runs) < 5 else 7
                 )
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
     return figure

@@ -7,7 +7,7 @@ from lithydra.sweep.directory import Plan, SweepDir
 from lithydra.sweep.results import Frame, Setting, curves, ranked_settings, results, varied
 
 
-class Sweep:
+class ReportData:
     """All that a report is made of, read once."""
 
     def __init__(self, path: Path) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from lithydra.files import refuse_links_out, write_text
 from lithydra.overrides import FOLDED, bare, typed
 from lithydra.report import effects, figures
-from lithydra.report.input import Sweep
+from lithydra.report.input import ReportData
 from lithydra.report.pictures import sections
 from lithydra.report.tables import Table, jobs_table, settings_table
 from lithydra.report.verdicts import judge, overall
@@ -36,9 +36,9 @@ def report_sweep(path: Path) -> None:
     print_best(write_report(path))
 
 
-def write_report(path: Path) -> Sweep:
+def write_report(path: Path) -> ReportData:
     """The same without a word in the terminal."""
-    sweep = Sweep(path)
+    sweep = ReportData(path)
     refuse_links_out(path)
     write_text(path / "results.csv", sweep.frame.to_csv(index=False))
     content = _content(sweep)
@@ -47,7 +47,7 @@ def write_report(path: Path) -> Sweep:
     return sweep
 
 
-def _content(sweep: Sweep) -> dict[str, Any]:
+def _content(sweep: ReportData) -> dict[str, Any]:
     plan, study = sweep.plan, sweep.plan.study or {}
     outcomes = judge(plan, sweep.frame, sweep.epochs)
     bad = sweep.frame[sweep.frame["state"].isin([*BAD_STATES, "interrupted"])]
@@ -92,7 +92,7 @@ def _axes(plan: Plan) -> list[dict[str, str]]:
     return rows
 
 
-def _best(sweep: Sweep) -> dict[str, Any] | None:
+def _best(sweep: ReportData) -> dict[str, Any] | None:
     best = sweep.settings[0] if sweep.settings else None
     if best is None or sweep.metric not in best.metrics:
         return None
@@ -107,7 +107,7 @@ def _best(sweep: Sweep) -> dict[str, Any] | None:
     return {"name": best.name, "runs": f"{count} run{'s' if count > 1 else ''}", "tiles": tiles}
 
 
-def commands(sweep: Sweep, limit: int = 3) -> list[dict[str, str]]:
+def commands(sweep: ReportData, limit: int = 3) -> list[dict[str, str]]:
     """How to train the best settings once more, each as its best run was."""
     lines = []
     for place, setting in enumerate(sweep.settings[:limit], start=1):
@@ -123,7 +123,7 @@ def commands(sweep: Sweep, limit: int = 3) -> list[dict[str, str]]:
     return lines
 
 
-def print_best(sweep: Sweep, limit: int = 10) -> None:
+def print_best(sweep: ReportData, limit: int = 10) -> None:
     """The best settings in the terminal, and where the rest is."""
     table: Table = settings_table(sweep.settings[:limit], sweep.axes, sweep.metric, brief=True)
     rich_table = RichTable(title=f"Sweep {sweep.plan.name}: best by {sweep.metric}")

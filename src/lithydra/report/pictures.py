@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lithydra.files import naming, write_bytes
 from lithydra.report import effects, figures
-from lithydra.report.input import Sweep
+from lithydra.report.input import ReportData
 from lithydra.report.layer_figures import layers_at_start
 from lithydra.run.directory import RunDir
 from lithydra.run.histograms import Histogram, last_parameters
@@ -65,7 +65,7 @@ class Plots:
                 path.unlink()
 
 
-def sections(sweep: Sweep) -> list[Section]:
+def sections(sweep: ReportData) -> list[Section]:
     """The pictures that this sweep has the numbers for."""
     plots = Plots(sweep.directory.path / "plots")
     found: list[Section] = []
@@ -93,7 +93,7 @@ def sections(sweep: Sweep) -> list[Section]:
     return found
 
 
-def _curve_pictures(sweep: Sweep, plots: Plots) -> list[Picture | None]:
+def _curve_pictures(sweep: ReportData, plots: Plots) -> list[Picture | None]:
     return [
         plots.save(
             f"Learning curves by {axis}",
@@ -104,14 +104,14 @@ def _curve_pictures(sweep: Sweep, plots: Plots) -> list[Picture | None]:
     ]
 
 
-def _effects_note(sweep: Sweep) -> str:
+def _effects_note(sweep: ReportData) -> str:
     note = f"{figures.words(sweep.metric).capitalize()} at the best epoch."
     if len(sweep.axes) > 2 or sweep.is_search:
         return f"{note} Of one key, over all values of the others: the mean and its 95 % interval."
     return f"{note} Dots are runs, bars 95 % intervals of the mean." if sweep.folded else note
 
 
-def _effect_pictures(sweep: Sweep, plots: Plots) -> list[Picture | None]:
+def _effect_pictures(sweep: ReportData, plots: Plots) -> list[Picture | None]:
     axes, metric, mode = sweep.axes, sweep.metric, sweep.mode
     pictures: list[Picture | None] = []
     if sweep.is_search:

@@ -122,7 +122,7 @@ def _compare(
     metric, by, of = rule["metric"], float(rule.get("by", 0)), rule.get("of", {})
     when = f" after {_epoch(rule['at_epoch'])}" if "at_epoch" in rule else ""
     margin = f" by more than {rule['by']}" if by else ""
-    claim = rule.get("claim") or f"{metric} of {_shown(of)} is {direction} {_shown(other)}{margin}{when}"
+    claim = rule.get("claim") or f"{metric} of {_described(of)} is {direction} {_described(other)}{margin}{when}"
     mine = _Side(frame, of, metric, settings)
     theirs = None if is_number(other) else _Side(frame, other, metric, settings, without=of)
     sides = [mine] if theirs is None else [mine, theirs]
@@ -148,7 +148,7 @@ def _correlate(rule: Mapping[str, Any], frame: Frame, settings: list[str]) -> Co
     claim = rule.get("claim") or f"{metric} rises with {other}"
     frame = frame[_matches(frame, of) & (frame["state"] == "finished")]
     if not {metric, other} <= set(frame.columns):
-        return Comparison(claim, f"no finished run of {_shown(of)} has {metric} and {other}")
+        return Comparison(claim, f"no finished run of {_described(of)} has {metric} and {other}")
     means = frame.groupby(settings, dropna=False)[[metric, other]].mean().dropna()
     if len(means) < MIN_SETTINGS:
         return Comparison(claim, f"{len(means)} settings: fewer than {MIN_SETTINGS} tell nothing")
@@ -180,7 +180,7 @@ class _Side:
         settings: list[str],
         without: Mapping[str, Any] | None = None,
     ) -> None:
-        self.name = _shown(selector) if selector or not without else "all others"
+        self.name = _described(selector) if selector or not without else "all others"
         taken = frame[_matches(frame, selector)]
         if without and dict(without) != dict(selector):
             taken = taken[~_matches(taken, without)]
@@ -264,7 +264,7 @@ def _matches(frame: Frame, selector: Mapping[str, Any]) -> Frame:
     return matches.astype(bool)
 
 
-def _shown(selector: Any) -> str:
+def _described(selector: Any) -> str:
     if not isinstance(selector, Mapping):
         return str(selector)
     return ", ".join(f"{axis}={value}" for axis, value in selector.items()) or "all runs"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from lithydra.run.style import BAD, GREY, INK, PALETTE, SOFT, SPLITS, style
+from lithydra.run.style import BAD, GREY, INK, PALETTE, SOFT, SPLITS, shortened, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,11 +147,13 @@ def guesses(items: Sequence[Guess], title: str = "", columns: int = 8) -> Figure
         _show(axes, item.image, (left + 0.1, left + 1.25, top + 1.7, top + 0.55))
         right = not item.truth or item.predicted == item.truth
         middle = left + 0.675
-        text = f"{_short(item.predicted)} ({item.probability:.0%})"
+        text = f"{shortened(item.predicted, 12)} ({item.probability:.0%})"
         baseline = top + (0.27 if item.truth else 0.48)
         axes.text(middle, baseline, text, ha="center", va="bottom", fontsize=9, color=INK if right else BAD)
         if item.truth:
-            axes.text(middle, top + 0.3, f"true: {_short(item.truth)}", ha="center", va="top", fontsize=8, color=SOFT)
+            axes.text(
+                middle, top + 0.3, f"true: {shortened(item.truth, 12)}", ha="center", va="top", fontsize=8, color=SOFT
+            )
     axes.set(xlim=(0, 1.35 * columns), ylim=(1.75 * rows, 0), title=title)
     axes.set_axis_off()
     return drawn
@@ -196,7 +198,3 @@ def _show(axes: Axes, image: np.ndarray, extent: Any = None) -> None:
     axes.set_yticks([])
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
-
-
-def _short(name: str, length: int = 12) -> str:
-    return name if len(name) <= length else name[: length - 1] + "…"

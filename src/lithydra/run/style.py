@@ -48,3 +48,7 @@ def style() -> Iterator[None]:
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     with matplotlib.rc_context({**SETTINGS, "axes.prop_cycle": cycler(color=PALETTE)}):
         yield
+
+
+def shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
