@@ -23,7 +23,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from torch.nn import functional as F
 
 from conftest import ROOT, SMALL, Compose, RunTrain, assert_equal, checkpoint, rows, weights
-from lithydra.run import directory
+from lithydra.run import lifecycle
 from lithydra.run.directory import RunDir
 from lithydra.run.lifecycle import new_run
 from lithydra.training.checkpoint import RunCheckpoint
@@ -90,7 +90,7 @@ def test_runs_of_one_second_get_directories_of_their_own(tmp_path: Path, monkeyp
         def now(cls, tz: Any = None) -> datetime:
             return datetime(2020, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr(directory, "datetime", StoppedClock)
+    monkeypatch.setattr(lifecycle, "datetime", StoppedClock)
     with ThreadPoolExecutor(8) as pool:
         runs = list(pool.map(lambda _: new_run(tmp_path, "digits_mlp"), range(20)))
     names = {run.path.name for run in runs}
