@@ -45,7 +45,7 @@ def test_ratio_is_of_medians_and_leaves_the_first_epoch_out(benchmarks: Load) ->
         epochs("bare", 9.0, 90.0, 90.0),
         *[epochs("lithydra", 99.0, 5.0, 7.0)] * 3,
     ]
-    found = benchmarks("summary").summarize(runs)["workloads"]["mnist_mlp"]
+    found = benchmarks("medians").summarize(runs)["workloads"]["mnist_mlp"]
     assert found["seconds"] == {"bare": 4.0, "lithydra": 6.0}
     assert found["ratios"] == {"lithydra/bare": 1.5}
     assert found["images_per_second"]["bare"] == 25.0
@@ -58,7 +58,7 @@ def test_fastest_epoch_of_all_processes_is_compared_too(benchmarks: Load) -> Non
         epochs("lithydra", 1.0, 3.0),
         epochs("bare", 1.0, 8),
     ]
-    found = benchmarks("summary").summarize(runs)["workloads"]["mnist_mlp"]
+    found = benchmarks("medians").summarize(runs)["workloads"]["mnist_mlp"]
     assert found["fastest"] == {"bare": 2.0, "lithydra": 3.0}
     assert found["fastest_ratio"] == 1.5
 
@@ -68,7 +68,7 @@ def test_cost_of_looking_inside_is_by_epoch_and_once_a_run(benchmarks: Load) -> 
         {**epochs("lithydra", 3.0, 2.0, 2.0, measurement="looking"), "point": "with", "seconds": 12.0},
         {**epochs("lithydra", 3.0, 1.0, 1.0, measurement="looking"), "point": "without", "seconds": 9.0},
     ]
-    found = benchmarks("summary").summarize(runs)["looking"]
+    found = benchmarks("medians").summarize(runs)["looking"]
     assert found["epoch_ratio"] == 2.0
     assert found["once_seconds"] == 1.0
     assert found["ten_epochs_seconds"] == 10 * 2.0 * 50_000 / 100
@@ -79,7 +79,7 @@ def test_memory_counts_bytes_beyond_the_imports(benchmarks: Load) -> None:
         {"measurement": "memory", "contender": "bare", "peak_bytes": 300, "import_bytes": 100},
         {"measurement": "memory", "contender": "lithydra", "peak_bytes": 500, "import_bytes": 280},
     ]
-    assert benchmarks("summary").summarize(runs)["memory"]["ratio"] == 1.1
+    assert benchmarks("medians").summarize(runs)["memory"]["ratio"] == 1.1
 
 
 def test_start_up_leaves_reading_the_data_out(benchmarks: Load) -> None:
@@ -88,7 +88,7 @@ def test_start_up_leaves_reading_the_data_out(benchmarks: Load) -> None:
         {"measurement": "startup", "contender": "bare", "seconds": 9.0, "load_seconds": 1.0},
         {"measurement": "startup", "contender": "lithydra", "seconds": 9.0, "first_step_seconds": 5.0},
     ]
-    assert benchmarks("summary").summarize(runs)["startup"]["ratio"] == 1.0
+    assert benchmarks("medians").summarize(runs)["startup"]["ratio"] == 1.0
 
 
 def test_scaling_points_multiply_one_thing_at_a_time(benchmarks: Load) -> None:
@@ -119,7 +119,7 @@ def test_docs_page_holds_the_machine_and_what_was_measured(
         "uncommitted": False,
         "device": "cpu",
         "runs": runs,
-        "summary": benchmarks("summary").summarize(runs),
+        "summary": benchmarks("medians").summarize(runs),
     }
     benchmark = importlib.import_module("benchmark")
     monkeypatch.setattr(benchmark, "ROOT", tmp_path)
