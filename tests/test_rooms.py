@@ -19,10 +19,6 @@ ORDER = (
     ("data", "models", "augmentations", "losses", "metrics", "normalization", "regularizers", "schedules"),
     ("errors", "files", "logs", "overrides"),
 )
-# Still to be mended: these sets may only shrink.
-KNOWN_UPWARD: set[str] = set()
-KNOWN_CIRCLES: set[str] = set()
-KNOWN_LONG = {"training/engine.py"}
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 PACKAGE = ROOT / "src" / "lithydra"
 
@@ -67,7 +63,7 @@ def test_rooms_import_only_rooms_below() -> None:
         for other in others
         if RANK[room(other)] < RANK[room(module)]
     }
-    assert upward == KNOWN_UPWARD
+    assert upward == set()
 
 
 def test_nothing_imports_in_a_circle() -> None:
@@ -78,13 +74,13 @@ def test_nothing_imports_in_a_circle() -> None:
         if len(inside) == len(left):
             break
         left = inside
-    assert left.keys() == KNOWN_CIRCLES
+    assert left == {}
 
 
 def test_the_house_is_small() -> None:
     names = [path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"]
-    assert sum(name.endswith(".py") for name in names) <= 15 and sum("." not in name for name in names) <= 12
+    assert sum(name.endswith(".py") for name in names) <= 12 and sum("." not in name for name in names) <= 12
     long = {
         str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if len(path.read_text().splitlines()) > 300
     }
-    assert long == KNOWN_LONG
+    assert long == set()

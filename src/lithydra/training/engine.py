@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from lithydra.data.loaders import Chunk, TrainingBatch
 from lithydra.normalization import Normalization
@@ -17,8 +17,8 @@ from lithydra.training import transfer
 from lithydra.training.checkpoint import kept
 from lithydra.training.classifier import Classifier
 from lithydra.training.divergence import all_finite, first_not_finite, loss_diverged, state_diverged
-from lithydra.training.lightning_inside import call_hook, step_counter
-from lithydra.training.optimization import Optimization
+from lithydra.training.lightning_inside import call_hook, set_logged_step, step_counter
+from lithydra.training.optimization import Optimization, clip, step_after_epoch, total_norm
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,7 @@ class GradientClassifier(Classifier):
         optimization: Makes the optimizer and the scheduler.
         scheduler_interval: When the scheduler steps.
         monitor: The metric that a plateau scheduler watches.
-        penalties: Called with the trainable parameters; each is added to the loss, but not to the
-            loss that is reported.
+        penalties: Called with the trainable parameters; added to the loss, but not to the one that is reported.
         augmentation: Called in training with images (B, C, H, W) float in [0, 1] and labels; returns both.
         gradient_clip_val: Largest norm, or largest absolute value, of the gradient; None clips nothing.
     """
@@ -67,10 +66,9 @@ class GradientClassifier(Classifier):
         self.log_every_n_steps = log_every_n_steps
         self.trained = [p for p in self.parameters() if p.requires_grad]
         self.frozen_norms = transfer.frozen_norms(net)
-        self.watched: list[Tensor] = []  # what must stay finite
-        # Of the batches since the epoch's sums were last brought up to date: losses, logits, labels.
+        # Of batches that the epoch's sums are still to have: losses, logits, labels; the optimizer step and its lr.
         self._pending: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
-        self._pending_steps: list[tuple[int, float]] = []  # of the same batches: the optimizer step, and its lr
+        self._pending_steps: list[tuple[int, float]] = []
         self._by_batch = False  # one step an execution
         self._updated = False  # whether the last batch ended in an optimizer step
         self._objective = torch.zeros(())  # what the last batch's gradient is of
@@ -86,9 +84,8 @@ class GradientClassifier(Classifier):
     def configure_optimizers(self) -> Any:
         data: Any = self.trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         optimizer, scheduler = self.make_optimizer_and_scheduler(data.num_training_batches)
-        if scheduler is None:
-            return optimizer
-        return [optimizer], [{"scheduler": scheduler, "interval": self.scheduler_interval}]
+        interval = {"scheduler": scheduler, "interval": self.scheduler_interval}
+        return [optimizer], [interval] if scheduler is not None else []
 
     def make_optimizer_and_scheduler(self, batches_per_epoch: int) -> tuple[Optimizer, LRScheduler | None]:
         return self._optimization(self, self.net, math.ceil(batches_per_epoch / self.accumulate_grad_batches))
@@ -96,9 +93,13 @@ class GradientClassifier(Classifier):
     def prepare(self, optimizer: Optimizer, scheduler: Any = None, scaler: Any = None) -> None:
         """Take what steps of training need; enough for `train_on`, without a Trainer."""
         self._optimizer, self._scheduler, self._scaler = optimizer, scheduler, scaler
-        self._backward: Callable[[Tensor], Any] = torch.Tensor.backward
-        if scaler is not None:
-            self._backward = lambda loss: scaler.scale(loss).backward()
+        backward = torch.Tensor.backward
+        self._backward: Callable[[Tensor], Any] = backward if scaler is None else lambda x: backward(scaler.scale(x))
+
+    @property
+    def lr(self) -> float:
+        """That of the first group of parameters."""
+        return self._optimizer.param_groups[0]["lr"]
 
     def train_on(self, batch: TrainingBatch) -> tuple[Tensor, bool]:
         """Train on one batch. Returns its mean loss, and whether it ended in an optimizer step."""
@@ -110,15 +111,13 @@ class GradientClassifier(Classifier):
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         self.prepare(optimizer, self.lr_schedulers(), getattr(self.trainer.precision_plugin, "scaler", None))
         self.agreed: Callable[[bool], bool] = self.trainer.strategy.reduce_boolean_decision  # true in every process
-        self.watched = [*self.trained, *(b for b in self.net.buffers() if b.is_floating_point())]
         self._progress = step_counter(self.trainer)
-        callbacks: list[Any] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-        self._observers = [c.on_optimizer_step for c in callbacks if hasattr(c, "on_optimizer_step")]
-        self._by_batch = self.trainer.datamodule.steps_per_execution == 1  # pyright: ignore[reportAttributeAccessIssue]
+        trainer: Any = self.trainer
+        self._observers = [c.on_optimizer_step for c in trainer.callbacks if hasattr(c, "on_optimizer_step")]
+        self._by_batch = trainer.datamodule.steps_per_execution == 1
         # Without these three, Lightning's hooks around backward() have nothing to do, at 5 % of a small net's step.
-        single = isinstance(self.trainer.strategy, SingleDeviceStrategy)
-        direct = single and self._scaler is None and not self._by_batch
-        if not direct:
+        direct = isinstance(self.trainer.strategy, SingleDeviceStrategy) and self._scaler is None
+        if not direct or self._by_batch:
             self._backward = self.manual_backward
 
     def on_train_start(self) -> None:
@@ -131,9 +130,8 @@ class GradientClassifier(Classifier):
 
     def on_validation_start(self) -> None:
         """Evaluate with the first process's statistics of BatchNorm, which are those that are saved."""
-        if self.trainer.world_size > 1:
-            for buffer in self.net.buffers():
-                torch.distributed.broadcast(buffer, 0)
+        for buffer in self.net.buffers() if self.trainer.world_size > 1 else ():
+            torch.distributed.broadcast(buffer, 0)
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> dict[str, Tensor] | None:
         """Train on each batch of the chunk; the device is not waited for until its end.
@@ -144,14 +142,12 @@ class GradientClassifier(Classifier):
         self._train_chunk(chunk)
         if self._by_batch:
             return {"loss": self._objective}
-        # What Lightning calls steps when it logs; it adds one after each call.
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step - 1
+        set_logged_step(self.trainer, self.global_step)
 
     def _train_chunk(self, chunk: Chunk) -> None:
         max_steps, step = self.trainer.max_steps, self.global_step  # a look-up costs as much as a small layer
         for batch in chunk.batches():
-            lr = self._optimizer.param_groups[0]["lr"]
-            updates = self._updates_after(batch)
+            updates, lr = self._updates_after(batch), self.lr
             is_logged = updates and (step + 1) % self.log_every_n_steps == 0
             self._pending_steps.append((step + 1, lr))
             loss = self._train(batch, updates, is_logged)
@@ -163,8 +159,8 @@ class GradientClassifier(Classifier):
                     self._scheduler.step()
                 step += 1
                 if is_logged:
-                    values = {"train/loss_step": loss, "lr": lr, "gradient_norm": self._gradient_norm}
-                    self._to_log.append((step, values))
+                    norm = self._gradient_norm
+                    self._to_log.append((step, {"train/loss_step": loss, "lr": lr, "gradient_norm": norm}))
                 if not self._by_batch:  # else when the callbacks that need every batch have had it
                     self._observe()
                 if step == max_steps:
@@ -198,8 +194,7 @@ class GradientClassifier(Classifier):
         evaluations: list[tuple[Tensor, Tensor]] = []
         with_closure = isinstance(self._optimizer, LBFGS)
         # Hooks may look at gradients until the next forward pass is done; else they are freed at once.
-        begins = (batch.number - 1) % self.accumulate_grad_batches == 0
-        zero_first = with_closure or (self._by_batch and begins)
+        zero_first = with_closure or (self._by_batch and (batch.number - 1) % self.accumulate_grad_batches == 0)
 
         def evaluate() -> Tensor:
             logits = self(images)
@@ -213,7 +208,7 @@ class GradientClassifier(Classifier):
                 self._objective = objective.detach()
             evaluations.append((loss.detach(), logits.detach()))
             if with_closure:
-                self._before_step()
+                self._call("on_before_optimizer_step")
             return total
 
         if with_closure:
@@ -237,14 +232,11 @@ class GradientClassifier(Classifier):
         if scaler is not None and (is_logged or self._by_batch or self.gradient_clip_val is not None):
             scaler.unscale_(optimizer)
         if closure is None:
-            self._before_step()
+            self._call("on_before_optimizer_step")
             if is_logged:
                 self._gradient_norm = total_norm(self.trained)
         if self.gradient_clip_val is not None:
-            if self.gradient_clip_algorithm == "norm":
-                nn.utils.clip_grad_norm_(self.trained, self.gradient_clip_val)
-            else:
-                nn.utils.clip_grad_value_(self.trained, self.gradient_clip_val)
+            clip(self.trained, self.gradient_clip_val, self.gradient_clip_algorithm)
         if scaler is not None:
             scaler.step(optimizer)
             scaler.update()
@@ -255,13 +247,12 @@ class GradientClassifier(Classifier):
         # Autocast keeps the weights that it has cast until its context ends, and that is the whole chunk.
         torch.clear_autocast_cache()
 
-    def _before_step(self) -> None:
+    def _call(self, hook: str) -> None:
         if self._by_batch:
-            call_hook(self, "on_before_optimizer_step", self._optimizer)
+            call_hook(self, hook, self._optimizer)
 
     def _zero_grad(self) -> None:
-        if self._by_batch:
-            call_hook(self, "on_before_zero_grad", self._optimizer)
+        self._call("on_before_zero_grad")
         for parameter in self.trained:
             parameter.grad = None
 
@@ -278,10 +269,10 @@ class GradientClassifier(Classifier):
 
     def _refuse_broken_state(self) -> None:
         """Raise DivergedError if a finite loss was enough to break a weight, or a statistic of BatchNorm."""
-        if not self.agreed(all_finite(self.watched)):
-            named = [*self.named_parameters(), *self.net.named_buffers("net")]
-            lr = self._optimizer.param_groups[0]["lr"]
-            raise state_diverged(named, self.global_step, lr, kept(self.trainer).saved_step)
+        buffers = {name: b for name, b in self.net.named_buffers("net") if b.is_floating_point()}
+        if not self.agreed(all_finite([*self.trained, *buffers.values()])):
+            named = [*self.named_parameters(), *buffers.items()]
+            raise state_diverged(named, self.global_step, self.lr, kept(self.trainer).saved_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._settle()
@@ -302,18 +293,8 @@ class GradientClassifier(Classifier):
             log.warning("The optimizer's settings have changed: the scheduler starts at its beginning.")
 
     def on_train_epoch_end(self) -> None:
-        self.report({"lr": self._optimizer.param_groups[0]["lr"]})
+        self.report({"lr": self.lr})
         self._report_training()
-        if self._scheduler is None or self.scheduler_interval == "step":
-            return
         # Lightning steps no scheduler in manual optimization, and would skip a plateau's step after each resume.
-        if isinstance(self._scheduler, ReduceLROnPlateau):
-            if self.monitor in self.epoch_metrics:  # not every epoch may be validated
-                self._scheduler.step(self.epoch_metrics[self.monitor])
-        else:
-            self._scheduler.step()
-
-
-def total_norm(parameters: Sequence[Tensor]) -> Tensor:
-    """(): Euclidean norm of the gradient of all parameters together."""
-    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self._scheduler is not None and self.scheduler_interval == "epoch":
+            step_after_epoch(self._scheduler, self.epoch_metrics.get(self.monitor))

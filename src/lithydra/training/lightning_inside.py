@@ -44,6 +44,11 @@ def step_counter(trainer: L.Trainer) -> Any:
     return trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
 
 
+def set_logged_step(trainer: L.Trainer, step: int) -> None:
+    """What Lightning calls the step when it logs; it adds one after each `training_step`."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped = step - 1
+
+
 def expired_limit(timer: Timer) -> float | None:
     """The timer's limit in seconds, once it is over."""
     limit = timer._duration

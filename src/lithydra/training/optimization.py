@@ -1,13 +1,13 @@
 """Learning rate, optimizer, parameter groups and scheduler: from the config to torch's objects."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lithydra.errors import ConfigError
 from lithydra.training.instantiate import make, naming
@@ -87,3 +87,21 @@ def _length(config: DictConfig, steps_per_epoch: int) -> int:
     if trainer.max_steps > 0:
         steps = min(steps, trainer.max_steps)
     return steps if config.scheduler.get("interval") == "step" else -(-steps // steps_per_epoch)
+
+
+def step_after_epoch(scheduler: LRScheduler, score: float | None) -> None:
+    """`score` is what a plateau scheduler watches, None in an epoch that was not validated."""
+    if not isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step()
+    elif score is not None:
+        scheduler.step(score)
+
+
+def total_norm(parameters: Sequence[Tensor]) -> Tensor:
+    """(): Euclidean norm of the gradient of all parameters together."""
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def clip(parameters: Sequence[Tensor], largest: float, algorithm: str) -> None:
+    """Clip the gradient to its largest norm, or each of its values to the largest absolute value."""
+    (nn.utils.clip_grad_norm_ if algorithm == "norm" else nn.utils.clip_grad_value_)(parameters, largest)
