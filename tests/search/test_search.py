@@ -219,6 +219,7 @@ def test_a_trial_that_was_moved_goes_on_without_its_search(
     assert (tmp_path / "optuna.db").exists() == (damage != "no file")
 
 
+@pytest.mark.slow
 def test_a_search_over_added_keys_is_reported_and_its_lost_plan_made_again(tmp_path: Path, data_dir: Path) -> None:
     """With `++key` and `~key`; then sweep.json is lost, and at last the trials are."""
     every = ("hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "hydra.sweeper.n_trials=null")
@@ -270,6 +271,7 @@ def trials(folder: Path) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=STUDY, storage=open_storage(storage_address("sqlite", str(path)))).trials
 
 
+@pytest.mark.slow
 def test_a_diverging_trial_is_survived_and_the_best_runs_again(tmp_path: Path, data_dir: Path) -> None:
     done = search(
         tmp_path,

@@ -28,8 +28,8 @@ from lithydra.training.engine import GradientClassifier
 from lithydra.training.instantiate import located, make, naming, targets
 from lithydra.training.interrupts import Interrupts, StopOnSignal
 from lithydra.training.lightning_inside import starts_copies
+from lithydra.training.metrics_writer import MetricsWriter
 from lithydra.training.optimization import optimization
-from lithydra.training.record import RunRecord
 from lithydra.training.statistics import StatisticsClassifier
 
 log = logging.getLogger(__name__)
@@ -204,7 +204,7 @@ def trainer(
     chosen = {f"callbacks.{name}": callback for name, callback in make(config, "callbacks").items()}
     # Once more: a function may have made them, and what they override may depend on their settings.
     data.steps_per_execution = steps_beside(chosen, data.steps_per_execution, config.trainer.steps_per_execution)
-    callbacks = [*chosen.values(), RunRecord(), keeper, StopOnSignal(interrupts, keeper)]
+    callbacks = [*chosen.values(), MetricsWriter(), keeper, StopOnSignal(interrupts, keeper)]
     _name_loggers(config, directory)
     loggers = list(make(config, "logger").values())
     if config.compile:
@@ -242,3 +242,17 @@ def _layout(config: DictConfig) -> Layout:
     views_weights = str(config.optimizer._target_).endswith("LBFGS")  # as vectors, which that format does not allow
     wanted = getattr(target, "channels_last", False) and not views_weights
     return Layout(channels_last=wanted and bool(config.accelerator.channels_last))
+
+
+def how_it_trains(config: DictConfig, trainer: L.Trainer, data: ImageDataModule) -> dict[str, Any]:
+    """What decides speed and rounding, as it came out of `auto`."""
+    return {
+        "device": str(trainer.strategy.root_device),
+        "strategy": type(trainer.strategy).__name__,
+        "num_processes": trainer.world_size,
+        "precision": trainer.precision,
+        "matmul_precision": config.accelerator.matmul_precision,
+        "channels_last": data.layout.channels_last,
+        "compile": config.compile,
+        "steps_per_execution": data.steps_per_execution,
+    }

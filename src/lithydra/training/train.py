@@ -14,14 +14,15 @@ from lithydra.run.config import frozen
 from lithydra.run.directory import RunDir, now
 from lithydra.run.lifecycle import tracked
 from lithydra.run.provenance import all_choices, all_overrides, provenance, warn_of_threads
-from lithydra.training import build, summary
+from lithydra.run.table import print_results
+from lithydra.training import build, hparams
 from lithydra.training.checkpoint import kept
 from lithydra.training.classifier import Classifier
 from lithydra.training.dry_run import try_out
 from lithydra.training.ending import ending, pruned
 from lithydra.training.interrupts import interruptible
+from lithydra.training.metrics_writer import images_per_second
 from lithydra.training.processes import other_processes
-from lithydra.training.record import images_per_second
 from lithydra.training.start import open_run, owned
 
 log = logging.getLogger(__name__)
@@ -62,10 +63,10 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
         if main:
             choices = all_choices(run, choices, overrides)
             facts = {**data.facts(), **data.fingerprint()}
-            origin = provenance(config.seed, choices, overrides, facts, summary.how_it_trains(config, trainer, data))
+            origin = provenance(config.seed, choices, overrides, facts, build.how_it_trains(config, trainer, data))
             warn_of_threads(run)
             run.add_provenance(origin)
-            summary.log_settings(trainer, module.record["config"])
+            hparams.log_settings(trainer, module.record["config"])
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         trainer.strategy.barrier()  # until the main process has named the best checkpoint
         metrics, end = kept(trainer).metrics, ending(trainer, config)
@@ -77,10 +78,10 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
         if main:
             state = "finished" if complete else "pruned"
             run.update_status(state=state, finished=now(), metrics=metrics, **end.status())
-            summary.write_hparams(trainer, config, choices, all_overrides(run), metrics)
+            hparams.write_hparams(trainer, config, choices, all_overrides(run), metrics)
             if complete:
                 on_run_end(trainer, module, data)
-            summary.print_results(run, time.perf_counter() - started, images_per_second(trainer))
+            print_results(run, time.perf_counter() - started, images_per_second(trainer))
     return metrics.get(config.monitor.metric)
 
 

@@ -9,7 +9,7 @@ from lithydra.training.checkpoint import run_dir
 from lithydra.training.classifier import Classifier
 
 
-class RunRecord(Checkpoint):  # a Checkpoint, so that it runs when the epoch's metrics are known
+class MetricsWriter(Checkpoint):  # a Checkpoint, so that it runs when the epoch's metrics are known
     """A row in metrics.csv after each epoch; `images_per_second` is the last epoch's, validation left out.
 
     The row is written before the checkpoint: a kill between the two leaves a row too many, which resuming drops, and
@@ -43,4 +43,4 @@ class RunRecord(Checkpoint):  # a Checkpoint, so that it runs when the epoch's m
 
 
 def images_per_second(trainer: L.Trainer) -> float | None:
-    return next((c.images_per_second for c in trainer.callbacks if isinstance(c, RunRecord)), None)  # pyright: ignore[reportAttributeAccessIssue]
+    return next((c.images_per_second for c in trainer.callbacks if isinstance(c, MetricsWriter)), None)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,4 @@
-"""What a run says of itself: how it trains, a table in the terminal, and a row in TensorBoard's HPARAMS tab."""
+"""A run's settings for its loggers, and its row in TensorBoard's HPARAMS tab."""
 
 from pathlib import Path
 from typing import Any
@@ -6,16 +6,11 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.table import Table
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from lithydra.data.base import ImageDataModule
 from lithydra.overrides import split_override, typed
 from lithydra.run.config import flatten
-from lithydra.run.directory import PROFILE, RunDir
-from lithydra.run.page import commands
 
 # Groups whose choice says something about a result.
 NAMED_GROUPS = ("data", "normalization", "augmentation", "model", "loss", "optimizer", "scheduler", "regularizer")
@@ -23,49 +18,7 @@ NAMED_GROUPS = ("data", "normalization", "augmentation", "model", "loss", "optim
 # Groups whose settings say nothing about it.
 NOT_ABOUT_RESULTS = ("hydra", "sweep", "paths", "callbacks", "logger", "checkpoint")
 
-PROFILE_LINES = 16  # of each file of a profiler that are printed
 ROW_SUFFIX = ".hparams"  # of the file with a run's row in the HPARAMS tab
-
-
-def print_results(run: RunDir, seconds: float, images_per_second: float | None) -> None:
-    """The run's metrics by split, and the commands that a person may want next."""
-    status = run.read_status()
-    metrics: dict[str, float] = status["metrics"]
-    table = Table("split", "loss", "accuracy", title=f"Run {run.path.name}")
-    for split in ("train", "val", "test"):
-        if f"{split}/loss" in metrics:
-            table.add_row(split, f"{metrics[f'{split}/loss']:.4f}", f"{metrics[f'{split}/acc']:.4f}")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    console = Console(highlight=False, soft_wrap=True, markup=False)
-    console.print(table)
-    if "best_epoch" in status:
-        which = f"best epoch {status['best_epoch']} of {status['epoch']}"
-    else:
-        which = f"last of {status['epoch']} epochs ({'not one is best' if 'val/loss' in metrics else 'no validation'})"
-    speed = f", {images_per_second:,.0f} images/s in training" if images_per_second else ""
-    console.print(f"{which}, {seconds:.1f} s in all{speed}")
-    console.print(f"run directory  {run.path}")
-    if run.page.exists():
-        console.print(f"pictures       {run.page}")
-    for name, command in commands(run, status).items():
-        console.print(f"{name:<15}{command}")
-    for profile in sorted(run.path.glob(f"*-{PROFILE}*.txt")):
-        console.print(f"\n{profile}, its first lines:", *profile.read_text().splitlines()[:PROFILE_LINES], sep="\n")
-
-
-def how_it_trains(config: DictConfig, trainer: L.Trainer, data: ImageDataModule) -> dict[str, Any]:
-    """What decides speed and rounding, as it came out of `auto`."""
-    return {
-        "device": str(trainer.strategy.root_device),
-        "strategy": type(trainer.strategy).__name__,
-        "num_processes": trainer.world_size,
-        "precision": trainer.precision,
-        "matmul_precision": config.accelerator.matmul_precision,
-        "channels_last": data.layout.channels_last,
-        "compile": config.compile,
-        "steps_per_execution": data.steps_per_execution,
-    }
 
 
 def log_settings(trainer: L.Trainer, settings: dict[str, Any]) -> None:
