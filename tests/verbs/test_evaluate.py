@@ -190,6 +190,14 @@ def test_more_classes_than_there_are_is_refused(run: RunDir, data_dir: Path) -> 
         predict(settings("predict", data_dir, f"run={run.path}", "input=x.png", "top_k=11"))
 
 
+def test_of_two_classes_both_are_named(run_train: RunTrain, data_dir: Path, tmp_path: Path) -> None:
+    run = run_train(*SMALL, "data.classes=[3,7]", "data.limit=100")
+    digit_files(data_dir, tmp_path / "images", 2)
+    output = predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'images'}"))
+    rows = list(csv.DictReader(output.read_text().splitlines()))
+    assert [{row["class_1"], row["class_2"]} for row in rows] == [{"3", "7"}] * 2 and "class_3" not in rows[0]
+
+
 @pytest.mark.parametrize(("value", "told"), [(20, False), (235, True)])
 def test_an_inverted_image_is_told(
     run_train: RunTrain, data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, value: int, told: bool

@@ -44,7 +44,7 @@ VERBS: dict[str, dict[str, Any]] = {
         **DEVICE,
         **OUTPUT,
         "input": Text(),
-        "top_k": COUNT,
+        "top_k": optional(COUNT),
         "batch_size": COUNT,
         "format": Choice(("csv", "json")),
         "contact_sheet": Number(least=0, most=1000, whole=True),

@@ -29,6 +29,7 @@ from lithydra.training.loading import load
 log = logging.getLogger(__name__)
 
 SHOWN_ROWS = 20
+TOP_K = 3  # classes named for each image, where the run has as many
 MARGIN = 0.3  # of the range of pixels: natural photos, of a mean near 0.5, never come near it
 NPZ_KEYS = ("x_test", "images", "x")
 
@@ -57,8 +58,10 @@ def predict(config: DictConfig) -> Path:
         ConfigError: No such run or input.
     """
     module = load(config.run, config.checkpoint, build.device(config), config.trust)
-    if not 1 <= config.top_k <= len(module.class_names):
-        raise ConfigError(f"top_k={config.top_k}: the run has {len(module.class_names)} classes")
+    num_classes = len(module.class_names)
+    top_k = min(TOP_K, num_classes) if config.top_k is None else config.top_k
+    if not 1 <= top_k <= num_classes:
+        raise ConfigError(f"top_k={top_k}: the run has {num_classes} classes")
     sources = read_npz(config.input, module) if str(config.input).endswith(".npz") else find_images(config.input)
     bad: list[str] = []
     doubtful: list[str] = []
@@ -71,10 +74,10 @@ def predict(config: DictConfig) -> Path:
             continue
         images = 255 - images if config.invert else images
         doubtful += _inverted(module, good, images)
-        found += _predict_batch(module, good, images, config.top_k)
+        found += _predict_batch(module, good, images, top_k)
     output = output_of("predict", config)
-    sheet = _write(config, output, found)
-    _show(found, config.top_k, output)
+    sheet = _write(config, output, found, top_k)
+    _show(found, top_k, output)
     if sheet:
         print(f"Contact sheet: {sheet}")
     _warn_of_inverted(doubtful, len(found))
@@ -151,9 +154,9 @@ def _predict_batch(module: Classifier, paths: list[str], images: Tensor, top_k: 
         yield Prediction(path, image, [module.class_names[label] for label in classes], probabilities)
 
 
-def _write(config: DictConfig, output: Path, found: list[Prediction]) -> Path | None:
+def _write(config: DictConfig, output: Path, found: list[Prediction], top_k: int) -> Path | None:
     """Write the predictions, and the contact sheet beside them, whose path is returned."""
-    text = _as_json(found) if config.format == "json" else _as_csv(found, config.top_k)
+    text = _as_json(found) if config.format == "json" else _as_csv(found, top_k)
     with writing(config, output):
         output.write_text(text, encoding="utf-8", newline="")
     if not (config.contact_sheet and found):
