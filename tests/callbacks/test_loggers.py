@@ -55,6 +55,17 @@ def test_own_logger_gets_name_directory_settings_and_metrics(run_train: RunTrain
     assert {"train/loss", "val/acc"} <= logger.metrics.keys()
 
 
+@pytest.mark.parametrize(("logger", "shown"), [("tensorboard", True), ("none", False)])
+def test_tensorboard_is_named_where_the_run_has_logged_to_it(
+    run_train: RunTrain, capsys: pytest.CaptureFixture[str], logger: str, shown: bool
+) -> None:
+    settings = ("data.limit=100", "trainer.max_epochs=1", "callbacks=plots", f"logger={logger}")
+    run = run_train(*settings)
+    command = f"tensorboard --logdir {run.path.parent}"
+    for text in (capsys.readouterr().out, run.page.read_text()):
+        assert (command in text) == shown
+
+
 def test_csv_logger_keeps_the_settings(run_train: RunTrain) -> None:
     run = run_train(*SMALL, "trainer.max_epochs=1", "data.batch_size=16", "logger=csv")
     assert "data.batch_size: 16" in (run.path / "csv" / "hparams.yaml").read_text()

@@ -132,6 +132,15 @@ def test_report_md_shows_its_plots(sweep: SweepDir) -> None:
     assert all((sweep.path / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
+def test_tensorboard_is_named_where_a_job_has_logged_to_it(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "s", {"lr": ["0.1", "0.2"]}, lambda _: 0.5)
+    report_sweep(sweep.path)
+    assert "tensorboard --logdir" not in (sweep.path / "report.html").read_text()
+    RunDir(sweep.path / "lr=0.2").tensorboard.mkdir()
+    report_sweep(sweep.path)
+    assert f"tensorboard --logdir {sweep.path}" in (sweep.path / "report.html").read_text()
+
+
 def test_names_and_messages_cannot_break_the_page(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "s", {"lr": ["0.1", "0.2"]}, lambda _: 0.5, states={"lr=0.2": "failed"})
     RunDir(sweep.path / "lr=0.2").update_status(error="<script>alert(1)</script> | pipe")

@@ -73,6 +73,7 @@ def _content(sweep: ReportData) -> dict[str, Any]:
         "groups": sections(sweep),
         "failures": bad[["name", "state", "error"]].fillna("no message").to_dict("records"),
         "commands": commands(sweep),
+        "tensorboard": any(sweep.directory.run(job).tensorboard.is_dir() for job in plan.jobs),
     }
 
 

@@ -41,6 +41,7 @@ class RunDir:
         self.previous = self.checkpoints / "previous.ckpt"
         self.histograms = path / "histograms.npz"
         self.plots = path / "plots"
+        self.tensorboard = path / "tensorboard"
         self.page = path / "run.html"
 
     @classmethod

@@ -90,7 +90,7 @@ def commands(run: RunDir, status: dict[str, Any]) -> dict[str, str]:
         "evaluate": f"python scripts/evaluate.py run={path}{trust}",
         "predict": f"python scripts/predict.py run={path} input=IMAGE{trust}",
         "more epochs": more if "more_epochs" in status else f"none: {status.get('no_more_epochs')}",
-        **({"look inside": f"tensorboard --logdir {parent}"} if (run.path / "tensorboard").is_dir() else {}),
+        **({"look inside": f"tensorboard --logdir {parent}"} if run.tensorboard.is_dir() else {}),
     }
 
 
