@@ -1,6 +1,7 @@
 """Whatever is put in the place of a setting is accepted, or refused by name in one line; nothing else happens."""
 
 import copy
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,6 +82,12 @@ def assert_accepted_or_refused(line: str, compose: Compose, every: int) -> None:
 
 def test_no_value_in_any_place_ends_in_a_traceback(compose: Compose) -> None:
     assert_accepted_or_refused(CONFIGS[0], compose, every=17)  # values come in rounds of 18
+
+
+@pytest.mark.parametrize("key", ["run", "resume", "init.from", "paths.data", "paths.runs"])
+def test_a_name_that_no_file_system_takes_is_refused(key: str, compose: Compose) -> None:
+    said = refusal(mutated(compose(), key, "x" * 300))
+    assert said is not None and re.fullmatch(rf"{key}=x+…: must be .*a path, each name in it at most 255 bytes\.", said)
 
 
 @pytest.mark.slow

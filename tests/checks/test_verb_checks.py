@@ -44,6 +44,7 @@ MUTANTS = (
     "+{}new=1",
     "{}=${{nothing}}",
     "{}=???",
+    "{}=" + 300 * "x",  # longer than a file's name may be
 )
 # Mutants that are what a setting may be; every text is a name of a folder or a machine.
 TAKEN = {

@@ -64,8 +64,9 @@ def test_results_have_a_row_a_job_with_typed_axes(sweep: SweepDir) -> None:
 
 
 def test_results_of_no_sweep_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"sweep=.*nowhere: no such directory"):
-        lithydra.results(tmp_path / "nowhere")
+    for name in ("nowhere", 300 * "x"):
+        with pytest.raises(ConfigError, match=rf"sweep=.*{name}: no such directory"):
+            lithydra.results(tmp_path / name)
     with pytest.raises(ConfigError, match="not a sweep directory"):
         lithydra.results(tmp_path)
 

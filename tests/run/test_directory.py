@@ -49,6 +49,11 @@ def test_what_is_no_run_is_refused(tmp_path: Path, name: str, message: str) -> N
         RunDir.open(tmp_path / name)
 
 
+def test_a_name_that_the_file_system_does_not_take_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run=.*/x+: cannot be written: File name too long$"):
+        new_run_at(tmp_path / (300 * "x"))
+
+
 def test_rows_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     for epoch in (1, 2, 3):

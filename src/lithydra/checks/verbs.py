@@ -10,25 +10,25 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lithydra.checks.combinations import gpu_device_exists, own_data
-from lithydra.checks.config import RULES, broken_rules, refusal, resolved
+from lithydra.checks.config import RULES, broken_rules, resolved
 from lithydra.checks.extras import require_extra
 from lithydra.checks.output import DEFAULTS, SUFFIXES, output_problem
-from lithydra.checks.rules import COUNT, FLAG, SEED, Choice, ListOf, Number, Text, optional, shown
+from lithydra.checks.rules import COUNT, FLAG, PATH, SEED, TEXT, Choice, ListOf, Number, optional, shown
 from lithydra.errors import ConfigError, nearest, refuse
 from lithydra.files import refuse_links_out
 from lithydra.run.directory import RunDir
 
 NUM_DRAWN = Number(least=1, most=100, whole=True)  # images side by side on one picture
-PATHS = {f"paths.{name}": Text() for name in ("data", "outputs", "runs", "sweeps")}
-OUTPUT = {"output": optional(Text())}
-TRUST = {"trust": ListOf(Text())}
-RUN = {"run": Text(), "checkpoint": Choice(("best", "last", "previous")), **TRUST, **PATHS}
+PATHS = {f"paths.{name}": PATH for name in ("data", "outputs", "runs", "sweeps")}
+OUTPUT = {"output": optional(PATH)}
+TRUST = {"trust": ListOf(TEXT)}
+RUN = {"run": PATH, "checkpoint": Choice(("best", "last", "previous")), **TRUST, **PATHS}
 DEVICE_KEYS = ("accelerator.channels_last", "accelerator.matmul_precision", "trainer.accelerator", "trainer.devices")
 DEVICE = {key: RULES[key] for key in DEVICE_KEYS}
 
 # By verb, what each of its settings may be. All of them must be there, and no others.
 VERBS: dict[str, dict[str, Any]] = {
-    "compare": {"runs": ListOf(Text(), min_length=1), **OUTPUT, **PATHS},
+    "compare": {"runs": ListOf(PATH, min_length=1), **OUTPUT, **PATHS},
     "evaluate": {**RUN, **DEVICE, "seed": optional(SEED), "split": Choice(("test", "val", "train"))},
     "explain": {
         **RUN,
@@ -43,19 +43,19 @@ VERBS: dict[str, dict[str, Any]] = {
         **RUN,
         **DEVICE,
         **OUTPUT,
-        "input": Text(),
+        "input": PATH,
         "top_k": optional(COUNT),
         "batch_size": COUNT,
         "format": Choice(("csv", "json")),
         "contact_sheet": Number(least=0, most=1000, whole=True),
         "invert": FLAG,
     },
-    "report": {"sweep": Text()},
-    "reproduce_run": {"run": Text(), **TRUST, **OUTPUT, **PATHS},
-    "serve": {**RUN, "host": Text(), "port": Number(least=1, most=65535, whole=True)},
+    "report": {"sweep": PATH},
+    "reproduce_run": {"run": PATH, **TRUST, **OUTPUT, **PATHS},
+    "serve": {**RUN, "host": TEXT, "port": Number(least=1, most=65535, whole=True)},
 }
 # What some choices of accelerator set besides; a script computes on one device, in the run's precision.
-BESIDES = {"trainer.precision": RULES["trainer.precision"], "trainer.strategy": Text()}
+BESIDES = {"trainer.precision": RULES["trainer.precision"], "trainer.strategy": TEXT}
 # By verb, what need not be there.
 OPTIONAL = {"evaluate": {**BESIDES, "data": Choice((None,))}, "predict": BESIDES}
 EXTRAS = {"explain": ("explain", "captum"), "serve": ("serve", "gradio")}  # extra and packages
@@ -72,42 +72,44 @@ def check_verb(config: DictConfig, verb: str) -> None:
     if missing := [key for key in EXAMPLES if OmegaConf.is_missing(config, key)]:
         raise ConfigError("\n".join(f"{key}: must be given, {EXAMPLES[key]}" for key in missing))
     plain = resolved(config)
-    refuse(_setting_problems(plain, VERBS[verb], OPTIONAL.get(verb, {})))
+    written: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # pyright: ignore[reportAssignmentType]
+    refuse(_setting_problems(plain, written, VERBS[verb], OPTIONAL.get(verb, {})))
     refuse(_no_gpu(plain))
     _open(plain)
     refuse(_file_problems(plain, verb))
     _require_extra(plain, verb)
 
 
-def _setting_problems(plain: dict[str, Any], rules: Mapping[str, Any], more: Mapping[str, Any]) -> Iterator[str]:
+def _setting_problems(
+    plain: dict[str, Any], written: dict[str, Any], rules: Mapping[str, Any], more: Mapping[str, Any]
+) -> Iterator[str]:
     """A line for each setting that nothing reads, that is gone, or that is not what its rule allows."""
     known = {**rules, **more}
     if "data" in known and isinstance(plain.get("data"), dict):
         yield from _data_problems(plain["data"])
         plain = {key: value for key, value in plain.items() if key != "data"}
-    found = dict(_settings(plain, known))
+    found = [*_settings(plain, known)]
     if missing := [key for key in rules if key not in found]:
         yield f"{', '.join(missing)}: missing; ~ drops nothing that a script reads"
-    for key, value in found.items():
+    for key in found:
         if key not in known:
             yield f"{key}: no such setting.{nearest(key, known)}"
-        elif value not in known[key]:
-            yield refusal(key, value, known[key])
+    yield from broken_rules(plain, known, written)
 
 
-def _settings(node: dict[str, Any], known: Iterable[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values. A dict where conf/ has no group is a value."""
+def _settings(node: dict[str, Any], known: Iterable[str], prefix: str = "") -> Iterator[str]:
+    """Dotted keys. A dict where conf/ has no group is a value."""
     for key, value in node.items():
         path = f"{prefix}{key}"
         if isinstance(value, dict) and any(name.startswith(f"{path}.") for name in known):
             yield from _settings(value, known, f"{path}.")
         else:
-            yield path, value
+            yield path
 
 
 def _data_problems(data: dict[str, Any]) -> Iterator[str]:
     """Problems of the other data set of evaluate; its class finds the rest when it is made."""
-    if data.get("_target_") not in Text():
+    if data.get("_target_") not in TEXT:
         yield f"data._target_={shown(data.get('_target_'))}: must be a piece of text; data=NAME chooses a data set"
     runs_seed = ("seed",) if data.get("seed") is None else ()
     plain = {"data": {key: value for key, value in data.items() if key not in runs_seed}}

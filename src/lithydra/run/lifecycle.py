@@ -42,8 +42,8 @@ def new_run(parent: Path, name: str) -> RunDir:
 
 def new_run_at(path: Path) -> RunDir:
     """Make the directory `path`, which must not hold a run yet."""
-    refuse_second_run(RunDir(path))
     try:
+        refuse_second_run(RunDir(path))
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"run={path}: cannot be written: {error.strerror}") from error

@@ -93,8 +93,10 @@ class SweepDir:
     def open(cls, path: Path, key: str = "sweep") -> "SweepDir":
         """An existing sweep. Raises ConfigError, naming `key`, where there is none."""
         sweep = cls(path)
-        if not path.is_dir():
-            raise ConfigError(f"{key}={path}: {'a file, not a directory' if path.is_file() else 'no such directory'}")
+        if not os.path.isdir(path):  # unlike Path's, it takes a name that is too long
+            raise ConfigError(
+                f"{key}={path}: {'a file, not a directory' if os.path.isfile(path) else 'no such directory'}"
+            )
         if not sweep.file.exists():
             raise ConfigError(f"{key}={path}: not a sweep directory (it has no sweep.json)")
         return sweep
