@@ -136,6 +136,15 @@ def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     assert all(outcome.figures.endswith("one seed decides nothing") for outcome in found)
 
 
+def test_divergence_is_told_of_jobs_that_finished_or_diverged_alone(tmp_path: Path) -> None:
+    others = {"net=b,seed=1": "not started", "net=b,seed=2": "interrupted", "net=b,seed=3": "failed"}
+    states = {**{f"net=a,seed={seed}": "diverged" for seed in SEEDS}, **others}
+    sweep = write_sweep(tmp_path / "s", {"net": ["a", "b"], "seed": SEEDS}, score, states=states)
+    (outcome,) = outcomes(sweep, {"metric": "diverged", "of": {"net": "a"}, "above": {"net": "b"}})
+    assert "net=a: 1.0000 (n = 2); net=b: 0.0000 (n = 2)" in outcome.figures
+    assert "paired by 2 seeds" in outcome.figures
+
+
 def test_a_search_shows_whether_test_rises_with_validation(tmp_path: Path) -> None:
     lrs = [str(0.001 * i) for i in range(1, 13)]
     sweep = write_sweep(tmp_path / "s", {"lr": lrs}, lambda p: 0.5 + float(p["lr"]))
