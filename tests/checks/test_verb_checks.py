@@ -117,11 +117,12 @@ def test_whatever_is_put_in_the_place_of_a_setting_is_taken_as_meant_or_is_one_l
     assert set(taken) <= TAKEN
 
 
-@pytest.mark.parametrize("verb", ["explain", "export", "predict"])
+@pytest.mark.parametrize("verb", ["compare", "explain", "export", "predict"])
 def test_a_run_that_cannot_be_written_to_is_one_line_and_output_serves(
     verb: str, verb_config: DictConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read_only = (tmp_path / "one").resolve()
+    verb_config.paths.outputs = "one"  # where compare writes
     monkeypatch.setattr(os, "access", lambda path, mode: not Path(path).resolve().is_relative_to(read_only))
     with pytest.raises(ConfigError, match=r"^one/.*: cannot be written; output=FILE puts it elsewhere$"):
         check_verb(verb_config, verb)
