@@ -23,7 +23,9 @@ from lithydra.training.engine import GradientClassifier
 from lithydra.training.instantiate import refuse_unknown_arguments, targets
 from lithydra.training.statistics import StatisticsClassifier
 
-CHUNK_SECONDS = 0.5  # long beside the 2 to 4 ms that a chunk costs, short enough to do again where it diverged
+# Long beside the 2 to 4 ms that a chunk costs, short beside an epoch: at a chunk's end the losses are looked at, and
+# several processes agree on signals and on saves by time. A single process heeds those at each step.
+CHUNK_SECONDS = 0.5
 MAX_STEPS = 1024  # bounds the logits that a chunk keeps
 TIMED_STEPS = 3  # the fastest counts: on a busy machine a single one may take a hundred times as long
 
