@@ -167,6 +167,13 @@ def test_what_is_no_npz_is_refused(run: RunDir, data_dir: Path, tmp_path: Path, 
         predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'bad.npz'}"))
 
 
+def test_an_npz_that_is_a_zip_bomb_is_not_unpacked(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "bomb.npz", x=np.zeros((1_100_000, 8, 8), np.uint8))
+    message = r"input=.*bomb\.npz: x is 70,400,128 bytes packed into [\d,]+, and no pictures pack so small"
+    with pytest.raises(ConfigError, match=message):
+        predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'bomb.npz'}"))
+
+
 def test_images_of_an_npz_are_inverted_as_files_are(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "plain.npz", x=(images := np.load(data_dir / "digits.npz")["x_test"][:9]))
     np.savez(tmp_path / "inverted.npz", x=255 - images)
@@ -261,6 +268,24 @@ def test_data_that_have_changed_since_are_told(
     write_npz(path, num_classes=3, shape=(8, 8), num_train=60, num_test=33)
     evaluate(settings("evaluate", data_dir, f"run={run.path}"))
     assert "The data are not those that the run was trained on: x_test, y_test differ" in caplog.text
+
+
+def test_images_that_were_exchanged_since_are_told(
+    run_train: RunTrain, data_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Files of the same names and sizes, in folders."""
+    for label, name in enumerate(("cat", "dog")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("L", (8, 8), 100 * label + number).save(tmp_path / "images" / name / f"{number}.bmp")
+    data = ("data=image_folder", f"data.path={tmp_path / 'images'}", "data.image_size=8", "data.batch_size=4")
+    run = run_train(*data, "trainer.max_epochs=1", "callbacks=none", "logger=none")
+    evaluate(settings("evaluate", data_dir, f"run={run.path}"))
+    assert "not those" not in caplog.text
+    for old, new in (("cat", "x"), ("dog", "cat"), ("x", "dog")):
+        (tmp_path / "images" / old).rename(tmp_path / "images" / new)
+    evaluate(settings("evaluate", data_dir, f"run={run.path}"))
+    assert "The data are not those that the run was trained on: test_contents, train_contents differ" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import logging
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,7 +152,7 @@ def _load(path: Path, num_classes: int | None, mend: str) -> Arrays:
     try:
         with zipfile.ZipFile(path) as archive:
             keys = [name.removesuffix(".npy") for name in archive.namelist()]
-            _refuse_bomb(archive, path)
+            refuse_zip_bomb(archive, Arrays._fields, str(path))
             arrays = {key: _array(archive, key) for key in Arrays._fields if key in keys}
     except PermissionError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
@@ -171,14 +171,22 @@ def _load(path: Path, num_classes: int | None, mend: str) -> Arrays:
     return found
 
 
-def _refuse_bomb(archive: zipfile.ZipFile, path: Path) -> None:
-    """Look at what the arrays would take before any is unpacked. What is read is bounded by what is said here."""
-    members = [info for info in archive.infolist() if info.filename.removesuffix(".npy") in Arrays._fields]
-    require_memory(sum(info.file_size for info in members), str(path))
+def refuse_zip_bomb(archive: zipfile.ZipFile, keys: Collection[str], what: str) -> None:
+    """Look at what the arrays would take before any is unpacked. What is read is bounded by what is said here.
+
+    Args:
+        keys: Of the arrays that are to be read.
+        what: Opens the message.
+
+    Raises:
+        ConfigError: They need more memory than is free, or pack smaller than pictures do.
+    """
+    members = [info for info in archive.infolist() if info.filename.removesuffix(".npy") in keys]
+    require_memory(sum(info.file_size for info in members), what)
     for info in members:
         if info.file_size > LARGE_BYTES and info.file_size > MOST_PACKED * info.compress_size:
             sizes = f"{info.file_size:,} bytes packed into {info.compress_size:,}"
-            raise ConfigError(f"{path}: {info.filename.removesuffix('.npy')} is {sizes}, and no pictures pack so small")
+            raise ConfigError(f"{what}: {info.filename.removesuffix('.npy')} is {sizes}, and no pictures pack so small")
 
 
 def fingerprint(path: Path) -> dict[str, str]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lithydra.checks.output import distinct_names, output_of, writing
 from lithydra.data.images import ImageError, decode, find_images
+from lithydra.data.prepare import refuse_zip_bomb
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.training import build
 from lithydra.training.classifier import Classifier
@@ -90,7 +91,7 @@ def read_npz(pattern: str, module: Classifier) -> list[tuple[str, np.ndarray]]:
     """Names and images (H, W, C) uint8 of a file's array `x_test`, `images` or `x`, or of its only array.
 
     Raises:
-        ConfigError: There is no such file or array, or its images are not of the run's shape.
+        ConfigError: There is no such file or array, it is a zip bomb, or its images are not of the run's shape.
     """
     path = Path(pattern).expanduser()
     try:
@@ -98,6 +99,7 @@ def read_npz(pattern: str, module: Classifier) -> list[tuple[str, np.ndarray]]:
             key = next((key for key in NPZ_KEYS if key in file), file.files[0] if len(file.files) == 1 else None)
             if key is None:
                 raise ConfigError(f"input={path}: has {', '.join(file.files)}, and none of {', '.join(NPZ_KEYS)}")
+            refuse_zip_bomb(file.zip, [key], f"input={path}")
             images = file[key]
     except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise ConfigError(f"input={path}: not an npz file that can be read: {error}") from error
