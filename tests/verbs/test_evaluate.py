@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +173,22 @@ def test_an_npz_that_is_a_zip_bomb_is_not_unpacked(run: RunDir, data_dir: Path, 
     message = r"input=.*bomb\.npz: x is 70,400,128 bytes packed into [\d,]+, and no pictures pack so small"
     with pytest.raises(ConfigError, match=message):
         predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'bomb.npz'}"))
+
+
+@pytest.mark.parametrize("damage", ["packed bytes", "size in the header"])
+def test_a_damaged_array_is_refused(run: RunDir, data_dir: Path, tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "bad.npz"
+    if damage == "packed bytes":
+        np.savez_compressed(path, x=np.load(data_dir / "digits.npz")["x_test"])
+        content = bytearray(path.read_bytes())
+        content[60:70] = b"\xff" * 10
+        path.write_bytes(content)
+    else:
+        with zipfile.ZipFile(path, "w") as archive, archive.open("x.npy", "w") as member:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (10**12, 8, 8)}
+            np.lib.format.write_array_header_1_0(member, header)
+    with pytest.raises(ConfigError, match=r"bad\.npz: not an npz file that can be read"):
+        predict(settings("predict", data_dir, f"run={run.path}", f"input={path}"))
 
 
 def test_images_of_an_npz_are_inverted_as_files_are(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
