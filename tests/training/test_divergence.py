@@ -1,17 +1,20 @@
 """Promise 7: divergence ends a run, names the step and the lr, and leaves nothing that is NaN."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lithydra.models.mlp
 from conftest import RunTrain
 from killing import Killing, in_child
+from lithydra import cli
 from lithydra.data.loaders import Chunk
 from lithydra.errors import DivergedError
 from lithydra.run.checkpoints import load
@@ -57,12 +60,19 @@ def test_a_nan_score_is_never_best() -> None:
     assert keeper._improves(0.1)
 
 
-def test_divergence_ends_with_exit_code_3_and_no_nan_on_disk(data_dir: Path, tmp_path: Path) -> None:
+def test_divergence_ends_with_exit_code_3_one_message_and_no_nan_on_disk(data_dir: Path, tmp_path: Path) -> None:
     """After some good epochs: the explosion comes from an lr that rises."""
-    killing, run = Killing(data_dir, tmp_path), RunDir(tmp_path / "run")
+    run, log = RunDir(tmp_path / "run"), tmp_path / "log"
     explodes = ("optimizer=sgd", "lr=1e30", "scheduler=onecycle", "scheduler.div_factor=1e30")
-    code = in_child(lambda: killing.train(*SMALL, *explodes, f"run={run.path}"), tmp_path / "log")
-    assert code == DivergedError.exit_code == 3, (tmp_path / "log").read_text()
+
+    def task() -> None:
+        GlobalHydra.instance().clear()
+        sys.argv = ["train.py", f"paths.data={data_dir}", "accelerator=cpu", *SMALL, *explodes, f"run={run.path}"]
+        cli.main("train")
+
+    code = in_child(task, log)
+    assert code == DivergedError.exit_code == 3, log.read_text()
+    assert log.read_text().count("Diverged") == 1
     status = run.read_status()
     assert status["state"] == "diverged"
     assert all(math.isfinite(float(row["train/loss"])) for row in run.read_metrics())

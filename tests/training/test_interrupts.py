@@ -108,6 +108,7 @@ def test_a_real_process_obeys(data_dir: Path, tmp_path: Path, number: int, phase
     output, errors = process.communicate(timeout=60)
     assert process.returncode == EXIT_CODES[signal.Signals(number)], errors
     (line,) = errors.splitlines()
+    assert (output + errors).count(f"Stopped by {signal.Signals(number).name}") == 1
     if phase == "imports":
         assert line.endswith("before the run began. The same command starts it.")
         assert not run.path.exists()
