@@ -1,4 +1,4 @@
-"""The page that serves a run: its predictions, and the page itself in a browser where Gradio and Chromium are there."""
+"""The page that serves a run: its predictions, its parts, and the page in a browser where Gradio and Chromium are."""
 
 import json
 import os
@@ -11,17 +11,20 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 import lithydra
 from conftest import ROOT, SMALL, RunTrain
 from lithydra.run.directory import RunDir
-from lithydra.verbs.serve import centered, predictors
+from lithydra.verbs.serve import MAX_FILE_SIZE, centered, page, predictors, serve
 
 
 def test_drawing_is_cut_and_centered() -> None:
@@ -45,6 +48,49 @@ def test_served_predictions_are_the_runs(run_train: RunTrain, data_dir: Path, tm
     assert [answer[str(i)] for i in range(10)] == pytest.approx(expected.tolist())
     assert (seen[::22, ::22] == image).all()
     assert from_file(None, False) == from_drawing(None) == (None, None)
+
+
+@pytest.fixture
+def gradio(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
+    """A stand-in for Gradio, which is an extra: it notes what it is called with, and serves nothing."""
+    stand_in = MagicMock()
+    monkeypatch.setitem(sys.modules, "gradio", stand_in)
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")  # as `page` sets it, and here it is taken back
+    return stand_in
+
+
+@pytest.mark.parametrize(("channels", "tabs"), [(1, ["Draw", "Image"]), (3, ["Image"])])
+def test_a_page_has_a_pad_to_draw_on_for_gray_images_alone(gradio: MagicMock, channels: int, tabs: list[str]) -> None:
+    module: Any = SimpleNamespace(
+        image_shape=(channels, 8, 8), class_names=["cat", "dog"], record={"data": {"name": "animals"}}
+    )
+    assert page(module, "run") is gradio.Blocks.return_value.__enter__.return_value
+    assert [call.args[0] for call in gradio.Tab.call_args_list] == tabs
+    assert gradio.Sketchpad.called == ("Draw" in tabs)
+
+
+def test_a_served_run_is_guarded_and_its_address_said_when_it_answers(
+    gradio: MagicMock, run_train: RunTrain, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Starlette, which comes with Gradio, has a stand-in, too; and Ctrl-C goes on ending the tests."""
+    middleware, trusted_host = MagicMock(), MagicMock()
+    monkeypatch.setitem(sys.modules, "starlette.middleware", middleware)
+    monkeypatch.setitem(sys.modules, "starlette.middleware.trustedhost", trusted_host)
+    monkeypatch.setattr("lithydra.verbs.serve.stop_on_signal", lambda: None)
+    run = run_train(*SMALL)
+    capsys.readouterr()
+    app = gradio.Blocks.return_value.__enter__.return_value
+    app.launch.side_effect = lambda **_: print("launched")
+    serve(OmegaConf.create({"run": str(run.path), "checkpoint": "best", "host": "my.host", "port": 7861, "trust": []}))
+    assert capsys.readouterr().out == f"launched\nServing {run.path} at http://my.host:7861 (Ctrl-C stops)\n"
+    given = app.launch.call_args.kwargs
+    assert (given["server_name"], given["server_port"], given["share"]) == ("my.host", 7861, False)
+    assert given["max_file_size"] == MAX_FILE_SIZE
+    assert given["app_kwargs"] == {"middleware": [middleware.Middleware.return_value]}
+    names = ["my.host", "localhost", "127.0.0.1"]
+    middleware.Middleware.assert_called_once_with(trusted_host.TrustedHostMiddleware, allowed_hosts=names)
+    assert given["prevent_thread_lock"]  # else it does not return before Ctrl-C
+    app.block_thread.assert_called_once_with()
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
