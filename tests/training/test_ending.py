@@ -28,6 +28,25 @@ class Timer(callbacks.Timer):
     def on_fit_start(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None: ...
 
 
+class Patience(callbacks.EarlyStopping):
+    """Of another name than Lightning's, and no setting says what it watches."""
+
+    def __init__(self, metric: str, patience: int) -> None:
+        super().__init__(metric, min_delta=0.5, patience=patience, mode="max")
+
+
+class Limit(Timer):
+    """Of another name than Lightning's."""
+
+
+def impatient() -> callbacks.EarlyStopping:
+    return Patience("val/acc", 1)
+
+
+def limited() -> callbacks.Timer:
+    return Limit("00:00:00:00")
+
+
 class StopsItself(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         trainer.should_stop = trainer.current_epoch == 0
@@ -53,6 +72,8 @@ def said(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]
 
 
 OWN = "trust=[test_ending]"  # of code that only the command line has named
+BEFORE = "+callbacks.before={_target_: test_ending.Patience, metric: train/acc, patience: 9}"
+NOT_BETTER = "val/acc did not become better than .* in 1 epochs .patience=1."
 
 # Settings, why the run stops, and what goes on; None where nothing does.
 ENDINGS = {
@@ -61,7 +82,7 @@ ENDINGS = {
     "both": (("trainer.max_epochs=2", "trainer.max_steps=30"), None, "trainer.max_epochs=4 trainer.max_steps=60"),
     "patience": (
         ("callbacks=early_stopping", "callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=0.5"),
-        "early stopping: val/acc did not become better than .* in 1 epochs .patience=1.",
+        f"^early stopping: {NOT_BETTER}",
         "+callbacks.early_stopping.patience=2",
     ),
     "threshold": (
@@ -73,6 +94,36 @@ ENDINGS = {
         (TIMER,),
         "callbacks.timer.duration=00:00:00:00 is over",
         "+callbacks.timer.duration=00:00:00:01 trust=[test_ending]",
+    ),
+    "class of one's own": (
+        (BEFORE, "+callbacks.own={_target_: test_ending.Patience, metric: val/acc, patience: 1}"),
+        f"^early stopping: {NOT_BETTER}",
+        f"+callbacks.own.patience=2 resume_anyway=true {OWN}",
+    ),
+    "metric without its key": (
+        (BEFORE, "+callbacks.own={_target_: test_ending.Patience, _args_: [val/acc], patience: 1}"),
+        f"^early stopping: {NOT_BETTER}",
+        f"+callbacks.own.patience=2 resume_anyway=true {OWN}",
+    ),
+    "patience without its key": (
+        ("+callbacks.own={_target_: test_ending.Patience, _args_: [val/acc, 1]}",),
+        f"^early stopping by Patience: {NOT_BETTER}",
+        OWN,
+    ),
+    "function": (
+        ("+callbacks.own={_target_: test_ending.impatient}",),
+        f"^early stopping by Patience: {NOT_BETTER}",
+        OWN,
+    ),
+    "time of a class of one's own": (
+        (TIMER.replace("Timer", "Limit"),),
+        "^callbacks.timer.duration=00:00:00:00 is over",
+        f"+callbacks.timer.duration=00:00:00:01 resume_anyway=true {OWN}",
+    ),
+    "time of a function": (
+        ("+callbacks.own={_target_: test_ending.limited}",),
+        "^Limit.duration=00:00:00:00 is over",
+        None,
     ),
     "itself": (("+callbacks.own={_target_: test_ending.StopsItself}",), "a callback has asked for it", OWN),
     "pruned": (("+callbacks.search={_target_: test_ending.Pruned}",), "pruned by the search", OWN),
@@ -98,7 +149,7 @@ def test_the_printed_line_trains_more_epochs(
     if more is None:
         assert line.startswith("more epochs    none: ") and status["no_more_epochs"] in line
         with pytest.raises(ConfigError, match=re.escape(status["no_more_epochs"])):
-            killing.train(f"resume={run.path}")
+            killing.train(f"resume={run.path}", OWN)
         return
     assert line == f"more epochs    python train.py resume={run.path} {more}".rstrip()
     killing.train(f"resume={run.path}", *more.split())

@@ -187,8 +187,11 @@ def device(config: DictConfig) -> torch.device:
 
 def trainer(
     config: DictConfig, directory: Path, data: ImageDataModule, module: Classifier, interrupts: Interrupts
-) -> L.Trainer:
-    """The Trainer with its callbacks and loggers; `directory` is the run's."""
+) -> tuple[L.Trainer, dict[str, L.Callback]]:
+    """The Trainer with its callbacks and loggers, and those callbacks that the config names, by their keys.
+
+    `directory` is the run's.
+    """
     if device(config).type != "cuda":
         # Lightning has torch look for Nvidia's driver through NVML, and torch 2.15 looks at every optimizer step.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
@@ -223,7 +226,7 @@ def trainer(
         )
     if settings.get("profiler") and trainer.profiler.filename is None:  # it would tell a log that nobody reads
         trainer.profiler.dirpath, trainer.profiler.filename = directory, PROFILE
-    return trainer
+    return trainer, chosen
 
 
 def _name_loggers(config: DictConfig, directory: Path) -> None:

@@ -162,6 +162,7 @@ def _refuse_finished(run: RunDir, stored: dict[str, Any], config: DictConfig) ->
     epochs, steps = status.get("epoch", 0), status.get("step", 0)
     left = epochs < trainer.max_epochs and (trainer.max_steps == UNLIMITED or steps < trainer.max_steps)
     keys = (*LENGTH, *stoppers(stored), *stoppers(OmegaConf.to_container(config)))  # pyright: ignore
+    keys += ("callbacks",) if config.resume_anyway else ()  # one that ends a run may have any name
     longer = status.get("more_epochs") == "" or any(select(stored, k) != OmegaConf.select(config, k) for k in keys)
     if status.get("state") == "finished" and not (left and longer and not trainer.get("fast_dev_run")):
         why = f" ({status['stopped']})" if "stopped" in status else ""

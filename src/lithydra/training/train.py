@@ -58,7 +58,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
         if main:
             stack.enter_context(tracked(run, module.record["config"]))
         interrupts = stack.enter_context(interruptible(run))
-        trainer = build.trainer(config, run.path, data, module, interrupts)
+        trainer, callbacks = build.trainer(config, run.path, data, module, interrupts)
         stack.enter_context(other_processes(trainer, job, interrupts))
         if main:
             choices = all_choices(run, choices, overrides)
@@ -69,7 +69,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
             hparams.log_settings(trainer, module.record["config"])
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         trainer.strategy.barrier()  # until the main process has named the best checkpoint
-        metrics, end = kept(trainer).metrics, ending(trainer, config)
+        metrics, end = kept(trainer).metrics, ending(trainer, config, callbacks)
         if end.stopped and trainer.is_global_zero:
             log.info("Stopped after epoch %d of %d: %s", trainer.current_epoch, config.trainer.max_epochs, end.stopped)
         complete = not pruned(trainer)
