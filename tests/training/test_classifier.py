@@ -5,10 +5,14 @@ import lightning as L
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 from conftest import QUIET, SMALL, RunTrain, assert_equal, checkpoint, rows, weights
+from lithydra.data.splits import Batch
 from lithydra.errors import ConfigError
+from lithydra.metrics import SplitMetrics
 from lithydra.training.checkpoint import RunCheckpoint
+from lithydra.training.classifier import Classifier
 
 
 def test_training_metrics_weigh_images_alike(run_train: RunTrain) -> None:
@@ -223,6 +227,19 @@ def test_a_part_of_the_batches_that_comes_to_none_is_refused_before_training(
     with pytest.raises(ConfigError, match=rf"trainer\.limit_{split}_batches=0\.5: less than one of 1 batches; a smal"):
         run_train(*one_batch, f"trainer.limit_{split}_batches=0.5")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_part_of_the_evaluation_batches_is_evaluated(run_train: RunTrain, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate, seen = Classifier._evaluate, {"val": 0, "test": 0}
+
+    def counted(module: Classifier, metrics: SplitMetrics, batch: Batch) -> Tensor:
+        seen["val" if metrics is module.val_metrics else "test"] += len(batch[1])
+        return evaluate(module, metrics, batch)
+
+    monkeypatch.setattr(Classifier, "_evaluate", counted)
+    parts = ("trainer.limit_val_batches=0.5", "trainer.limit_test_batches=0.5", "data.eval_batch_size=15")
+    run_train(*SMALL, *parts, "trainer.max_epochs=1")  # 30 and 360 images
+    assert seen == {"val": 15, "test": 180}
 
 
 def test_plateau_lowers_lr_after_patience(run_train: RunTrain) -> None:

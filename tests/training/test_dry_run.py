@@ -87,3 +87,22 @@ def test_trying_out_changes_nothing(compose: Compose, settings: tuple[str, ...])
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert all(p.grad is None for p in module.parameters())
+
+
+# Settings by which one process has two batches of the split, and each of two has one.
+TWO_BATCHES = {
+    "val": ("data.num_folds=5", "data.limit=200", "data.eval_batch_size=20"),
+    "test": ("data.eval_batch_size=200",),
+}
+
+
+@pytest.mark.parametrize("split", TWO_BATCHES)
+def test_a_part_of_the_batches_of_a_process_that_comes_to_none_is_refused(compose: Compose, split: str) -> None:
+    config = compose(*TWO_BATCHES[split], f"trainer.limit_{split}_batches=0.5")
+    data = build.data(config)
+    try_out(config, data, build.classifier(config, data), build.place(config))
+    message = (
+        rf"trainer\.limit_{split}_batches=0\.5: less than one of 1 batches in each of 2 processes; a smaller data\."
+    )
+    with pytest.raises(ConfigError, match=message):
+        try_out(config, data, build.classifier(config, data), build.place(compose("accelerator=ddp_cpu")))

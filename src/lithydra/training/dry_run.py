@@ -34,7 +34,7 @@ def try_out(config: DictConfig, data: ImageDataModule, module: Classifier, train
     """One step on a copy: refuses what does not fit together, and settles how many steps go into an execution."""
     for key in ("callbacks", "logger"):  # these are made when there is a run directory
         refuse_unknown_arguments(key, config[key])
-    _refuse_less_than_a_batch(config, data)
+    _refuse_less_than_a_batch(config, data, trainer.world_size)
     if trainer.world_size > 1 and isinstance(module, StatisticsClassifier):
         raise ConfigError(f"model: {type(module.net).__name__} learns in one process; trainer.devices=1")
     refuse_unsupported(callbacks := targets(config, "callbacks"))
@@ -43,19 +43,19 @@ def try_out(config: DictConfig, data: ImageDataModule, module: Classifier, train
     data.steps_per_execution = steps_beside(callbacks, steps, config.trainer.steps_per_execution)
 
 
-def _refuse_less_than_a_batch(config: DictConfig, data: ImageDataModule) -> None:
-    """A part of a split's batches that comes to none."""
+def _refuse_less_than_a_batch(config: DictConfig, data: ImageDataModule, world_size: int) -> None:
+    """A part of a split's batches that comes to none; of evaluation batches, a process has those of its share alone."""
     assert data.train is not None and data.test is not None
-    splits = {"train": (len(data.train), data.batch_size), "test": (len(data.test), data.eval_batch_size)}
+    splits = {"train": (len(data.train), data.batch_size), "test": (len(data.test) // world_size, data.eval_batch_size)}
     if data.val is not None:
-        splits["val"] = (len(data.val), data.eval_batch_size)
+        splits["val"] = (len(data.val) // world_size, data.eval_batch_size)
     for split, (num_images, batch_size) in splits.items():
-        part, count = config.trainer.get(f"limit_{split}_batches"), -(-num_images // batch_size)
+        part, count = config.trainer.get(f"limit_{split}_batches"), max(1, -(-num_images // batch_size))
         if isinstance(part, float) and int(part * count) < 1:
             key = "data.batch_size" if split == "train" else "data.eval_batch_size"
-            raise ConfigError(
-                f"trainer.limit_{split}_batches={part}: less than one of {count} batches; a smaller {key} makes more"
-            )
+            each = f" in each of {world_size} processes" if world_size > 1 and split != "train" else ""
+            limit = f"trainer.limit_{split}_batches={part}"
+            raise ConfigError(f"{limit}: less than one of {count} batches{each}; a smaller {key} makes more")
 
 
 def dry_run(module: Classifier, data: ImageDataModule, trainer: L.Trainer) -> tuple[dict[str, tuple[int, ...]], float]:
