@@ -39,6 +39,10 @@ def run(killing: Killing) -> RunDir:
     [
         ("lr=0.5", "lr was 0.001, given 0.5"),
         ("optimizer.lr=0.5 resume_anyway=true", "optimizer.lr=0.5: there is one learning rate; say lr=0.5 instead"),
+        (
+            "scheduler=onecycle scheduler.max_lr=0.5 resume_anyway=true",
+            "scheduler.max_lr=0.5: there is one learning rate; say lr=0.5 instead",
+        ),
         ("optimizer=sgd", "optimizer._target_ was torch.optim.Adam, given torch.optim.SGD"),
         ("optimizer.eps=1e-3", "optimizer.eps was 1e-08, given 0.001"),
         ("data.batch_size=8", "data.batch_size was 16, given 8"),
@@ -150,6 +154,30 @@ def test_with_the_word_a_new_lr_is_taken_and_stays(killing: Killing, tmp_path: P
     assert load(run.last)["optimizer_states"][0]["state"].keys() == moments.keys()
     killing.train(f"resume={run.path}", "trainer.max_epochs=3")
     assert [float(row["lr"]) for row in run.read_metrics()] == [0.001, 1e-12, 1e-12]
+
+
+CYCLIC = (
+    "scheduler=exponential",
+    "scheduler._target_=torch.optim.lr_scheduler.CyclicLR",
+    *("+scheduler.base_lr=0.1", "+scheduler.max_lr=0.1", "+scheduler.cycle_momentum=false"),
+)
+
+
+@pytest.mark.parametrize(("scheduler", "refused"), [(("scheduler=onecycle",), True), (CYCLIC, False)])
+def test_a_cycle_goes_to_the_lr_of_the_run(
+    killing: Killing, tmp_path: Path, scheduler: tuple[str, ...], refused: bool
+) -> None:
+    """OneCycleLR's max_lr is the learning rate; that of another schedule is a setting like others."""
+    run, more = RunDir(tmp_path / "run"), ("+scheduler.max_lr=0.5", "trainer.max_epochs=2", "resume_anyway=true")
+    killing.train(*COMMON, *scheduler, "trainer.max_epochs=1", f"run={run.path}")
+    if refused:
+        with pytest.raises(
+            ConfigError, match=r"^\+scheduler\.max_lr=0\.5: there is one learning rate; say lr=0\.5 inst"
+        ):
+            killing.train(f"resume={run.path}", *more)
+    else:
+        killing.train(f"resume={run.path}", *more)
+        assert run.read_config()["scheduler"]["max_lr"] == 0.5
 
 
 def test_max_epochs_may_grow(killing: Killing, tmp_path: Path) -> None:

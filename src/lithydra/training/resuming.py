@@ -5,8 +5,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lithydra.checks.combinations import ONE_CYCLE
 from lithydra.checks.config import check
 from lithydra.errors import ConfigError
+from lithydra.overrides import bare
 from lithydra.run.config import FOLLOWS, flatten, frozen, select, trainable
 from lithydra.run.directory import RunDir
 from lithydra.training.repair import stored_config
@@ -71,7 +73,7 @@ def resumed(run: RunDir, composed: DictConfig, overrides: list[str]) -> DictConf
     """
     stored = stored_config(run)
     given = frozen(composed)
-    keys = _named(run, stored, overrides)
+    keys = _named(run, stored, given, overrides)
     refuse_changes(run, stored, given, keys, anyway=composed.resume_anyway)
     config = DictConfig({**given, **stored})  # a setting that is newer than the run has its default
     for key in keys:
@@ -85,16 +87,19 @@ def resumed(run: RunDir, composed: DictConfig, overrides: list[str]) -> DictConf
     return config
 
 
-def _named(run: RunDir, stored: dict[str, Any], overrides: list[str]) -> list[str]:
+def _named(run: RunDir, stored: dict[str, Any], given: dict[str, Any], overrides: list[str]) -> list[str]:
     """The keys that a command line sets, by themselves or through another."""
     keys: list[str] = []
+    names_scheduler = {"scheduler", "scheduler._target_"} & set(map(bare, overrides))
+    scheduler = select(given if names_scheduler else stored, "scheduler._target_")
+    second_lr = ("optimizer.lr", *(["scheduler.max_lr"] if scheduler == ONE_CYCLE else []))
     for override in overrides:
         key = override.lstrip("+~").split("=")[0].split("@")[0]
         if key in RECIPES:
             raise ConfigError(
                 f"resume={run.path}: goes on with its own config; give the settings that {key}= stands for"
             )
-        if key == "optimizer.lr":
+        if key in second_lr:
             raise ConfigError(f"{override}: there is one learning rate; say lr={override.partition('=')[2]} instead")
         if override.startswith("~") and "." in key:
             key = key.rpartition(".")[0]  # what is gone shows in what is left
