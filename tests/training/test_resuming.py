@@ -180,6 +180,18 @@ def test_a_cycle_goes_to_the_lr_of_the_run(
         assert run.read_config()["scheduler"]["max_lr"] == 0.5
 
 
+def test_a_group_takes_over_what_it_has_from_other_settings_of_the_run(killing: Killing, tmp_path: Path) -> None:
+    """A new schedule goes to the run's lr, and new early stopping watches what the run monitors."""
+    run, watched = RunDir(tmp_path / "run"), ("monitor.metric=val/loss", "monitor.mode=min")
+    killing.train(*COMMON, *watched, "lr=0.01", "trainer.max_epochs=1", f"run={run.path}")
+    groups = ("scheduler=onecycle", "callbacks=early_stopping", "logger=none")
+    killing.train(f"resume={run.path}", *groups, "trainer.max_epochs=2", "resume_anyway=true")
+    config = run.read_config()
+    assert (config["lr"], config["optimizer"]["lr"], config["scheduler"]["max_lr"]) == (0.01, 0.01, 0.01)
+    stopping = config["callbacks"]["early_stopping"]
+    assert (stopping["monitor"], stopping["mode"]) == ("val/loss", "min")
+
+
 def test_max_epochs_may_grow(killing: Killing, tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
     killing.train(*COMMON, *SETTINGS["plateau"], "trainer.max_epochs=1", f"run={run.path}")

@@ -78,6 +78,7 @@ def resumed(run: RunDir, composed: DictConfig, overrides: list[str]) -> DictConf
     config = DictConfig({**given, **stored})  # a setting that is newer than the run has its default
     for key in keys:
         OmegaConf.update(config, key, select(given, key), merge=False, force_add=True)
+    _follow(config, stored, given, keys)
     config = trainable(OmegaConf.to_container(config), f"resume={run.path}", given, composed)
     for key in ("run", "resume", "resume_anyway", "trust"):
         config[key] = composed[key]
@@ -108,6 +109,16 @@ def _named(run: RunDir, stored: dict[str, Any], given: dict[str, Any], overrides
         followers = [place for place in FOLLOWS.get(key, ()) if select(stored, place) == select(stored, key)]
         keys += [key, *WRITES_TO.get(key, ()), *followers]
     return keys
+
+
+def _follow(config: DictConfig, stored: dict[str, Any], given: dict[str, Any], keys: list[str]) -> None:
+    """What has its value from another setting has that of `config`: a new schedule goes to the lr of the run."""
+    for source, places in FOLLOWS.items():
+        for place in places:
+            origin = given if any(_below(place, key) for key in keys) else stored
+            value = select(origin, place)
+            if place not in keys and value is not None and value == select(origin, source):
+                OmegaConf.update(config, place, select(config, source))
 
 
 def refuse_changes(
