@@ -10,6 +10,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from test_train import evaluated
 
 from killing import COMMON, Killing, SignalAt
+from lithydra.run import page
 from lithydra.run.checkpoints import load
 from lithydra.run.directory import RunDir
 
@@ -144,3 +145,13 @@ def test_hparams_of_a_resumed_run_are_its_own(killing: Killing, tmp_path: Path) 
     assert hparams["loss.label_smoothing"].number_value == 0.1
     origin = json.loads(run.provenance.read_text())
     assert origin["resumed"][0]["choices"]["optimizer"] == "sgd"
+
+
+def test_the_page_of_a_resumed_run_shows_what_it_went_on_with(killing: Killing, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    killing.train(*PLAIN, "optimizer=sgd", "regularizer=l1", "trainer.max_epochs=1", f"run={run.path}")
+    killing.train(f"resume={run.path}", "trainer.max_epochs=2", "scheduler=step", "resume_anyway=true")
+    killing.train(f"resume={run.path}", "trainer.max_epochs=3", "regularizer=l2", "resume_anyway=true")
+    settings = page.content(run)["settings"]
+    assert [settings[group] for group in ("optimizer", "scheduler", "regularizer")] == ["sgd", "step", "l2"]
+    assert settings["max epochs"] == 3

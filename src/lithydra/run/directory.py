@@ -111,6 +111,11 @@ class RunDir:
             raise ConfigError(f"{self.provenance}: lost; it says what the run was trained with")
         return origin
 
+    def origins(self) -> list[dict[str, Any]]:
+        """What provenance.json holds of each command that the run was trained with, the first one's first."""
+        origin = self.read_provenance()
+        return [origin, *origin.get("resumed", [])] if origin else []
+
     def read_command(self) -> str:
         """The command lines that the run was trained with."""
         return self.command.read_text(errors="replace") if self.command.is_file() else ""

@@ -47,6 +47,7 @@ def render(template: Path, content: dict[str, Any]) -> str:
 def content(run: RunDir) -> dict[str, Any]:
     status = run.read_status()
     origin = run.origin()
+    choices = run.origins()[-1]["choices"]  # a run may go on with others than it began with
     config = run.read_config()
     metrics: dict[str, float] = status.get("metrics", {})
     pictures = {title: run.plots / f"{name}.png" for name, title in PICTURES.items()}
@@ -57,7 +58,7 @@ def content(run: RunDir) -> dict[str, Any]:
         "splits": [s for s in ("train", "val", "test") if f"{s}/loss" in metrics],
         "metrics": metrics,
         "settings": {
-            **{group: origin["choices"].get(group) for group in SETTINGS if origin["choices"].get(group)},
+            **{group: choices[group] for group in SETTINGS if choices.get(group)},
             "lr": config["lr"],
             "batch size": config["data"]["batch_size"],
             "seed": config["seed"],

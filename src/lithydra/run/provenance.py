@@ -42,7 +42,7 @@ def provenance(
 
 def all_choices(run: RunDir, choices: dict[str, str], overrides: list[str]) -> dict[str, str]:
     """The option taken in each config group: of a resumed run its own, but for those that `overrides` name."""
-    parts = _parts(run)
+    parts = run.origins()
     if not parts:
         return choices
     named = {override.lstrip("+~").split("=")[0].split("@")[0] for override in overrides}
@@ -51,12 +51,12 @@ def all_choices(run: RunDir, choices: dict[str, str], overrides: list[str]) -> d
 
 def all_overrides(run: RunDir) -> list[str]:
     """Of all the commands that a run was trained with, the first one's first."""
-    return [override for part in _parts(run) for override in part["overrides"]]
+    return [override for part in run.origins() for override in part["overrides"]]
 
 
 def warn_of_threads(run: RunDir) -> None:
     """A sum of many numbers depends on how many threads add them."""
-    parts = _parts(run)
+    parts = run.origins()
     now, before = torch.get_num_threads(), parts[-1]["hardware"].get("torch_threads") if parts else None
     if before not in (None, now):
         log.warning(
@@ -64,12 +64,6 @@ def warn_of_threads(run: RunDir) -> None:
             "a run that never stopped. OMP_NUM_THREADS=%d keeps the number",
             *(before, now, before),
         )
-
-
-def _parts(run: RunDir) -> list[dict[str, Any]]:
-    """What provenance.json holds of each command."""
-    origin = run.read_provenance()
-    return [origin, *origin.get("resumed", [])] if origin else []
 
 
 @cache  # it takes a while, and a sweep's jobs are forked from a process that knows it
