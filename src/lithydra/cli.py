@@ -112,7 +112,7 @@ def _checked(verb: str, config: DictConfig) -> tuple[Any, ...]:
     if verb == "train":
         _refuse_study_alone(job)
     if verb == "train" and config.resume:
-        config = resumed(RunDir.open(Path(str(config.resume)), "resume"), config, overrides)
+        config = resumed(RunDir.open(Path(str(config.resume)), "resume"), config, overrides, choices)
     else:
         check(config, choices)
     return config, *{"train": (choices, overrides), "inspect_data": (choices,), "lr_find": (overrides,)}[verb]

@@ -60,12 +60,15 @@ UNLIMITED = -1  # of trainer.max_steps
 ABSENT = "nothing"  # how a setting is shown that one of two configs does not have
 
 
-def resumed(run: RunDir, composed: DictConfig, overrides: list[str]) -> DictConfig:
+def resumed(
+    run: RunDir, composed: DictConfig, overrides: list[str], choices: Mapping[str, str] | None = None
+) -> DictConfig:
     """The run's own config with the command line's changes.
 
     Args:
         composed: The config that the command line gives by itself; only keys that `overrides` name are read from it.
         overrides: The command line, as `group=choice` and `key=value`.
+        choices: The option that it takes in each group, as Hydra tells it.
 
     Raises:
         ConfigError: The command line changes what would make it another run, and `resume_anyway` is not set; or the
@@ -82,7 +85,7 @@ def resumed(run: RunDir, composed: DictConfig, overrides: list[str]) -> DictConf
     config = trainable(OmegaConf.to_container(config), f"resume={run.path}", given, composed)
     for key in ("run", "resume", "resume_anyway", "trust"):
         config[key] = composed[key]
-    check(config)
+    check(config, choices)
     _refuse_new_length(stored, config)
     _refuse_finished(run, stored, config)
     return config
