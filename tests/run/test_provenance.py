@@ -40,6 +40,7 @@ def write(path: Path, content: str | bytes) -> None:
 @pytest.mark.parametrize("content", ["a = 1\nb = 2\n", "a = 1\n\nno end", "", "\n", "form\x0cfeed\r\n", "grün\n"])
 def test_a_new_file_is_recorded_and_comes_back(checkout: Path, content: str) -> None:
     changed = {"src/own/new.py": content, "conf/model/new.yaml": "b: 2\n", "src/own/old.py": "WIDTH = 2\n"}
+    changed |= {"own.py": "DEPTH = 1\n", "nets/own.py": content}
     for name, text in changed.items():
         write(checkout / name, text)
     state = git_state(checkout / "src" / "own")
@@ -52,7 +53,7 @@ def test_a_new_file_is_recorded_and_comes_back(checkout: Path, content: str) -> 
 
 
 def test_other_files_are_not_recorded(checkout: Path) -> None:
-    for name in ("src/own/a.log", "notes.txt", "outputs/run.txt"):
+    for name in ("src/own/a.log", "notes.txt", "outputs/run.txt", "env/lib/site-packages/torch.py"):
         write(checkout / name, "text\n")
     assert git_state(checkout / "src" / "own")["diff"] == ""
 

@@ -71,15 +71,16 @@ def packages() -> dict[str, str]:
     return {d.name: d.version for d in sorted(distributions(), key=lambda d: d.name.lower())}
 
 
-# Where a person's own code lies, at any depth of the checkout.
-OWN_CODE = (":(glob)**/src/**", ":(glob)**/conf/**")
+# A person's own code, at any depth of the checkout; packages of an environment that git does not ignore are none.
+OWN_CODE = (":(glob)**/*.py", ":(glob)**/src/**", ":(glob)**/conf/**", ":(exclude,glob)**/site-packages/**")
 LONGEST_FILE = 2**18  # bytes, of an untracked file that is recorded with its content
 
 
 def git_state(folder: Path) -> dict[str, str | None]:
     """Commit and uncommitted changes of the checkout that `folder` is in; None where there is no git.
 
-    A file below src/ or conf/ that git does not know yet is a change, too: a person's new model is one.
+    A Python file that git does not know yet, and any file below src/ or conf/, is a change, too: a person's new model
+    is one.
     """
 
     def git(*arguments: str) -> str | None:
