@@ -1,5 +1,6 @@
 """Loggers, a person's own too, are told of the run: its name, directory, settings and metrics."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,13 @@ def test_tensorboard_is_named_where_the_run_has_logged_to_it(
 def test_csv_logger_keeps_the_settings(run_train: RunTrain) -> None:
     run = run_train(*SMALL, "trainer.max_epochs=1", "data.batch_size=16", "logger=csv")
     assert "data.batch_size: 16" in (run.path / "csv" / "hparams.yaml").read_text()
+
+
+def test_mlflow_logger_takes_what_lightnings_takes() -> None:
+    """By its signature it is given the run's name, and a setting that it does not take is refused."""
+    parameters = inspect.signature(LockedMLFlowLogger).parameters
+    assert {"run_name", "tracking_uri", "save_dir"} <= parameters.keys()
+    assert not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
 
 
 def test_mlflow_store_is_made_by_one_run_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

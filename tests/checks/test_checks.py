@@ -1,4 +1,5 @@
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -354,6 +355,19 @@ def test_a_setting_is_known_by_the_class_that_takes_it(compose: Compose) -> None
     config.data.batch_size = 0  # the base class's, whose ever the data set is
     with pytest.raises(ConfigError, match=r"^data\.batch_size=0: must be a whole number at least 1\.$"):
         check(config)
+
+
+@pytest.mark.parametrize("accelerator", ["auto", "mps"])
+def test_double_precision_is_refused_on_a_mac(
+    accelerator: str, compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, on_cpu = (compose(f"accelerator={a}", "trainer.precision=64-true") for a in (accelerator, "cpu"))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(
+        ConfigError, match=r"^trainer\.precision=64-true: Apple's GPUs have no float64; accelerator=cpu has$"
+    ):
+        check(config)
+    check(on_cpu)
 
 
 @pytest.mark.parametrize("key", sorted(key for key in NEEDED if key.count(".") < 2))

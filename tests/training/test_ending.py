@@ -210,7 +210,8 @@ def test_epochs_without_the_metric_do_not_count(killing: Killing, tmp_path: Path
     assert len(set(rates)) == 2
 
 
-@pytest.mark.parametrize("profiler", ["simple", "advanced"])
+@pytest.mark.filterwarnings("ignore:The PyTorch Profiler default schedule will be")  # of a run of fewer than five calls
+@pytest.mark.parametrize("profiler", ["simple", "advanced", "pytorch"])
 def test_a_profiler_says_what_it_found(
     killing: Killing, tmp_path: Path, capsys: pytest.CaptureFixture[str], profiler: str
 ) -> None:
