@@ -45,7 +45,7 @@ FILES = (
     "data.val_fraction=0.2",
     "trainer.max_epochs=2",
     "augmentation=flip_crop",
-    "augmentation.padding=1",
+    "augmentation.flip_crop.padding=1",
     "trainer.steps_per_execution=2",
     "checkpoint.every_n_steps=2",
     "scheduler=exponential",
@@ -69,10 +69,30 @@ SETTINGS = {
     "files_2_workers": ("data.num_workers=2", *FILES),
     "augmentation": (
         "augmentation=flip_crop",
-        "augmentation.padding=1",
+        "augmentation.flip_crop.padding=1",
         "trainer.steps_per_execution=16",
         "checkpoint.every_n_steps=5",
     ),
+}
+
+
+# What a person opens the engine with; `{teacher}` is a finished run.
+OPENED = {
+    "adversarial": ("method=adversarial", "trainer.steps_per_execution=4", "checkpoint.every_n_steps=3"),
+    "distillation": ("method=distillation", "method.teacher={teacher}", "checkpoint.every_n_steps=4"),
+    "simclr": (
+        *("method=simclr", "monitor.metric=val/loss", "monitor.mode=min"),
+        *("augmentation=[flip,affine]", "checkpoint.every_n_steps=3"),
+    ),
+    "ema": ("average=ema", "average.decay=0.9", "trainer.steps_per_execution=4", "checkpoint.every_n_steps=3"),
+    "swa": ("average=swa", "average.start=0.4", "trainer.steps_per_execution=2", "checkpoint.every_n_steps=4"),
+    "lookahead": ("average=lookahead", "average.steps=4", "checkpoint.every_n_steps=3"),
+    "three augmentations": (
+        *("augmentation=[alternating_flip,shift,mixup]", "augmentation.shift.pixels=1"),
+        *("trainer.steps_per_execution=16", "checkpoint.every_n_steps=5"),
+    ),
+    "seconds": ("trainer.max_seconds=0.05", "scheduler=cosine", "checkpoint.every_n_steps=3"),
+    "metrics": ("metrics=[accuracy,macro_f1,auroc]", "monitor.metric=val/macro_f1", "scheduler=plateau"),
 }
 
 
@@ -234,16 +254,22 @@ class Killing:
 
         return in_child(task, self.outputs / "log")
 
+    def settings(self, name: str) -> tuple[str, ...]:
+        given = (*COMMON, *{**SETTINGS, **OPENED}[name])
+        if any("{teacher}" in setting for setting in given):
+            self.reference("steps")
+        return tuple(setting.replace("{teacher}", str(self.outputs / "reference-steps")) for setting in given)
+
     def reference(self, name: str) -> dict:
         """What the run gives when nothing stops it."""
         if name not in self.references:
             run = RunDir(self.outputs / f"reference-{name}")
-            assert self.child(*COMMON, *SETTINGS[name], f"run={run.path}") == 0
+            assert self.child(*self.settings(name), f"run={run.path}") == 0, (self.outputs / "log").read_text()
             self.references[name] = outcome(run)
         return self.references[name]
 
     def killed_and_resumed(self, name: str, run: RunDir, *kills: SignalAt) -> dict:
-        assert self.child(*COMMON, *SETTINGS[name], f"run={run.path}", kill=kills[0]) == -9
+        assert self.child(*self.settings(name), f"run={run.path}", kill=kills[0]) == -9
         for kill in kills[1:]:
             assert self.child(f"resume={run.path}", kill=kill) == -9
         assert self.child(f"resume={run.path}") == 0, (self.outputs / "log").read_text()

@@ -7,8 +7,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from lithydra import augmentations
-from lithydra.augmentations import affine, cutmix, cutout, flip_crop, mixup
+from lithydra.augmentations import transforms
+from lithydra.augmentations.chain import Chain
+from lithydra.augmentations.transforms import affine, cutmix, cutout, flip_crop, mixup
 from lithydra.errors import ConfigError
 
 CONF = Path(__file__).parents[1] / "conf" / "augmentation"
@@ -17,8 +18,8 @@ SHAPE = (3, 8, 8)
 
 
 def build(name: str, image_shape: tuple[int, ...] = SHAPE, **changes: Any) -> nn.Module:
-    config = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), changes)
-    return instantiate(config, image_shape=image_shape, num_classes=4)
+    config = OmegaConf.merge({"seed": 0}, OmegaConf.load(CONF / f"{name}.yaml"), {name: changes})
+    return instantiate(config[name], image_shape=image_shape, num_classes=4)
 
 
 def batch(size: int = 16, image_shape: tuple[int, ...] = SHAPE) -> tuple[Tensor, Tensor]:
@@ -29,7 +30,9 @@ def batch(size: int = 16, image_shape: tuple[int, ...] = SHAPE) -> tuple[Tensor,
 
 def seeded(augment: nn.Module, images: Tensor, labels: Tensor, seed: int = 1) -> tuple[Tensor, Tensor]:
     torch.manual_seed(seed)
-    return augment(images, labels)
+    chain = Chain([augment])
+    chain.set_position(seed, torch.arange(len(images)))
+    return chain(images, labels)
 
 
 def test_none_has_no_target() -> None:
@@ -63,7 +66,7 @@ def test_every_config_draws_from_the_global_generator(name: str) -> None:
     assert not torch.equal(first, images)
 
 
-@pytest.mark.parametrize("name", ["flip_crop", "affine", "cutout"])
+@pytest.mark.parametrize("name", ["flip_crop", "affine", "cutout", "shift", "random_erasing"])
 def test_images_of_a_batch_get_their_own_random_numbers(name: str) -> None:
     augmented, _ = seeded(build(name), *batch())
     assert len(torch.unique(augmented, dim=0)) > 4
@@ -71,7 +74,7 @@ def test_images_of_a_batch_get_their_own_random_numbers(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_of_one_works(name: str) -> None:
-    assert build(name)(*batch(size=1))[0].shape == (1, *SHAPE)
+    assert seeded(build(name), *batch(size=1))[0].shape == (1, *SHAPE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -178,5 +181,5 @@ def test_whole_numbers_are_numbers(name: str, changes: dict[str, Any]) -> None:
 )
 def test_values_out_of_range_are_refused_by_name(name: str, key: str, value: Any, allowed: str) -> None:
     with pytest.raises(ConfigError) as error:
-        getattr(augmentations, name)(SHAPE, 4, **{key: value})
+        getattr(transforms, name)(SHAPE, 4, **{key: value})
     assert str(error.value) == f"augmentation.{key}={value}: must be {allowed}"

@@ -24,7 +24,7 @@ from lithydra.data.torchvision_data import TorchvisionData
 from lithydra.errors import ConfigError
 from lithydra.models.layers import ACTIVATIONS
 from lithydra.run.directory import RunDir
-from lithydra.training import build
+from lithydra.training import build, classifiers
 from lithydra.training.classifier import Classifier
 from lithydra.training.instantiate import make
 from lithydra.training.loading import load
@@ -39,7 +39,10 @@ ALL = [
 ]
 HERE = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 SLOW = ("model/alexnet_imagenet",)  # 57 million weights
-FALLING = ("optimizer", "scheduler", "regularizer", "loss", "normalization", "augmentation")
+FALLING = (
+    *("optimizer", "scheduler", "regularizer", "loss", "normalization", "augmentation"),
+    *("method", "metrics", "average"),
+)
 
 FEW_EPOCHS = (*QUIET, "data.limit=200", "trainer.max_epochs=3")
 FEW_STEPS = (*QUIET, "data.limit=40", "data.val_fraction=0.25", "data.batch_size=6", "trainer.max_steps=2")
@@ -48,7 +51,10 @@ TWO_CLASSES = ("data.classes=[2,6]", "data.limit=200")
 NEEDS = {
     "loss/binary_cross_entropy": TWO_CLASSES,
     "loss/probability_l1": TWO_CLASSES,
-    "augmentation/flip_crop": ("augmentation.padding=1",),  # of 8 pixels
+    "augmentation/flip_crop": ("augmentation.flip_crop.padding=1",),  # of 8 pixels
+    "augmentation/shift": ("augmentation.shift.pixels=1",),
+    "method/distillation": (*("method.alpha=0.5", "method.temperature=2"), "method.teacher=TEACHER"),
+    "method/simclr": ("monitor.metric=val/loss", "monitor.mode=min"),
     "normalization/tiny": ("model.batch_norm=true",),
     "optimizer/lbfgs": ("data.batch_size=60",),
     "optimizer/sgd": ("lr=0.1",),
@@ -89,7 +95,7 @@ def trained(run_train: RunTrain, monkeypatch: pytest.MonkeyPatch) -> Train:
 
     def run(*settings: str) -> Trained:
         directory = run_train("test=false", *settings)
-        return Trained(*built[0], directory)
+        return Trained(*built[-1], directory)
 
     monkeypatch.setattr(build, "classifier", classifier)
     return run
@@ -103,7 +109,8 @@ def assert_contract(trained: Trained) -> None:
     state = module.state_dict()
     assert any(not torch.equal(state[name], value) for name, value in trained.start.items())
     for name, parameter in module.named_parameters():
-        assert not torch.equal(parameter, trained.start[name]), name
+        if module.method.classifies or not name.startswith("net.head."):
+            assert not torch.equal(parameter, trained.start[name]), name
         assert parameter.isfinite().all(), name
     assert torch.load(trained.run.last, weights_only=True)["state_dict"].keys() == state.keys()
     images = next(iter(trained.data.test_dataloader()))[0][:20].cpu()
@@ -157,8 +164,16 @@ def test_every_group_is_trained() -> None:
 
 
 @pytest.mark.parametrize("choice", choices(*FALLING))
-def test_choice_trains_and_the_loss_falls(choice: str, trained: Train) -> None:
-    done = trained(*FEW_EPOCHS, *overrides(choice))
+def test_choice_trains_and_the_loss_falls(choice: str, trained: Train, run_train: RunTrain) -> None:
+    settings = overrides(choice)
+    if any("TEACHER" in setting for setting in settings):
+        teacher = str(run_train(*FEW_EPOCHS).path)
+        settings = tuple(setting.replace("TEACHER", teacher) for setting in settings)
+    metric = choice.partition("/")[2] if choice.startswith("metrics/") and choice != "metrics/accuracy" else "acc"
+    monitored = () if metric == "acc" else (f"monitor.metric=val/{metric}",)
+    if metric == "calibration_error":
+        monitored += ("monitor.mode=min",)
+    done = trained(*FEW_EPOCHS, *monitored, *settings)
     assert_contract(done)
     assert_loss_falls(done.run)
 
@@ -181,7 +196,7 @@ def test_model_trains(choice: str, trained: Train, compose: Compose) -> None:
 def image_size(config: DictConfig) -> tuple[str, ...]:
     """The setting that the net's refusal of the digits names, where it refuses them: it must be large enough."""
     try:
-        build.classifier_like(config, (1, 8, 8), 10)
+        classifiers.like(config, (1, 8, 8), [str(label) for label in range(10)])
     except ConfigError as error:
         size = re.search(r"data\.image_size=\d+", str(error))
         assert size, error

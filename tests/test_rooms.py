@@ -16,6 +16,7 @@ ORDER = (
     ("training",),
     ("checks",),
     ("run",),
+    ("methods",),
     ("data", "models", "augmentations", "losses", "metrics", "normalization", "regularizers", "schedules"),
     ("errors", "files", "logs", "overrides"),
 )

@@ -11,6 +11,7 @@ A room imports only rooms below it (tests/test_rooms.py). From the command line 
     training        one run: build, engine, resuming, processes
     checks          settings are refused before torch loads
     run             one run's directory: files, checkpoints, page
+    methods         what happens in a training step
     data models augmentations losses metrics normalization regularizers schedules
                     what conf/ names: edit here
     errors files logs overrides

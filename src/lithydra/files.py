@@ -97,6 +97,14 @@ def set_aside(path: Path, why: str) -> Path:
     return aside
 
 
+def read_header(path: Path) -> tuple[str, ...]:
+    """The columns of a CSV file; empty where there is none."""
+    if not path.exists():
+        return ()
+    with path.open(newline="", errors="replace") as file:
+        return tuple(next(csv.reader(file), ()))
+
+
 def append_rows(path: Path, columns: Collection[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Append to a CSV file, which is begun with its header. What a row lacks stays empty, what it has more is left out.
 
@@ -147,9 +155,11 @@ def read_rows(path: Path, columns: Collection[str], text: Collection[str] = ()) 
 
 
 def _is_whole(row: dict[str, str], columns: Collection[str], text: Collection[str]) -> bool:
-    if not {*columns} <= row.keys() or None in row or None in row.values() or not row["epoch"].isdecimal():
+    if not {*columns} <= row.keys() or None in row or None in row.values():
         return False
-    return all(_is_number(row[column]) for column in columns if column not in text)
+    if "epoch" in columns and not row["epoch"].isdecimal():
+        return False
+    return all(_is_number(value) for column, value in row.items() if column not in text)
 
 
 def _is_number(value: str) -> bool:

@@ -70,7 +70,10 @@ EARLY = {
     "a key in accelerator with +": ("+accelerator.precision=16", "accelerator.precision=16: nothing reads it"),
     "a key in paths with +": ("+paths.datas=x", "paths.datas=x: nothing reads it"),
     "a key of a scheduler that is not there": ("+scheduler.gamma=0.5", "there is no scheduler to set"),
-    "a key of an augmentation that is not there": ("+augmentation.padding=1", "there is no augmentation to set"),
+    "a key of an augmentation that is not there": (
+        "+augmentation.padding=1",
+        "augmentation.padding: has no _target_, so there is nothing to set",
+    ),
     "a weight of a regularizer that is not there": ("+regularizer.l1.weight=1", "regularizer.l1: has no _target_"),
     "a callback without a class": ("+callbacks.patience=1", "callbacks.patience: has no _target_"),
     "a callback that saves by time": (
@@ -101,7 +104,10 @@ EARLY = {
     "limit_train_batches=0": ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0: must be"),
     "accumulate 0": ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0: must be"),
     "two runs in one directory": ("run=T/run", "holds a run already; resume="),
-    "optimized metric that is never logged": ("monitor.metric=val/f1", "monitor.metric=val/f1: must be one of val/acc"),
+    "optimized metric that is never logged": (
+        "monitor.metric=val/f1",
+        "monitor.metric=val/f1: not measured; there are train/loss",
+    ),
     "plateau without validation": ("scheduler=plateau data.val_fraction=0", "leaves no validation images"),
     "early stopping without validation": ("callbacks=early_stopping data.val_fraction=0", "no validation images"),
     "nesterov without momentum": ("optimizer=sgd optimizer.nesterov=true", "needs optimizer.momentum above 0"),
@@ -111,7 +117,7 @@ EARLY = {
     "batch_size 0": ("data.batch_size=0", "data.batch_size=0: must be"),
     "dropout 1": ("model.dropout=1", "model.dropout=1: must be"),
     "two nets at once": ("model=[mlp,linear]", "model: takes one choice, model=NAME"),
-    "two augmentations at once": ("augmentation=[mixup,cutmix]", "augmentation: takes one choice"),
+    "two schedules at once": ("scheduler=[cosine,step]", "scheduler: takes one choice"),
     "a second learning rate": ("optimizer.lr=0.5", "optimizer.lr=0.5: there is one learning rate, lr=0.001; say lr="),
     "a group that is dropped": ("'~scheduler'", "scheduler: is missing; it must be a group of settings"),
     "unknown option": ("model=rsnet18", "Did you mean resnet18?"),

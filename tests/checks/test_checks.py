@@ -384,10 +384,10 @@ def test_what_every_run_needs_cannot_be_dropped(key: str, compose: Compose) -> N
 def test_a_group_of_one_choice_takes_no_list(compose: Compose) -> None:
     """Hydra merges the files of a list, and names no choice of such a group."""
     config = compose()
-    choices: dict[str, str] = {group: "x" for group in ONE_CHOICE if group != "augmentation"}
-    with pytest.raises(ConfigError, match=r"^augmentation: takes one choice, augmentation=NAME; a list mixes"):
+    choices: dict[str, str] = {group: "x" for group in ONE_CHOICE if group != "normalization"}
+    with pytest.raises(ConfigError, match=r"^normalization: takes one choice, normalization=NAME; a list mixes"):
         check(config, choices)
-    check(config, {**choices, "augmentation": "none"})
+    check(config, {**choices, "normalization": "min_max"})
 
 
 def test_an_environment_variable_is_text_and_the_refusal_says_how_to_read_a_number(

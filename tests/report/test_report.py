@@ -239,7 +239,7 @@ def test_a_few_low_accuracies_are_cut_off_and_a_setting_that_does_not_learn_is_n
             for name in names
             for epoch, accuracy in enumerate(accuracies[name], start=1)
         ]
-        panel = figures.learning_curves(pd.DataFrame(rows), "net", ["net"]).axes[0]
+        panel = figures.learning_curves(pd.DataFrame(rows), "net", ["net"], "val/acc").axes[0]
         assert panel.get_ylim()[0] == pytest.approx(bottom, abs=0.1)
 
 

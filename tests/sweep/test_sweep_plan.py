@@ -24,7 +24,7 @@ REFUSED = {
     "optimizer=sgd,adma": ["optimizer=adma: choose one of", "Did you mean adam?"],
     "model.hiden=[8],[9]": ["model.hiden: no such setting. Did you mean model.hidden?"],
     "model=mlp,null": ["model=null: must be the name of a choice, alexnet, "],
-    "augmentation=[mixup,cutmix],none": ["augmentation: takes one choice, augmentation=NAME"],
+    "scheduler=[cosine,step],none": ["scheduler: takes one choice, scheduler=NAME"],
     "seed=range(0,1,0)": ["seed=range(0,1,0): range() arg 3 must not be zero"],
     "seed=range(0,0)": ["seed=range(0,0): an empty list; nothing to sweep over"],
     "lr=interval(0.1,1)": [

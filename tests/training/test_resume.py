@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from killing import COMMON, Killing, SignalAt, differences
+from killing import COMMON, OPENED, Killing, SignalAt, differences
 from lithydra.data.loaders import TrainingOrder
 from lithydra.metrics import TrainingSums
 from lithydra.run.directory import RunDir
@@ -29,9 +29,13 @@ POINTS = {  # and after how many passages: early, in the middle, late
 }
 FAST = [("steps", point, passages[1]) for point, passages in POINTS.items()]
 FAST += [("averaged", "after optimizer step", 8)]
+# A budget in seconds is measured anew in each run: one that is killed keeps what it has measured.
+REPEATABLE = tuple(name for name in OPENED if name != "seconds")
+FAST += [(name, "after optimizer step", 7) for name in ("ema", "three augmentations", "distillation")]
 FULL = ("plateau", "steps", "accumulation", "augmentation")
 SHORT = ("lbfgs", "averaged", "files_0_workers", "files_2_workers")  # fewer steps: an early kill in each point
 ALL = [(name, point, n) for name in FULL for point, passages in POINTS.items() for n in passages]
+ALL += [(name, point, {"saving": 7, "batch": 20}.get(point, 2)) for name in REPEATABLE for point in POINTS]
 ALL += [(name, point, 2 if point != "saving" else 7) for name in SHORT for point in POINTS]
 
 

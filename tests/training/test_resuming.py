@@ -53,7 +53,10 @@ def run(killing: Killing) -> RunDir:
         ("model.hidden=[8]", "model.hidden was [16], given [8]"),
         ("model=cnn", "model._target_ was lithydra.models.mlp.MLP, given lithydra.models.cnn.CNN"),
         ("normalization=z_score", "normalization._target_ was lithydra.normalization.min_max"),
-        ("augmentation=cutout", "augmentation._target_ was nothing, given lithydra.augmentations.cutout"),
+        (
+            "augmentation=cutout",
+            "augmentation.cutout._target_ was nothing, given lithydra.augmentations.transforms.cutout",
+        ),
         ("loss.label_smoothing=0.1", "loss.label_smoothing was 0.0, given 0.1"),
         ("scheduler=cosine", "scheduler._target_ was nothing, given torch.optim.lr_scheduler.CosineAnnealingLR"),
         ("regularizer=none", "regularizer.l2.weight was 0.0001, given nothing"),

@@ -92,7 +92,7 @@ class GradientHistograms(LayerHistograms):
         if not named:
             return {}
         with torch.enable_grad():
-            loss = module.loss(module(images), labels)
+            loss = module.loss(module.net(module.normalization(images)), labels)
             gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         return {name: g for name, g in zip(named, gradients, strict=True) if g is not None}
 
@@ -121,7 +121,7 @@ class ActivationHistograms(LayerHistograms):
             if isinstance(layer, ACTIVATIONS)
         ]
         with torch.no_grad():
-            module(images)
+            module.net(module.normalization(images))
         for handle in handles:
             handle.remove()
         return outputs

@@ -77,7 +77,7 @@ def measure(module: GradientClassifier, images: Tensor, labels: Tensor) -> list[
     module.eval()
     try:
         with torch.enable_grad():
-            loss = module.loss(module(images), labels)
+            loss = module.loss(module.net(module.normalization(images)), labels)
             gradients = torch.autograd.grad(loss, list(weights.values()))
     finally:
         for hook in hooks:

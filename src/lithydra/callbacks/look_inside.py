@@ -31,6 +31,7 @@ NUM_MISTAKES = 24
 SAMPLES_PER_CLASS = 10
 MAX_CLASSES = 20  # of the sample grid
 MAX_FILTERS = 64
+BINS = 15  # of the reliability diagram
 LAYOUT = {  # charts by title, with patterns of tags
     "train and validation": {
         "loss": ["Multiline", ["^train/loss$", "^val/loss$"]],
@@ -50,12 +51,15 @@ class TestResults:
 
     Attributes:
         counts: (true class, predicted class) int64.
+        reliability: (bins, 3): by the probability of the predicted class, how many images there are, the sum of their
+            probabilities, and how many are right.
         mistakes: Images (C, H, W), predicted class, its probability and the true class; the surest first.
     """
 
     __test__ = False  # not a test class
 
     counts: Tensor
+    reliability: Tensor = field(default_factory=lambda: torch.zeros(BINS, 3))
     mistakes: list[tuple[Tensor, int, float, int]] = field(default_factory=list)
 
     def add(self, images: Tensor, probabilities: Tensor, labels: Tensor) -> None:
@@ -64,6 +68,9 @@ class TestResults:
         num_classes = len(self.counts)
         pairs = labels * num_classes + predicted
         self.counts += torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
+        bins = (surest * BINS).long().clamp(max=BINS - 1)
+        values = torch.stack([torch.ones_like(surest), surest, (predicted == labels).float()], dim=1)
+        self.reliability = self.reliability.to(surest.device).index_add(0, bins, values)
         order = torch.where(predicted == labels, -1.0, surest).topk(min(NUM_MISTAKES, len(labels)))
         for sure, i in zip(order.values.tolist(), order.indices.tolist(), strict=True):
             if sure >= 0:
@@ -87,6 +94,8 @@ class LookInside(L.Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
+        if not pl_module.method.classifies:
+            return
         num_classes = pl_module.num_classes
         self.results = TestResults(torch.zeros(num_classes, num_classes, dtype=torch.int64, device=pl_module.device))
 
@@ -99,15 +108,18 @@ class LookInside(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        assert isinstance(pl_module, Classifier) and self.results is not None
+        if self.results is None:
+            return
+        assert isinstance(pl_module, Classifier)
         images, labels = batch
         self.results.add(images, pl_module.probabilities(outputs), labels.to(outputs.device))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.world_size == 1:
+        if trainer.world_size == 1 or self.results is None:  # else each process has its own share
             return
-        assert self.results is not None  # each process has its own share
-        self.results.counts = trainer.strategy.reduce(self.results.counts, reduce_op="sum")  # pyright: ignore[reportAttributeAccessIssue]
+        for name in ("counts", "reliability"):
+            share = getattr(self.results, name).to(trainer.strategy.root_device)
+            setattr(self.results, name, trainer.strategy.reduce(share, reduce_op="sum"))
         shares = gathered(self.results.mistakes, trainer)
         self.results.mistakes = sorted(itertools.chain(*shares), key=lambda mistake: -mistake[2])[:NUM_MISTAKES]
 
@@ -134,7 +146,7 @@ class LookInside(L.Callback):
             log.warning("Looking inside failed: %s: %s", type(error).__name__, error, exc_info=not known)
 
     def _pictures(self, run: RunDir, module: Classifier, data: ImageDataModule) -> Iterator[tuple[str, Any]]:
-        from lithydra.run import plots
+        from lithydra.run import class_scores, plots
 
         names = data.names
         if rows := run.read_metrics():
@@ -143,12 +155,14 @@ class LookInside(L.Callback):
             counts = self.results.counts.cpu().numpy()
             accuracy = counts.trace() / max(1, counts.sum())
             yield "confusion", plots.confusion(counts, names, f"Test images: {accuracy:.2%} of {counts.sum():,} right")
+            class_scores.write(run, counts, names)
+            yield "reliability", plots.reliability(self.results.reliability.cpu().numpy())
             items = [plots.Guess(as_image(x), names[p], sure, names[t]) for x, p, sure, t in self.results.mistakes]
             if items:
                 yield "mistakes", plots.guesses(items, "Test images: the surest mistakes")
         assert data.train is not None
         yield "samples", plots.class_samples(sample_blocks(data.train, module), names[:MAX_CLASSES])
-        if (weights := first_layer(module.net, data.image_shape)) is not None:
+        if (weights := first_layer(module.evaluated_net, data.image_shape)) is not None:
             shown = f"{len(weights)}" if len(weights) <= MAX_FILTERS else f"{MAX_FILTERS} of {len(weights)}"
             title = f"{shown} filters of the first layer"
             yield "filters", plots.filters(weights[:MAX_FILTERS].numpy(), title)
@@ -172,10 +186,11 @@ def sample_blocks(split: Split, module: Classifier) -> dict[str, np.ndarray]:
     images, labels = next(split.batches([positions]))
     shape = (-1, SAMPLES_PER_CLASS)
     blocks = {"training images": images}
-    augmentation: nn.Module | None = getattr(module, "augmentation", None)
-    if augmentation is not None:
+    augment = module.method.augment
+    if augment.parts:
         with torch.random.fork_rng():
-            blocks["augmented"] = augmentation(images.float() / 255, labels)[0]
+            augment.set_position(0, positions)
+            blocks["augmented"] = augment(images, labels)[0]
     return {
         title: np.stack([as_image(image) for image in batch]).reshape(*shape, *as_image(batch[0]).shape)
         for title, batch in blocks.items()

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from lithydra.run.metric_names import names_of
 from lithydra.training.classifier import Classifier
 
 
@@ -65,8 +66,8 @@ class EpochProgress(Checkpoint):  # a Checkpoint, so that it runs when the epoch
         metrics = pl_module.epoch_metrics
         parts = [f"epoch {trainer.current_epoch + 1:>3}"]
         for split in ("train", "val"):
-            if f"{split}/loss" in metrics:
-                parts.append(f"{split} loss {metrics[f'{split}/loss']:.4f} acc {metrics[f'{split}/acc']:.4f}")
+            values = [f"{n} {metrics[f'{split}/{n}']:.4f}" for n in names_of(metrics) if f"{split}/{n}" in metrics]
+            parts += [f"{split} {' '.join(values)}"] if values else []
         parts.append(f"{time.perf_counter() - self._epoch_start:.1f} s")
         self._console.print("  ".join(parts))
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +10,28 @@ from lithydra.checks.rules import shown
 from lithydra.checks.settings import EARLY_STOPPING
 from lithydra.errors import ConfigError, nearest
 from lithydra.run.directory import RunDir
+from lithydra.run.metric_names import better
 
+SUPERVISED = "lithydra.methods.supervised.Supervised"
 PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 ONE_CYCLE = "torch.optim.lr_scheduler.OneCycleLR"
 
 
 def _monitor(config: dict[str, Any]) -> Iterator[str]:
     metric, mode = config["monitor"]["metric"], config["monitor"]["mode"]
-    right = _better(metric)
-    if mode != right:
+    right = better(metric)
+    if right not in (None, mode):
         yield f"monitor.mode={mode}: {metric} is better the {'higher' if right == 'max' else 'lower'}; use {right}"
     unseen = "and data.val_fraction=0 leaves no validation images"
     for name, stopping in _early_stopping(config):
         watched, way = stopping.get("monitor", ""), stopping.get("mode", "min")
-        if watched and way != _better(watched):
+        if watched and better(watched) not in (None, way):
             yield f"callbacks.{name}.mode={way}: the wrong way round for {watched}"
         if watched.startswith("val/") and not _validates(config):
             yield f"callbacks=early_stopping: watches {watched}, {unseen}"
     scheduler = config["scheduler"]
     if scheduler.get("_target_") == PLATEAU:
-        if scheduler.get("mode", "min") != right:
+        if right not in (None, scheduler.get("mode", "min")):
             yield f"scheduler.mode={scheduler.get('mode', 'min')}: the wrong way round for monitor.metric={metric}"
         if scheduler.get("interval", "epoch") != "epoch":
             yield "scheduler.interval=step: a plateau is looked for once an epoch"
@@ -37,8 +39,20 @@ def _monitor(config: dict[str, Any]) -> Iterator[str]:
             yield f"scheduler=plateau: watches {metric}, {unseen}"
 
 
-def _better(metric: str) -> str:
-    return "max" if metric.endswith("/acc") else "min"
+def _measured(config: dict[str, Any]) -> Iterator[str]:
+    """Where the step is the usual one, what is measured is known here; else the dry run finds out."""
+    if config["method"].get("_target_") != SUPERVISED:
+        return
+    names = ["train/loss", "train/acc", "val/loss", *(f"val/{name}" for name in config["metrics"])]
+    watched = {f"callbacks.{name}.monitor": stopping.get("monitor") for name, stopping in _early_stopping(config)}
+    for key, metric in {"monitor.metric": config["monitor"]["metric"], **watched}.items():
+        if metric and metric not in names:
+            yield unmeasured(key, metric, names)
+
+
+def unmeasured(key: str, metric: str, names: Sequence[str]) -> str:
+    """The line that refuses to go by a metric that a run does not have."""
+    return f"{key}={metric}: not measured; there are {', '.join(names)}.{nearest(metric, names)}"
 
 
 def _early_stopping(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -75,6 +89,12 @@ def _lbfgs(config: dict[str, Any]) -> Iterator[str]:
         yield "optimizer=lbfgs: its line search sees no clipped gradient; leave trainer.gradient_clip_val=null"
     if trainer["accumulate_grad_batches"] > 1:
         yield "optimizer=lbfgs: evaluates each batch anew; leave trainer.accumulate_grad_batches=1"
+
+
+def _average(config: dict[str, Any]) -> Iterator[str]:
+    precision = config["trainer"]["precision"]
+    if config.get("average") and str(precision) in ("bf16-true", "16-true"):
+        yield f"average: its small steps are lost in trainer.precision={precision}; use bf16-mixed"
 
 
 def _processes(config: dict[str, Any]) -> Iterator[str]:
@@ -224,10 +244,12 @@ def _lr_range(config: dict[str, Any]) -> Iterator[str]:
 
 
 COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
+    _measured,
     _monitor,
     _folds,
     _classes,
     _lbfgs,
+    _average,
     _processes,
     _one_lr,
     _nesterov,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from lithydra.checks.combinations import COMBINATIONS
 from lithydra.checks.rules import AnyOf, Group, Number, shown
@@ -21,9 +21,10 @@ ROOT_KEYS = tuple(key for key in RULES if "." not in key)
 ONE_CHOICE = (
     "data",
     "normalization",
-    "augmentation",
     "model",
     "loss",
+    "method",
+    "average",
     "optimizer",
     "scheduler",
     "trainer",
@@ -51,6 +52,8 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     """The config as plain values. Raises ConfigError for one that is missing or refers to nothing."""
     try:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # pyright: ignore[reportReturnType]
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: must be given, {error.full_key}=…") from error
     except OmegaConfBaseException as error:
         raise ConfigError(" ".join(str(error).split())) from error
 

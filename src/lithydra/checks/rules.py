@@ -96,6 +96,17 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Metric:
+    """The name of a metric that may choose: never one of the test split."""
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, str) and value != "" and value.isprintable() and not value.startswith("test/")
+
+    def __str__(self) -> str:
+        return "the name of a metric of validation or training, as val/acc"
+
+
+@dataclass(frozen=True)
 class FilePath:
     """A path that a file system takes."""
 

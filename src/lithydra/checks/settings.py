@@ -24,13 +24,13 @@ from lithydra.checks.rules import (
     DirectoryName,
     Group,
     ListOf,
+    Metric,
     Number,
     optional,
 )
 
 EARLY_STOPPING = ("lithydra.callbacks.early_stopping.EarlyStopping", "lightning.pytorch.callbacks.EarlyStopping")
-METRICS = ("val/acc", "val/loss", "test/acc", "test/loss", "train/acc", "train/loss")
-MONITORED = tuple(name for name in METRICS if not name.startswith("test/"))
+METRIC = Metric()
 
 _BETTER = Choice(("min", "max"))
 _BATCHES = AnyOf((COUNT, Number(above=0, most=1)))
@@ -52,7 +52,7 @@ NEEDED: dict[str, Any] = {
     "paths.runs": PATH,
     "paths.sweeps": PATH,
     "monitor": Group(),
-    "monitor.metric": Choice(MONITORED),
+    "monitor.metric": METRIC,
     "monitor.mode": _BETTER,
     "checkpoint": Group(),
     "checkpoint.every_n_steps": optional(COUNT),
@@ -97,6 +97,11 @@ NEEDED: dict[str, Any] = {
     "model._target_": TEXT,
     "loss": Group(),
     "loss._target_": TEXT,
+    "metrics": Group(),
+    "method": Group(),
+    "method._target_": TEXT,
+    "average": Group(),
+    "tta": Choice(("none", "flip", "flip_shift")),
     "optimizer": Group(),
     "optimizer._target_": TEXT,
     "optimizer._partial_": Choice((True,)),
@@ -120,7 +125,6 @@ OPTIONAL: dict[str, Any] = {
     "data.seed": SEED,
     "data.num_workers": Number(least=0, most=1024, whole=True),
     "optimizer.lr": POSITIVE,
-    "augmentation._target_": optional(TEXT),
     "scheduler._target_": optional(TEXT),
     "scheduler._partial_": Choice((True,)),
     "scheduler.interval": Choice(("step", "epoch")),
@@ -130,6 +134,7 @@ OPTIONAL: dict[str, Any] = {
     "trainer.limit_val_batches": optional(_BATCHES),
     "trainer.limit_test_batches": optional(_BATCHES),
     "trainer.check_val_every_n_epoch": COUNT,
+    "trainer.max_seconds": optional(POSITIVE),
     "trainer.min_epochs": optional(COUNT),
     "trainer.min_steps": optional(COUNT),
     "trainer.fast_dev_run": AnyOf((FLAG, COUNT)),
@@ -168,10 +173,11 @@ _ADAM = {"betas": ListOf(FRACTION, 2, 2), "eps": POSITIVE, "amsgrad": FLAG, **_D
 _FACTOR = {"gamma": Number(above=0, most=1)}
 _BINS = {"bins": Number(least=1, most=100_000, whole=True)}
 _IMAGES = {"num_images": COUNT}
+_EACH = {"average": Choice(("micro", "macro", "weighted"))}
 _PENALTY = {"weight": NOT_NEGATIVE}
 _DIR = {"dir": PATH}
 _STOPPING = {
-    "monitor": Choice(MONITORED),
+    "monitor": METRIC,
     "mode": _BETTER,
     "patience": WHOLE,
     "min_delta": NOT_NEGATIVE,
@@ -248,6 +254,23 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "warmup_fraction": FRACTION,
         "final_lr_factor": PROBABILITY,
     },
+    "lithydra.augmentations.transforms.AlternatingFlip": {"seed": SEED},
+    "lithydra.methods.distillation.Distillation": {"teacher": PATH, "temperature": POSITIVE, "alpha": PROBABILITY},
+    "lithydra.methods.adversarial.Adversarial": {
+        "epsilon": Number(above=0, most=1),
+        "steps": COUNT,
+        "step_size": optional(Number(above=0, most=1)),
+        "random_start": FLAG,
+        "trained": FLAG,
+    },
+    "lithydra.methods.simclr.SimCLR": {"temperature": POSITIVE, "hidden": COUNT, "dim": COUNT},
+    "lithydra.training.averaging.EMA": {"decay": FRACTION, "warmup": FLAG},
+    "lithydra.training.averaging.SWA": {"start": FRACTION, "num_images": COUNT},
+    "lithydra.training.averaging.Lookahead": {"steps": COUNT, "alpha": Number(above=0, most=1)},
+    **{f"torchmetrics.classification.Multiclass{name}": _EACH for name in ("F1Score", "Precision", "Recall")},
+    "torchmetrics.classification.MulticlassAUROC": {"average": Choice(("macro", "weighted"))},
+    "torchmetrics.classification.MulticlassAccuracy": {**_EACH, "top_k": COUNT},
+    "torchmetrics.classification.MulticlassCalibrationError": {"n_bins": COUNT, "norm": Choice(("l1", "l2", "max"))},
     "lithydra.regularizers.l1": _PENALTY,
     "lithydra.regularizers.l2": _PENALTY,
     **dict.fromkeys(EARLY_STOPPING, _STOPPING),

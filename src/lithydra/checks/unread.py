@@ -10,8 +10,18 @@ from lithydra.errors import nearest
 # Groups whose settings are read by name; others refuse what they do not know when they are built.
 CLOSED = ("monitor", "checkpoint", "accelerator", "paths", "init", "sweep", "lr_find")
 # What the data decide.
-DECIDED = {"model": ("in_shape", "num_classes"), "augmentation": ("image_shape", "num_classes")}
-LISTS = ("regularizer", "callbacks", "logger")  # nodes that hold named nodes, each with a _target_
+DECIDED = {
+    "model": ("in_shape", "num_classes"),
+    "augmentation.*": ("image_shape", "num_classes"),
+    "metrics.*": ("num_classes",),
+}
+LISTS = (
+    "augmentation",
+    "metrics",
+    "regularizer",
+    "callbacks",
+    "logger",
+)  # nodes that hold named nodes, each with a _target_
 TRAINER = {
     "callbacks": "the group callbacks does this",
     "logger": "the group logger does this",
@@ -25,7 +35,7 @@ TRAINER = {
     "use_distributed_sampler": "the loaders divide the batches themselves",
     "reload_dataloaders_every_n_epochs": "the data stay in memory",
     "barebones": "a run is always recorded",
-    "max_time": "a signal stops a run, which can then be resumed",
+    "max_time": "trainer.max_seconds does this",
 }
 
 
@@ -36,14 +46,17 @@ def unread(config: dict[str, Any]) -> Iterator[str]:
         for key in config.get(group, {}).keys() - set(known):
             there = f"{group} has {', '.join(known)}"
             yield f"{group}.{key}={shown(config[group][key])}: nothing reads it; {there}.{nearest(key, known)}"
-    for group, keys in DECIDED.items():
-        for key in config[group].keys() & set(keys):
-            yield f"{group}.{key}={shown(config[group][key])}: the data decide it"
+    for place, keys in DECIDED.items():
+        group, _, parts = place.partition(".")
+        nodes = {f"{group}.{name}": node for name, node in config[group].items()} if parts else {group: config[group]}
+        for name, node in nodes.items():
+            for key in node.keys() & set(keys) if isinstance(node, dict) else ():
+                yield f"{name}.{key}={shown(node[key])}: the data decide it"
     for group in LISTS:
         for key, node in config[group].items():
             if not isinstance(node, dict) or "_target_" not in node:
                 yield f"{group}.{key}: has no _target_, so there is nothing to set; {group}=NAME chooses one"
-    for group in ("scheduler", "augmentation"):
+    for group in ("scheduler", "average"):
         extra = sorted(config[group].keys() - {"_target_", "interval"})
         if config[group].get("_target_") is None and extra:
             key, ways = extra[0], f"{group}=NAME chooses one, ~{group}.{extra[0]} drops what a recipe has set"

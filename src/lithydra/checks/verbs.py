@@ -22,7 +22,14 @@ NUM_DRAWN = Number(least=1, most=100, whole=True)  # images side by side on one 
 PATHS = {f"paths.{name}": PATH for name in ("data", "outputs", "runs", "sweeps")}
 OUTPUT = {"output": optional(PATH)}
 TRUST = {"trust": ListOf(TEXT)}
-RUN = {"run": PATH, "checkpoint": Choice(("best", "last", "previous")), **TRUST, **PATHS}
+RUN = {
+    "run": PATH,
+    "checkpoint": Choice(("best", "last", "previous")),
+    "weights": Choice(("averaged", "trained")),
+    "tta": optional(RULES["tta"]),
+    **TRUST,
+    **PATHS,
+}
 DEVICE_KEYS = ("accelerator.channels_last", "accelerator.matmul_precision", "trainer.accelerator", "trainer.devices")
 DEVICE = {key: RULES[key] for key in DEVICE_KEYS}
 

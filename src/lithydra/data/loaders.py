@@ -74,6 +74,8 @@ class TrainingBatch(NamedTuple):
     number: int  # in its epoch, from 1
     is_last: bool  # of its epoch
     weight: float  # of its mean loss, see TrainingOrder.weight; 0: these images are another process's
+    epoch: int  # from 0
+    positions: Tensor  # (B,) int64, of its images in the training split
 
 
 class Chunk:
@@ -82,26 +84,27 @@ class Chunk:
     A chunk of one batch is also the pair that Lightning's callbacks expect: `images, labels = chunk`.
     """
 
-    def __init__(self, order: TrainingOrder, batches: Iterator[Batch], stop: int) -> None:
+    def __init__(self, order: TrainingOrder, batches: Iterator[tuple[Batch, Tensor]], stop: int) -> None:
         self._order, self._batches, self._stop = order, batches, stop
         self._start = order.position
-        self._only: Batch | None = None  # where there is one, gathered when it is first asked for
+        self._only: tuple[Batch, Tensor] | None = None  # where there is one, gathered when it is first asked for
 
     def batches(self) -> Iterator[TrainingBatch]:
         order = self._order
-        source = iter([self._pair()]) if self._stop - order.position == 1 else self._batches
-        for images, labels in islice(source, self._stop - order.position):
+        source = iter([self._single()]) if self._stop - order.position == 1 else self._batches
+        for (images, labels), positions in islice(source, self._stop - order.position):
             order.position += 1
             number = order.position
-            yield TrainingBatch(images, labels, number, number == order.num_batches, order.weight(number))
+            weight, is_last = order.weight(number), number == order.num_batches
+            yield TrainingBatch(images, labels, number, is_last, weight, order.epoch, positions)
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(self._pair())
+        return iter(self._single()[0])
 
     def __getitem__(self, index: int) -> Tensor:
-        return self._pair()[index]
+        return self._single()[0][index]
 
-    def _pair(self) -> Batch:
+    def _single(self) -> tuple[Batch, Tensor]:
         if self._only is None:
             if self._stop - self._start != 1:
                 count = self._stop - self._start
@@ -126,7 +129,8 @@ class TrainingLoader:
     def __iter__(self) -> Iterator[Chunk]:
         # A generator: the order is read at the first `next`, since Lightning calls iter() before set_epoch().
         order, size = self.sampler, self.steps_per_execution
-        batches = self.split.batches(order.remaining_batches(self.split.indices.device))
+        positions = order.remaining_batches(self.split.indices.device)
+        batches = zip(self.split.batches(positions), positions, strict=True)
         while order.position < order.num_batches:
             stop = min((order.position // size + 1) * size, order.num_batches)
             yield Chunk(order, batches, stop)

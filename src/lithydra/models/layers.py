@@ -56,3 +56,11 @@ def check_image_side(setting: str, in_shape: tuple[int, int, int], smallest: int
             f"{setting}: images of {height}x{width} are too small, as the smallest image is {smallest}x{smallest}; "
             f"try data.image_size={smallest + smallest % 2}."
         )
+
+
+def head_name(net: nn.Module) -> str:
+    """The dotted name of the net's last layer with weights."""
+    names = [
+        name for name, module in net.named_modules() if name and any(True for _ in module.parameters(recurse=False))
+    ]
+    return "head" if "head" in names else names[-1]

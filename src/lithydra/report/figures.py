@@ -14,15 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from lithydra.run.histograms import Histogram, bound, standard_deviation
+from lithydra.run.metric_names import words
 from lithydra.run.style import DASHES, GREY, PALETTE, SOFT, shortened
 from lithydra.sweep.results import Frame, Setting, number
-
-WORDS = {"acc": "accuracy", "loss": "loss", "val": "validation", "train": "training", "test": "test"}
-
-
-def words(metric: str) -> str:
-    """`val/acc` as a person says it."""
-    return " ".join(WORDS.get(part, part) for part in metric.split("/"))
 
 
 def is_numeric(values: Iterable[Any]) -> bool:
@@ -60,18 +54,22 @@ def plain_log_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def learning_curves(epochs: Frame, axis: str, axes: Sequence[str]) -> Figure:
-    """Validation accuracy and loss by epoch, colored by `axis`; of two axes, the other one is the kind of line.
+def learning_curves(epochs: Frame, axis: str, axes: Sequence[str], objective: str) -> Figure:
+    """The objective, validation accuracy and loss by epoch, colored by `axis`; of two axes, the other one is the kind
+    of line.
 
     A line is the mean over the repeats of a setting, and each of these is drawn faintly.
     """
-    metrics = [name for name in ("val/acc", "val/loss") if name in epochs and epochs[name].notna().any()]
+    wanted = dict.fromkeys(
+        (objective, "val/acc", "val/loss") if objective.startswith("val/") else ("val/acc", "val/loss")
+    )
+    metrics = [name for name in wanted if name in epochs and epochs[name].notna().any()][:2]
     figure = Figure(figsize=(10.4, 3.7), layout="constrained")
     values = distinct(epochs[axis])
     shades, many = _curve_colors(values), len(values) > 10
     other = next((a for a in axes if a != axis), None) if len(axes) == 2 and not many else None
     dashes = dict(zip(distinct(epochs[other]), itertools.cycle(DASHES))) if other else {}
-    metrics = metrics or ["train/acc", "train/loss"]
+    metrics = metrics or [name for name in (objective, "train/acc", "train/loss") if name in epochs][:2]
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for panel, metric in zip(panels, metrics, strict=True):
         for _, setting in epochs.groupby(list(axes) or [axis], sort=False, dropna=False):

@@ -98,7 +98,7 @@ def _curve_pictures(sweep: ReportData, plots: Plots) -> list[Picture | None]:
         plots.save(
             f"Learning curves by {axis}",
             f"curves_{axis}",
-            lambda axis=axis: figures.learning_curves(sweep.epochs, axis, sweep.axes),
+            lambda axis=axis: figures.learning_curves(sweep.epochs, axis, sweep.axes, sweep.metric),
         )
         for axis in (sweep.axes or ["name"])
     ]

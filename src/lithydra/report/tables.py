@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from lithydra.checks.settings import METRICS
 from lithydra.overrides import short
+from lithydra.run.metric_names import ordered
 from lithydra.sweep.results import MISSING, Frame, Setting, Spread, duration, number
 
 
@@ -50,7 +50,8 @@ def settings_table(settings: Sequence[Setting], axes: Sequence[str], objective: 
 
     `brief` leaves of the metrics the objective and the test accuracy, for a terminal.
     """
-    names = (objective, "test/acc") if brief else _ordered(objective)
+    found = ordered(name for s in settings for name in s.metrics if "/" in name)
+    names = (objective, "test/acc") if brief else (objective, *found)
     present = [name for name in dict.fromkeys(names) if any(name in s.metrics for s in settings)]
     present = [name for name in present if name == objective or "train/" not in name]
     interval = not brief and any(
@@ -82,7 +83,8 @@ def settings_table(settings: Sequence[Setting], axes: Sequence[str], objective: 
 
 def jobs_table(frame: Frame, axes: Sequence[str], objective: str, mode: str) -> Table:
     """A row a job, best first: values, state, metrics, best epoch, training time. The first cell leads to the run."""
-    present = [name for name in _ordered(objective) if name in frame and (name == objective or "train/" not in name)]
+    found = dict.fromkeys((objective, *ordered(name for name in frame.columns if "/" in name)))
+    present = [name for name in found if name in frame and (name == objective or "train/" not in name)]
     columns = [Column("run"), *_axis_columns(frame[list(axes)].to_dict("records"), axes), Column("state")]
     columns += [Column(name, True) for name in present] + [Column("best epoch", True), Column("time", True)]
     table = Table(columns)
@@ -106,11 +108,6 @@ def jobs_table(frame: Frame, axes: Sequence[str], objective: str, mode: str) -> 
         cells.append(Cell(duration(seconds), "" if seconds != seconds else seconds, True))
         table.rows.append(Row(cells, best=position == 0 and job["state"] == "finished"))
     return table
-
-
-def _ordered(objective: str) -> list[str]:
-    """The objective first, then validation, test, training."""
-    return [objective, *(name for name in METRICS if name != objective)]
 
 
 def _axis_columns(rows: Sequence[Mapping[Any, Any]], axes: Sequence[str]) -> list[Column]:

@@ -19,6 +19,7 @@ from lithydra.files import beside, replacing, sync
 from lithydra.run.moved import with_moved_names
 
 MARK = b"lithydra sha256 "
+TRAINING_STATE = ("method.", "average.")  # of a state_dict, what only training needs
 TRAILER_BYTES = len(MARK) + hashlib.sha256().digest_size
 
 
@@ -87,6 +88,18 @@ def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     if isinstance(content, dict) and isinstance(written := content.get("lithydra"), dict):
         with_moved_names(written.get("config"))
     return content
+
+
+def evaluated_state(state: dict[str, Any], weights: str = "averaged") -> dict[str, Any]:
+    """The state of a run's classifier without what only training needs.
+
+    Args:
+        state: The checkpoint's `state_dict`.
+        weights: averaged, where there are averaged weights, or trained.
+    """
+    kept = {key: value for key, value in state.items() if not key.startswith(TRAINING_STATE)}
+    averaged = {key.removeprefix("average."): value for key, value in state.items() if key.startswith("average.net.")}
+    return kept | averaged if weights == "averaged" else kept
 
 
 def link(source: Path, target: Path) -> None:

@@ -20,6 +20,9 @@ FOLLOWS = {
 }
 
 
+LISTS = ("augmentation", "metrics", "regularizer")
+
+
 def frozen(config: DictConfig) -> dict[str, Any]:
     """`config` resolved and plain. What is made of the run directory's name stays `${run}`, so that it can be moved.
 
@@ -59,6 +62,11 @@ def trainable(stored: Any, where: str, given: dict[str, Any], command: DictConfi
         if not prepared.is_file():  # it is made where the person has theirs
             config.data.dir = command.paths.data
     return config
+
+
+def several(config: Any) -> dict[str, str]:
+    """Of the groups that hold several parts, their names: Hydra tells no choice of a list."""
+    return {group: ",".join(config[group]) or "none" for group in LISTS if group in config}
 
 
 def select(config: Any, key: str) -> Any:

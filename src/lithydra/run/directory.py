@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import yaml
 
 from lithydra.errors import ConfigError
-from lithydra.files import append_rows, read_rows, write_json, write_rows, write_text
+from lithydra.files import append_rows, read_header, read_rows, write_json, write_rows, write_text
 from lithydra.run.moved import with_moved_names
 
-COLUMNS: tuple[str, ...] = ("epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc", "seconds")
+COLUMNS = ("epoch", "step", "seconds")  # of metrics.csv, beside what the run measures
 LAYER_COLUMNS = ("epoch", "layer", "quantity", "value")
 # Keys of status.json and provenance.json that are read, and what they hold.
 STATUS: dict[str, type] = {"state": str, "epoch": int, "step": int, "best_epoch": int, "metrics": dict}
@@ -34,6 +35,7 @@ class RunDir:
         self.status = path / "status.json"
         self.metrics = path / "metrics.csv"
         self.layers = path / "layers.csv"
+        self.class_scores = path / "class_scores.csv"
         self.log = path / "train.log"
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best.ckpt"
@@ -120,9 +122,19 @@ class RunDir:
         """The command lines that the run was trained with."""
         return self.command.read_text(errors="replace") if self.command.is_file() else ""
 
-    def add_metrics(self, row: dict[str, Any]) -> None:
-        """Append an epoch to metrics.csv; metrics that the run does not have stay empty."""
-        append_rows(self.metrics, COLUMNS, [row])
+    def add_metrics(self, row: dict[str, Any], expected: Sequence[str] = ()) -> None:
+        """Append an epoch to metrics.csv.
+
+        Args:
+            expected: Metrics that get a column from the start; one that comes later has the file written anew.
+        """
+        header = read_header(self.metrics)
+        measured = [*expected, *(name for name in row if name not in (*COLUMNS, "lr"))]
+        columns = tuple(dict.fromkeys((*COLUMNS[:-1], "lr", *header[3:-1], *measured, COLUMNS[-1])))
+        if not header or columns == header:
+            append_rows(self.metrics, columns, [row])
+        else:
+            write_rows(self.metrics, columns, [*self.read_metrics(), row])
 
     def read_metrics(self) -> list[dict[str, str]]:
         return read_rows(self.metrics, COLUMNS)
@@ -133,7 +145,11 @@ class RunDir:
 
     def keep_metrics(self, num_epochs: int) -> None:
         """Drop the rows after `num_epochs`, which a resumed run writes again, and what is damaged."""
-        write_rows(self.metrics, COLUMNS, [row for row in self.read_metrics() if int(row["epoch"]) <= num_epochs])
+        rows = [row for row in self.read_metrics() if int(row["epoch"]) <= num_epochs]
+        if rows:
+            write_rows(self.metrics, tuple(rows[0]), rows)
+        else:
+            self.metrics.unlink(missing_ok=True)
 
     def checkpoint(self) -> Path:
         """The checkpoint that stands for the run: the best by validation, or the last where nothing was validated.

@@ -4,6 +4,7 @@ from typing import Any
 
 # By the module of version 0.1, that of today. An entry may go with the version that no longer reads runs of 0.1.
 MOVED = {
+    "lithydra.augmentations": "lithydra.augmentations.transforms",
     "lithydra.schedulers": "lithydra.schedules",
     "lithydra.mlflow_logger": "lithydra.callbacks.mlflow_logger",
     "lithydra.callbacks.summary": "lithydra.callbacks.model_summary",
@@ -18,7 +19,8 @@ MOVED = {
 def with_moved_names(config: Any) -> Any:
     """`config`, as it was read from a file, with the names of today at each `_target_`; it is changed in place.
 
-    A group of version 0.1 whose choice was `none` had a `_target_` of null; today it is empty.
+    A group of version 0.1 whose choice was `none` had a `_target_` of null; today it is empty. Its augmentation was one
+    node, today there is a node for each.
     """
     stack, seen = [config], set()
     while stack:
@@ -32,4 +34,7 @@ def with_moved_names(config: Any) -> Any:
             module, _, name = target.rpartition(".")
             node["_target_"] = f"{MOVED.get(module, module)}.{name}" if module else target
         stack += node.values() if isinstance(node, dict) else node
+    augmentation = config.get("augmentation") if isinstance(config, dict) else None
+    if isinstance(augmentation, dict) and isinstance(target := augmentation.get("_target_"), str):
+        config["augmentation"] = {target.rpartition(".")[2]: augmentation}
     return config

@@ -7,19 +7,33 @@ from pathlib import Path
 from typing import Any
 
 from lithydra.files import write_text
-from lithydra.run.directory import COLUMNS, RunDir
+from lithydra.run import class_scores
+from lithydra.run.directory import RunDir
+from lithydra.run.metric_names import names_of, words
 from lithydra.run.trust import needed_trust
 
 TEMPLATES = Path(__file__).with_name("templates")
 PICTURES = {
     "curves": "Curves",
     "confusion": "Confusion matrix",
+    "reliability": "Reliability",
     "mistakes": "Mistakes",
     "samples": "Training images",
     "filters": "First layer",
 }
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "numpy")
-SETTINGS = ("data", "normalization", "augmentation", "model", "loss", "optimizer", "scheduler", "regularizer")
+SETTINGS = (
+    "data",
+    "normalization",
+    "augmentation",
+    "model",
+    "loss",
+    "optimizer",
+    "scheduler",
+    "regularizer",
+    "method",
+    "average",
+)
 
 
 def write(run: RunDir) -> Path:
@@ -55,7 +69,12 @@ def content(run: RunDir) -> dict[str, Any]:
         "name": run.path.name,
         "status": status,
         "minutes": _minutes(status),
-        "splits": [s for s in ("train", "val", "test") if f"{s}/loss" in metrics],
+        "splits": [s for s in ("train", "val", "test") if any(name.startswith(f"{s}/") for name in metrics)],
+        "names": names_of(metrics),
+        "tile": "acc"
+        if any(name.endswith("/acc") for name in metrics)
+        else config["monitor"]["metric"].rpartition("/")[2],
+        "words": words,
         "metrics": metrics,
         "settings": {
             **{group: choices[group] for group in SETTINGS if choices.get(group)},
@@ -66,8 +85,9 @@ def content(run: RunDir) -> dict[str, Any]:
         },
         "data": origin["data"],
         "pictures": {title: _data_uri(path) for title, path in pictures.items() if path.exists()},
-        "columns": COLUMNS,
-        "rows": run.read_metrics(),
+        "classes": class_scores.read(run),
+        "columns": list(rows[0]) if (rows := run.read_metrics()) else [],
+        "rows": rows,
         "commands": commands(run, status),
         "command": run.read_command().strip(),
         "config": run.config.read_text(),

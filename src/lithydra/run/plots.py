@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from lithydra.run.metric_names import names_of, words
 from lithydra.run.style import BAD, GREY, INK, PALETTE, SOFT, SPLITS, shortened, style
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_NAMED_CLASSES = 20  # beyond, names and counts would be too small to read
-LABELS = {"loss": "loss", "acc": "accuracy"}
 
 
 class Guess(NamedTuple):
@@ -63,18 +63,20 @@ def curves(runs: dict[str, list[dict[str, str]]], best_epoch: int | None = None)
         runs: Rows of metrics.csv, by the run's name. Of several runs each has a color, and validation is dashed.
         best_epoch: Marked where there is one.
     """
-    changes = len({row["lr"] for rows in runs.values() for row in rows}) > 1
-    panels = ["loss", "acc", "lr"] if changes else ["loss", "acc"]
+    found = names_of(name for rows in runs.values() for row in rows for name, value in row.items() if value)
+    changes = len({row.get("lr") for rows in runs.values() for row in rows}) > 1
+    panels = [name for name in ("loss", "acc") if name in found] or found[:2]
+    panels += ["lr"] if changes else []
     drawn = figure(4.6 * len(panels), 3.6)
     for axes, panel in zip(drawn.subplots(1, len(panels)), panels, strict=True):
         for number, (name, rows) in enumerate(runs.items()):
             color = None if len(runs) == 1 else PALETTE[number % len(PALETTE)]
             _draw_lines(axes, panel, rows, name if len(runs) > 1 else "", color)
-        axes.set(xlabel="epoch", title=LABELS.get(panel, "learning rate"))
+        axes.set(xlabel="epoch", title="learning rate" if panel == "lr" else words(panel))
         axes.xaxis.get_major_locator().set_params(integer=True)
         if best_epoch is not None and panel != "lr":
             axes.axvline(best_epoch, color=GREY, linestyle=":", linewidth=1.2, label="best epoch")
-        if panel == "loss":
+        if panel == panels[0]:
             axes.legend(fontsize=9)
     return drawn
 
@@ -83,11 +85,11 @@ def _draw_lines(axes: Axes, panel: str, rows: list[dict[str, str]], name: str, c
     epochs = [int(row["epoch"]) for row in rows]
     marker = "o" if len(epochs) < 15 else ""
     if panel == "lr":
-        values = [float(row["lr"] or "nan") for row in rows]
+        values = [float(row.get("lr") or "nan") for row in rows]
         axes.plot(epochs, values, color=color or SOFT, marker=marker, markersize=4)
         return
     for split in ("train", "val"):
-        values = [float(row[f"{split}/{panel}"] or "nan") for row in rows]
+        values = [float(row.get(f"{split}/{panel}") or "nan") for row in rows]
         if np.isfinite(values).any():
             style = "--" if split == "val" and color else "-"
             label = f"{name} {split}".strip()
@@ -112,6 +114,31 @@ def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Figure:
         for row, column in np.argwhere(counts > 0):
             color = "white" if shares[row, column] > 0.5 else INK
             axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=color, fontsize=8)
+    return drawn
+
+
+@style()
+def reliability(bins: np.ndarray) -> Figure:
+    """How often the predicted class is right, by its probability; below, how many images have such a probability.
+
+    Guo et al., "On calibration of modern neural networks", 2017, section 2, with the expected calibration error.
+
+    Args:
+        bins: (bins, 3): images, the sum of their probabilities, and how many are right.
+    """
+    count, confidence, right = bins.T
+    filled, centers = count > 0, (np.arange(len(bins)) + 0.5) / len(bins)
+    gaps = np.abs(right - confidence)[filled].sum() / max(1, count.sum())
+    drawn = figure(5.2, 5.2)
+    upper, lower = drawn.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    width = 0.9 / len(bins)
+    upper.bar(centers[filled], right[filled] / count[filled], width, color=PALETTE[0], label="right")
+    upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1.2, label="as often as it says")
+    upper.set(ylabel="accuracy", ylim=(0, 1), title=f"Calibration error {gaps:.4f} on {int(count.sum()):,} test images")
+    upper.legend(fontsize=9, loc="upper left")
+    lower.bar(centers, count / max(1, count.sum()), width, color=SOFT)
+    lower.set(xlabel="probability of the predicted class", ylabel="images", xlim=(0, 1))
+    lower.yaxis.set_major_formatter("{x:.0%}")
     return drawn
 
 

@@ -4,23 +4,41 @@ from rich.console import Console
 from rich.table import Table
 
 from lithydra.run.directory import PROFILE, RunDir
+from lithydra.run.metric_names import names_of, words
 from lithydra.run.page import commands
 
+MOST_COLUMNS = 4  # of metrics beside each other
 PROFILE_LINES = 16  # of each file of a profiler that are printed
+
+
+def metrics_table(metrics: dict[str, float], title: str) -> Table:
+    """A row a split and a column a metric, or the other way round where they are many."""
+    names = names_of(metrics)
+    splits = [split for split in ("train", "val", "test") if any(name.startswith(f"{split}/") for name in metrics)]
+
+    def shown(split: str, name: str) -> str:
+        value = metrics.get(f"{split}/{name}")
+        return "" if value is None else f"{value:.4f}"
+
+    if len(names) <= MOST_COLUMNS:
+        table = Table("split", *map(words, names), title=title)
+        for split in splits:
+            table.add_row(split, *(shown(split, name) for name in names))
+    else:
+        table = Table("metric", *splits, title=title)
+        for name in names:
+            table.add_row(words(name), *(shown(split, name) for split in splits))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
 
 
 def print_results(run: RunDir, seconds: float, images_per_second: float | None) -> None:
     """The run's metrics by split, and the commands that a person may want next."""
     status = run.read_status()
     metrics: dict[str, float] = status["metrics"]
-    table = Table("split", "loss", "accuracy", title=f"Run {run.path.name}")
-    for split in ("train", "val", "test"):
-        if f"{split}/loss" in metrics:
-            table.add_row(split, f"{metrics[f'{split}/loss']:.4f}", f"{metrics[f'{split}/acc']:.4f}")
-    for column in table.columns[1:]:
-        column.justify = "right"
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    console.print(table)
+    console.print(metrics_table(metrics, f"Run {run.path.name}"))
     if "best_epoch" in status:
         which = f"best epoch {status['best_epoch']} of {status['epoch']}"
     else:

@@ -31,6 +31,8 @@ KINDS: dict[str, tuple[str, ...]] = {
     "lithydra.losses": (MODULE,),
     "lithydra.normalization": (FUNCTION,),
     "lithydra.augmentations": (MODULE, FUNCTION),
+    "lithydra.methods": (MODULE,),
+    "lithydra.training.averaging": (MODULE,),
     "lithydra.regularizers": (FUNCTION,),
     "lithydra.schedules": (FUNCTION,),
     "lithydra.callbacks": (CALLBACK,),
@@ -38,6 +40,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "lithydra.data": ("lithydra.data.base.ImageDataModule",),
     "torch.nn": (MODULE,),
     "torch.optim": ("torch.optim.optimizer.Optimizer", "torch.optim.lr_scheduler.LRScheduler"),
+    "torchmetrics.classification": ("torchmetrics.metric.Metric",),
     "torchvision.models": (MODULE, BUILDER),
     "lightning.pytorch.callbacks": (CALLBACK,),
 }

@@ -6,13 +6,12 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from lithydra.checks.settings import MONITORED
 from lithydra.errors import ConfigError, nearest
+from lithydra.run.metric_names import BETTER, better
 
 SAMPLERS = ("tpe", "random", "grid", "cmaes", "nsgaii")
 PRUNERS = ("none", "median", "hyperband")
 STORAGES = ("sqlite", "journal")
-OBJECTIVES = (*MONITORED, "seconds")
 
 
 @dataclass(frozen=True)
@@ -26,6 +25,7 @@ class Settings:
     pruner: str
     pruner_options: dict[str, Any]
     objectives: list[str]
+    directions: list[str]
     storage: str
     params: dict[str, Any]
 
@@ -46,11 +46,19 @@ class Settings:
             key: dict(given[key] or {}) for key in ("sampler_options", "pruner_options", "params")
         }
         plain: dict[str, Any] = {key: given[key] for key in ("n_trials", "sampler", "seed", "pruner", "storage")}
-        return cls(objectives=objectives, **plain, **mappings)
+        directions = [_direction(name, config.monitor) for name in objectives]
+        return cls(objectives=objectives, directions=directions, **plain, **mappings)
 
-    @property
-    def directions(self) -> list[str]:
-        return ["maximize" if name.endswith("/acc") else "minimize" for name in self.objectives]
+
+def _direction(objective: str, monitor: DictConfig) -> str:
+    mode = "min" if objective == "seconds" else better(objective)
+    if mode is None and objective == monitor.metric:
+        mode = monitor.mode
+    if mode is None:
+        known = f"whether more is better is known of {', '.join(BETTER)}"
+        hint = nearest(objective, [f"val/{name}" for name in BETTER])
+        raise ConfigError(f"hydra.sweeper.objectives={objective}: {known}.{hint}")
+    return "maximize" if mode == "max" else "minimize"
 
 
 def _refuse_unknown(key: str, value: object, choices: tuple[str, ...]) -> None:
@@ -62,7 +70,8 @@ def _refuse_bad_objectives(objectives: list[str], monitored: str) -> None:
     for name in objectives:
         if str(name).startswith("test/"):
             raise ConfigError(f"hydra.sweeper.objectives={name}: the test set chooses nothing; take val/{name[5:]}")
-        _refuse_unknown("objectives", name, OBJECTIVES)
+        if not (name == "seconds" or "/" in str(name)):
+            raise ConfigError(f"hydra.sweeper.objectives={name}: must be seconds, or a metric as val/acc")
     if objectives[0] != monitored:
         raise ConfigError(
             f"hydra.sweeper.objectives: the first must be monitor.metric={monitored}, which the best epoch goes by, "

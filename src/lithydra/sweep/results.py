@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from lithydra.checks.settings import METRICS
 from lithydra.errors import ConfigError
 from lithydra.overrides import FOLDED, short, split_override, typed
 from lithydra.run.directory import RunDir
+from lithydra.run.metric_names import ordered
 from lithydra.sweep.directory import DAMAGED, NOT_STARTED, Job, Plan, SweepDir
 
 log = logging.getLogger(__name__)
@@ -47,11 +47,10 @@ def results(sweep: str | Path) -> pd.DataFrame:
     directory = SweepDir.open(Path(sweep))
     plan = directory.read()
     rows = [_row(directory, plan, job) for job in plan.jobs]
-    present = [name for name in METRICS if any(name in row for row in rows)]
-    extra = sorted({name for row in rows for name in row if "/" in name} - set(METRICS))
-    columns = ["name", *plan.axes, "state", *present, *extra, "best_epoch", "epochs", "seconds", "error", "run"]
+    metrics = ordered(name for row in rows for name in row if "/" in name)
+    columns = ["name", *plan.axes, "state", *metrics, "best_epoch", "epochs", "seconds", "error", "run"]
     frame = pd.DataFrame(rows, columns=columns)
-    for name in (*present, *extra, "seconds"):
+    for name in (*metrics, "seconds"):
         frame[name] = frame[name].astype(float)
     for name in ("best_epoch", "epochs"):
         frame[name] = frame[name].astype("Int64")

@@ -1,39 +1,69 @@
 """The base LightningModule: raw images in, logits out, and the evaluation that every classifier shares."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from lithydra.data.splits import Batch
-from lithydra.metrics import SplitMetrics, TrainingSums, predicted_classes
-from lithydra.normalization import Normalization
+from lithydra.methods.base import Method
+from lithydra.metrics import SplitMetrics, TrainingSums, probabilities
 from lithydra.training import position
+from lithydra.training.averaging import Average
 from lithydra.training.collectives import gathered
 from lithydra.training.divergence import refuse_broken_evaluation
 from lithydra.training.lightning_inside import set_loops
+from lithydra.training.views import View, single_view
 
 
 class Classifier(L.LightningModule):
-    """Raw images in, logits out: normalization and net, with the evaluation that every classifier shares."""
+    """Raw images in, logits out: normalization and net, with the evaluation that every classifier shares.
 
-    def __init__(self, net: nn.Module, normalization: Normalization, loss: nn.Module, num_classes: int) -> None:
+    Args:
+        method: Bound to its parts.
+        metrics: Torchmetrics' metrics by name, beside the loss.
+        average: Weights that are evaluated in place of the trained ones.
+        tta: Test-time augmentation: a net and normalized images to logits.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        num_classes: int,
+        metrics: Mapping[str, Metric],
+        *,
+        average: Average | None = None,
+        tta: View = single_view,
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.net, self.normalization, self.loss = net, normalization, loss
+        self.net, self.normalization, self.loss = method.net, method.normalize, method.loss
+        self.method, self.average, self.tta = method, average, tta
         self.num_classes = num_classes
         self.epoch_metrics: dict[str, float] = {}  # of the epoch at hand, by name
+        self.metric_names: list[str] = []  # of what an epoch measures, as the dry run has found them
         self.layer_shapes: dict[str, tuple[int, ...]] = {}  # output of each layer of the net, without the batch
         self._random_states: list[dict[str, Any]] = []  # of each process of the run that is resumed
         self.record: dict[str, Any] = {}  # config and data, as plain values: what a checkpoint needs to be rebuilt
         self.train_sums = TrainingSums()
-        self.val_metrics = SplitMetrics("val", num_classes)
-        self.test_metrics = SplitMetrics("test", num_classes)
+        chosen = metrics if method.classifies else None
+        self.val_metrics, self.test_metrics = SplitMetrics("val", chosen), SplitMetrics("test", chosen)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, num_classes), or (B, 1) with a single logit, of images (B, C, H, W) uint8 or float in [0, 1]."""
-        return self.net(self.normalization(images))
+        """Logits (B, num_classes), or (B, 1) with a single logit, of images (B, C, H, W) uint8 or float in [0, 1].
+
+        In evaluation mode they are those of the averaged weights, if there are any, over the test-time views.
+        """
+        x = self.normalization(images)
+        return self.net(x) if self.training else self.tta(self.evaluated_net, x)
+
+    @property
+    def evaluated_net(self) -> nn.Module:
+        """With the averaged weights, if there are any, else the net that is trained."""
+        return self.net if self.average is None else self.average.net
 
     @property
     def class_names(self) -> list[str]:
@@ -49,10 +79,7 @@ class Classifier(L.LightningModule):
     @staticmethod
     def probabilities(logits: Tensor) -> Tensor:
         """(B, num_classes) float32, each row sums to 1."""
-        if logits.shape[1] == 1:
-            positive = logits.float().sigmoid()
-            return torch.cat([1 - positive, positive], dim=1)
-        return logits.float().softmax(dim=1)
+        return probabilities(logits)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         own = {"train_sums": vars(self.train_sums), "random_state": position.random_state()}
@@ -81,7 +108,10 @@ class Classifier(L.LightningModule):
         if not len(labels):  # fewer images than processes: this one has none
             return torch.zeros(0, self.num_classes, device=self.device)
         logits = self(images)
-        metrics.update(self.loss(logits, labels), predicted_classes(logits), labels)
+        if metrics.classifies:
+            metrics.update(self.loss(logits, labels), logits, labels)
+        with self.method.using(self.evaluated_net):
+            metrics.update_means(self.method.evaluation(images, labels), len(labels))
         return logits
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -116,10 +146,8 @@ class Classifier(L.LightningModule):
 
     def _report_training(self) -> None:
         """The training metrics of the epoch, over all processes."""
-        device = self.device if self.trainer.world_size > 1 else "cpu"  # not all devices have float64
-        sums = torch.tensor([*vars(self.train_sums).values()], dtype=torch.float64, device=device)
-        loss, num_correct, num_images = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()  # pyright: ignore
-        self.report({"train/loss": loss / num_images, "train/acc": num_correct / num_images})
+        shares = gathered(vars(self.train_sums), self.trainer)
+        self.report(TrainingSums.total(shares).metrics())
 
     def write(self, values: dict[str, float], step: int) -> None:
         """Write scalars to every logger. `self.log` would count calls of `training_step`, not optimizer steps."""

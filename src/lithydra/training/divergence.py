@@ -44,7 +44,7 @@ def state_diverged(named: Iterable[tuple[str, Tensor]], step: int, lr: float, sa
 def refuse_broken_evaluation(values: Mapping[str, float], step: int) -> None:
     """Raise DivergedError if a loss is not finite: its accuracy is then that of an argmax of NaN."""
     for name, value in values.items():
-        if not math.isfinite(value):
+        if name.endswith("/loss") and not math.isfinite(value):
             raise DivergedError(f"Diverged by step {step}: {name} is {value}. {ADVICE}")
 
 

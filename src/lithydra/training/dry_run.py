@@ -2,11 +2,13 @@
 
 import copy
 import inspect
+import logging
 import time
 import traceback
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -14,19 +16,25 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from lithydra.checks.combinations import unmeasured
 from lithydra.data.base import ImageDataModule
 from lithydra.data.loaders import TrainingBatch, TrainingLoader, TrainingOrder
 from lithydra.errors import ConfigError, first_line
+from lithydra.metrics import TrainedBatch
 from lithydra.training.batch_hooks import refuse_unsupported, steps_beside
 from lithydra.training.classifier import Classifier
 from lithydra.training.engine import GradientClassifier
 from lithydra.training.instantiate import refuse_unknown_arguments, targets
+from lithydra.training.lightning_inside import CommandLauncher
 from lithydra.training.statistics import StatisticsClassifier
 
 # Long beside the 2 to 4 ms that a chunk costs, short beside an epoch: at a chunk's end the losses are looked at, and
 # several processes agree on signals and on saves by time. A single process heeds those at each step.
+log = logging.getLogger(__name__)
+
 CHUNK_SECONDS = 0.5
 MAX_STEPS = 1024  # bounds the logits that a chunk keeps
+LONGEST_TRIAL, TRIAL_SHARE = 5.0, 0.1  # in seconds, and as a part of trainer.max_seconds
 TIMED_STEPS = 3  # the fastest counts: on a busy machine a single one may take a hundred times as long
 
 
@@ -37,10 +45,63 @@ def try_out(config: DictConfig, data: ImageDataModule, module: Classifier, train
     _refuse_less_than_a_batch(config, data, trainer.world_size)
     if trainer.world_size > 1 and isinstance(module, StatisticsClassifier):
         raise ConfigError(f"model: {type(module.net).__name__} learns in one process; trainer.devices=1")
+    if trainer.world_size > 1 and not module.method.divisible:
+        what = type(module.method).__name__
+        raise ConfigError(f"method: {what} compares the images of a batch, so one process has them; trainer.devices=1")
     refuse_unsupported(callbacks := targets(config, "callbacks"))
-    module.layer_shapes, seconds = dry_run(module, data, trainer)
+    budget = config.trainer.get("max_seconds")
+    tried = dry_run(module, data, trainer, min(LONGEST_TRIAL, TRIAL_SHARE * budget) if budget else 0.0)
+    module.layer_shapes, module.metric_names, means, seconds = tried
+    module.val_metrics.expect(means)
+    module.test_metrics.expect(means)
+    refuse_unmeasured(config, module.metric_names)
+    if budget:
+        if trainer.world_size > 1 and not isinstance(trainer.strategy.launcher, CommandLauncher):
+            raise ConfigError("trainer.max_seconds: each process would measure for itself; say trainer.max_steps")
+        _fix_length(config, data, seconds)
     steps = steps_per_execution(config.trainer, seconds)
     data.steps_per_execution = steps_beside(callbacks, steps, config.trainer.steps_per_execution)
+
+
+def _fix_length(config: DictConfig, data: ImageDataModule, step_seconds: float) -> None:
+    """As many optimizer steps as fit into `trainer.max_seconds`: schedules know their end, and resuming is exact."""
+    settings = config.trainer
+    step_seconds *= settings.accumulate_grad_batches
+    fitting = int(settings.max_seconds / step_seconds)
+    if not fitting:
+        raise ConfigError(f"trainer.max_seconds={settings.max_seconds}: a step alone takes {step_seconds:.2g} s")
+    per_epoch = -(-data.num_training_batches // settings.accumulate_grad_batches)
+    limit = settings.max_steps if settings.max_steps > 0 else fitting
+    settings.max_steps = min(fitting, limit)
+    settings.max_epochs = -(-settings.max_steps // per_epoch)
+    log.info("%d steps fit into %g seconds: training %d", fitting, settings.max_seconds, settings.max_steps)
+    settings.max_seconds = None  # from here on max_steps says it, to the other processes and to a resumed run too
+
+
+def refuse_unmeasured(config: DictConfig, names: Sequence[str]) -> None:
+    """Raise ConfigError where something goes by a metric that the run does not measure."""
+    watched = {"monitor.metric": config.monitor.metric}
+    watched |= {f"callbacks.{name}.monitor": node.get("monitor") for name, node in config.callbacks.items()}
+    for key, metric in watched.items():
+        if metric is not None and metric not in names:
+            raise ConfigError(unmeasured(key, metric, names))
+
+
+def measured(copied: Classifier, batch: TrainingBatch) -> list[str]:
+    """The metrics of an epoch, training's first. Raises ConfigError for one that is no single number."""
+    trained = _step(copied, batch)
+    names = ["train/loss", *(["train/acc"] if trained is None or trained.logits is not None else [])]
+    names += [f"train/{name}" for name, _ in (trained.means if trained else ())]
+    copied.eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what a single batch does not have, a class for instance
+        copied._evaluate(copied.val_metrics, (batch.images, batch.labels))
+        values = copied.val_metrics.compute()
+    copied.train()
+    for name, value in values.items():
+        if value.numel() != 1:
+            raise ConfigError(f"metrics.{name.rpartition('/')[2]}: gives {value.numel()} numbers, and one is needed")
+    return [*names, *values]
 
 
 def _refuse_less_than_a_batch(config: DictConfig, data: ImageDataModule, world_size: int) -> None:
@@ -58,16 +119,32 @@ def _refuse_less_than_a_batch(config: DictConfig, data: ImageDataModule, world_s
             raise ConfigError(f"{limit}: less than one of {count} batches{each}; a smaller {key} makes more")
 
 
-def dry_run(module: Classifier, data: ImageDataModule, trainer: L.Trainer) -> tuple[dict[str, tuple[int, ...]], float]:
+class DryRun(NamedTuple):
+    """What some steps of training have shown.
+
+    Attributes:
+        shapes: of the output of each layer of the net, without the batch dimension.
+        metrics: what an epoch measures, by name.
+        means: what the method measures in evaluation, without the split.
+        seconds: of a step.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    metrics: list[str]
+    means: list[str]
+    seconds: float
+
+
+def dry_run(module: Classifier, data: ImageDataModule, trainer: L.Trainer, trial_seconds: float = 0.0) -> DryRun:
     """Some training steps on a copy of `module` with the first training batch, or with a process's share of it.
 
     They are on the device, in the precision and for the number of processes of `trainer`.
 
-    Returns:
-        The output shape of each layer of the net without the batch dimension, and the seconds that a step takes.
+    Args:
+        trial_seconds: How long steps are timed; their mean then counts, which has what else the machine does in it.
 
     Raises:
-        ConfigError: Net, loss and data do not fit together.
+        ConfigError: Net, loss, metrics and data do not fit together.
     """
     assert data.train is not None
     world_size, device = trainer.world_size, trainer.strategy.root_device
@@ -78,14 +155,15 @@ def dry_run(module: Classifier, data: ImageDataModule, trainer: L.Trainer) -> tu
         shapes = _record_shapes(copied.net)
         try:
             _refuse_wrong_outputs(copied, batch.images)
-            seconds = _seconds_of_a_step(copied, batch)
+            seconds = _seconds_of_a_step(copied, batch, trial_seconds)
+            metrics = measured(copied, batch)
         except (RuntimeError, ValueError, IndexError) as error:
             raise ConfigError(
                 f"model and data do not fit together: images {tuple(batch.images.shape)}, {data.num_classes} "
                 f"classes: {first_line(error)}{_place(error, copied.net)}"
             ) from error
         _try_last_batch(copied, data, batch, world_size)
-    return shapes, seconds
+    return DryRun(shapes, metrics, copied.val_metrics.means, seconds)
 
 
 @contextmanager
@@ -136,7 +214,8 @@ def _try_last_batch(copied: Classifier, data: ImageDataModule, batch: TrainingBa
     if share == len(batch.images):
         return
     try:
-        _step(copied, batch._replace(images=batch.images[:share], labels=batch.labels[:share]))
+        parts = {key: getattr(batch, key)[:share] for key in ("images", "labels", "positions")}
+        _step(copied, batch._replace(**parts))
     except (RuntimeError, ValueError) as error:
         shared = f", {share} for one of {world_size} processes" if world_size > 1 else ""
         raise ConfigError(
@@ -145,24 +224,24 @@ def _try_last_batch(copied: Classifier, data: ImageDataModule, batch: TrainingBa
         ) from error
 
 
-def _seconds_of_a_step(copied: Classifier, batch: TrainingBatch) -> float:
-    """Of the fastest of a few steps; of fewer where they are long."""
+def _seconds_of_a_step(copied: Classifier, batch: TrainingBatch, trial_seconds: float) -> float:
+    """Of the fastest of a few steps, of fewer where they are long; or the mean over a given time."""
     _step(copied, batch)
     times: list[float] = []
-    while len(times) < TIMED_STEPS and sum(times) < CHUNK_SECONDS:
+    while sum(times) < trial_seconds or (len(times) < TIMED_STEPS and sum(times) < CHUNK_SECONDS):
         start = time.perf_counter()
         _step(copied, batch)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return min(times)
+    return sum(times) / len(times) if trial_seconds else min(times)
 
 
-def _step(copied: Classifier, batch: TrainingBatch) -> None:
+def _step(copied: Classifier, batch: TrainingBatch) -> TrainedBatch | None:
     if isinstance(copied, GradientClassifier):
-        copied.train_on(batch)
-    else:
-        copied.loss(copied(batch.images), batch.labels)
+        return copied.train_on(batch)[0]
+    copied.loss(copied(batch.images), batch.labels)
+    return None
 
 
 def _record_shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:

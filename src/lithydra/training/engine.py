@@ -2,17 +2,19 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric
 
 from lithydra.data.loaders import Chunk, TrainingBatch
-from lithydra.normalization import Normalization
+from lithydra.methods.base import Method
+from lithydra.metrics import TrainedBatch
 from lithydra.training import transfer
 from lithydra.training.checkpoint import kept
 from lithydra.training.classifier import Classifier
@@ -36,39 +38,35 @@ class GradientClassifier(Classifier):
         scheduler_interval: When the scheduler steps.
         monitor: The metric that a plateau scheduler watches.
         penalties: Called with the trainable parameters; added to the loss, but not to the one that is reported.
-        augmentation: Called in training with images (B, C, H, W) float in [0, 1] and labels; returns both.
         gradient_clip_val: Largest norm, or largest absolute value, of the gradient; None clips nothing.
+        others: Of `Classifier`.
     """
 
     def __init__(
         self,
-        net: nn.Module,
-        normalization: Normalization,
-        loss: nn.Module,
+        method: Method,
         num_classes: int,
+        metrics: Mapping[str, Metric],
         *,
         optimization: Optimization,
         scheduler_interval: Literal["step", "epoch"] = "epoch",
         monitor: str = "val/acc",
         penalties: Sequence[Callable[[Sequence[Tensor]], Tensor]] = (),
-        augmentation: nn.Module | None = None,
         accumulate_grad_batches: int = 1,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: Literal["norm", "value"] = "norm",
         log_every_n_steps: int = 50,
+        **others: Any,
     ) -> None:
-        super().__init__(net, normalization, loss, num_classes)
+        super().__init__(method, num_classes, metrics, **others)
         self._optimization = optimization
-        self.scheduler_interval, self.monitor = scheduler_interval, monitor
-        self.penalties, self.augmentation = penalties, augmentation
+        self.scheduler_interval, self.monitor, self.penalties = scheduler_interval, monitor, penalties
         self.accumulate_grad_batches = accumulate_grad_batches
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         self.log_every_n_steps = log_every_n_steps
         self.trained = [p for p in self.parameters() if p.requires_grad]
-        self.frozen_norms = transfer.frozen_norms(net)
-        # Of batches that the epoch's sums are still to have: losses, logits, labels; the optimizer step and its lr.
-        self._pending: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
-        self._pending_steps: list[tuple[int, float]] = []
+        self.frozen_norms = transfer.frozen_norms(self.net)
+        self._trained: list[TrainedBatch] = []  # that the epoch's sums are still to have
         self._by_batch = False  # one step an execution
         self._updated = False  # whether the last batch ended in an optimizer step
         self._objective = torch.zeros(())  # what the last batch's gradient is of
@@ -101,18 +99,17 @@ class GradientClassifier(Classifier):
         """That of the first group of parameters."""
         return self._optimizer.param_groups[0]["lr"]
 
-    def train_on(self, batch: TrainingBatch) -> tuple[Tensor, bool]:
-        """Train on one batch. Returns its mean loss, and whether it ended in an optimizer step."""
-        updates = self._updates_after(batch)
-        return self._train(batch, updates, is_logged=False), updates
+    def train_on(self, batch: TrainingBatch) -> tuple[TrainedBatch, bool]:
+        """Train on one batch. Returns what came of it, and whether it ended in an optimizer step."""
+        return self._train(batch, updates := self._updates_after(batch), step=1, is_logged=False), updates
 
     def on_fit_start(self) -> None:
         # Looked up once: a look-up through the trainer costs as much as a small layer.
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         self.prepare(optimizer, self.lr_schedulers(), getattr(self.trainer.precision_plugin, "scaler", None))
-        self.agreed: Callable[[bool], bool] = self.trainer.strategy.reduce_boolean_decision  # true in every process
-        self._progress = step_counter(self.trainer)
         trainer: Any = self.trainer
+        self.agreed: Callable[[bool], bool] = trainer.strategy.reduce_boolean_decision  # true in every process
+        self._progress = step_counter(trainer)
         self._observers = [c.on_optimizer_step for c in trainer.callbacks if hasattr(c, "on_optimizer_step")]
         self._by_batch = trainer.datamodule.steps_per_execution == 1
         # Without these three, Lightning's hooks around backward() have nothing to do, at 5 % of a small net's step.
@@ -147,10 +144,10 @@ class GradientClassifier(Classifier):
     def _train_chunk(self, chunk: Chunk) -> None:
         max_steps, step = self.trainer.max_steps, self.global_step  # a look-up costs as much as a small layer
         for batch in chunk.batches():
-            updates, lr = self._updates_after(batch), self.lr
+            updates = self._updates_after(batch)
             is_logged = updates and (step + 1) % self.log_every_n_steps == 0
-            self._pending_steps.append((step + 1, lr))
-            loss = self._train(batch, updates, is_logged)
+            trained = self._train(batch, updates, step + 1, is_logged)
+            self._trained.append(trained)
             self._updated = updates
             if updates:
                 self._progress.increment_ready()
@@ -160,7 +157,9 @@ class GradientClassifier(Classifier):
                 step += 1
                 if is_logged:
                     norm = self._gradient_norm
-                    self._to_log.append((step, {"train/loss_step": loss, "lr": lr, "gradient_norm": norm}))
+                    self._to_log.append(
+                        (step, {"train/loss_step": trained.loss, "lr": trained.lr, "gradient_norm": norm})
+                    )
                 if not self._by_batch:  # else when the callbacks that need every batch have had it
                     self._observe()
                 if step == max_steps:
@@ -186,19 +185,19 @@ class GradientClassifier(Classifier):
     def _updates_after(self, batch: TrainingBatch) -> bool:
         return batch.is_last or batch.number % self.accumulate_grad_batches == 0
 
-    def _train(self, batch: TrainingBatch, updates: bool, is_logged: bool) -> Tensor:
-        """Forward and backward on one batch, then the optimizer's step if it is due. Returns the batch's mean loss."""
+    def _train(self, batch: TrainingBatch, updates: bool, step: int, is_logged: bool) -> TrainedBatch:
+        """Forward and backward on one batch, then the optimizer's step if it is due."""
+        lr = self.lr
         images, labels = batch.images.to(self.device), batch.labels.to(self.device)
-        if self.augmentation is not None:
-            images, labels = self.augmentation(images.float().div_(255), labels)
-        evaluations: list[tuple[Tensor, Tensor]] = []
+        self.method.augment.set_position(batch.epoch, batch.positions)
+        images, labels = self.method.views(images, labels)
+        evaluations: list[tuple[Tensor, Tensor | None, list[tuple[str, Tensor]]]] = []
         with_closure = isinstance(self._optimizer, LBFGS)
         # Hooks may look at gradients until the next forward pass is done; else they are freed at once.
         zero_first = with_closure or (self._by_batch and (batch.number - 1) % self.accumulate_grad_batches == 0)
 
         def evaluate() -> Tensor:
-            logits = self(images)
-            loss = self.loss(logits, labels)
+            loss, logits = self.method.training_loss(images, labels)
             total = loss + sum(penalty(self.trained) for penalty in self.penalties) if self.penalties else loss
             if zero_first:
                 self._zero_grad()
@@ -206,7 +205,7 @@ class GradientClassifier(Classifier):
             self._backward(objective)
             if self._by_batch:
                 self._objective = objective.detach()
-            evaluations.append((loss.detach(), logits.detach()))
+            evaluations.append((loss.detach(), None if logits is None else logits.detach(), self.method.take_means()))
             if with_closure:
                 self._call("on_before_optimizer_step")
             return total
@@ -219,12 +218,10 @@ class GradientClassifier(Classifier):
                 self._update(is_logged)
                 if not self._by_batch:
                     self._zero_grad()
-        loss, logits = evaluations[0]
+        loss, logits, means = evaluations[0]
         if batch.weight == 0:  # another process counts these images
-            logits, labels = logits[:0], labels[:0]
-        for values, value in zip(self._pending, (loss, logits, labels), strict=True):
-            values.append(value)
-        return loss
+            logits, labels = None if logits is None else logits[:0], labels[:0]
+        return TrainedBatch(step, lr, loss, logits, labels, means)
 
     def _update(self, is_logged: bool, closure: Callable[[], Tensor] | None = None) -> None:
         """One optimizer step, with the gradient clipped."""
@@ -258,14 +255,17 @@ class GradientClassifier(Classifier):
 
     def _settle(self) -> None:
         """Add the batches trained since the last time to the epoch's sums. Raises DivergedError."""
-        (losses, logits, labels), steps = self._pending, self._pending_steps
-        self._pending, self._pending_steps = ([], [], []), []
-        if losses:
-            self.train_sums.add(losses, logits, labels)
-            if not self.agreed(math.isfinite(self.train_sums.loss)):
-                position = torch.tensor(first_not_finite(losses), device=self.device)
-                first = int(self.trainer.strategy.reduce(position, reduce_op="min"))  # pyright: ignore[reportArgumentType]
-                raise loss_diverged(*steps[min(first, len(steps) - 1)], kept(self.trainer).saved_step)
+        trained, self._trained = self._trained, []
+        if not trained:
+            return
+        losses = [batch.loss for batch in trained]
+        self.train_sums.add(losses, [batch.logits for batch in trained], [batch.labels for batch in trained])
+        self.train_sums.add_means([(name, x, len(batch.labels)) for batch in trained for name, x in batch.means])
+        if not self.agreed(math.isfinite(self.train_sums.loss)):
+            position = torch.tensor(first_not_finite(losses), device=self.device)
+            first = int(self.trainer.strategy.reduce(position, reduce_op="min"))  # pyright: ignore[reportArgumentType]
+            batch = trained[min(first, len(trained) - 1)]
+            raise loss_diverged(batch.step, batch.lr, kept(self.trainer).saved_step)
 
     def _refuse_broken_state(self) -> None:
         """Raise DivergedError if a finite loss was enough to break a weight, or a statistic of BatchNorm."""

@@ -13,7 +13,10 @@ from lithydra.overrides import split_override, typed
 from lithydra.run.config import flatten
 
 # Groups whose choice says something about a result.
-NAMED_GROUPS = ("data", "normalization", "augmentation", "model", "loss", "optimizer", "scheduler", "regularizer")
+NAMED_GROUPS = (
+    *("data", "normalization", "augmentation", "model", "loss", "method"),
+    *("optimizer", "scheduler", "regularizer", "average"),
+)
 
 # Groups whose settings say nothing about it.
 NOT_ABOUT_RESULTS = ("hydra", "sweep", "paths", "callbacks", "logger", "checkpoint")

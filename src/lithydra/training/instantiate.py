@@ -25,8 +25,8 @@ from lithydra.errors import ConfigError, LithydraError, first_line, nearest
 
 
 def make(config: DictConfig, key: str, **arguments: Any) -> Any:
-    """Instantiate the group `key`. Raises ConfigError that names the group and says what its target refused."""
-    node = OmegaConf.create(OmegaConf.to_container(config[key], resolve=True))
+    """Instantiate a group, or a part of one. Raises ConfigError that names it and says what its target refused."""
+    node = OmegaConf.create(OmegaConf.to_container(OmegaConf.select(config, key), resolve=True))
     refuse_unknown_arguments(key, node)
     with naming(key):
         return _plain_partials(instantiate(node, _convert_="all", **arguments))

@@ -10,12 +10,13 @@ from omegaconf import DictConfig
 
 from lithydra.data.base import ImageDataModule
 from lithydra.errors import ConfigError
-from lithydra.run.checkpoints import DamagedCheckpoint
+from lithydra.run.checkpoints import DamagedCheckpoint, evaluated_state
 from lithydra.run.checkpoints import load as load_checkpoint
 from lithydra.run.directory import RunDir
 from lithydra.run.trust import trusted
-from lithydra.training import build
+from lithydra.training import classifiers
 from lithydra.training.classifier import Classifier
+from lithydra.training.instantiate import make
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ def load(
     checkpoint: str = "best",
     device: str | torch.device = "cpu",
     trust: Iterable[str] = (),
+    weights: str = "averaged",
+    tta: str | None = None,
 ) -> Classifier:
     """The classifier of a run, in evaluation mode; `requires_grad_(True)` makes it one to train.
 
@@ -35,6 +38,8 @@ def load(
         run_or_checkpoint: A run directory, or a checkpoint file.
         checkpoint: Of a run directory: best (the last where nothing was validated), last or previous.
         trust: Packages that the checkpoint may name classes of, beside lithydra, torch and what conf/ names.
+        weights: averaged, where the run has an average, or trained.
+        tta: Test-time views of an image: none, flip or flip_shift; None: those of the run.
 
     Raises:
         LithydraError: There is no such run or checkpoint, it is damaged, or it names code of someone else's.
@@ -49,12 +54,22 @@ def load(
     record: dict[str, Any] | None = content.get("lithydra")
     if not isinstance(record, dict) or not {"config", "data"} <= record.keys():
         raise ConfigError(f"{file}: not a checkpoint of lithydra")
-    data = record["data"]
+    facts = record["data"]
     config = trusted(record["config"], str(file), trust)
-    module = build.classifier_like(config, tuple(data["image_shape"]), len(data["class_names"]))
-    module.load_state_dict(content["state_dict"])
+    if tta is not None:
+        config.tta = tta
+    module = classifiers.like(config, tuple(facts["image_shape"]), facts["class_names"])
+    module.load_state_dict(evaluated_state(content["state_dict"], weights))
     module.record = record
     return module.to(device).eval().requires_grad_(False)
+
+
+def data(config: DictConfig) -> ImageDataModule:
+    """The data set, read and divided."""
+    module: ImageDataModule = make(config, "data")
+    fast_dev_run = int(config.trainer.get("fast_dev_run") or 0)
+    module.load(classifiers.layout(config), fast_dev_run or config.trainer.get("limit_train_batches"))
+    return module
 
 
 def load_data(
@@ -79,10 +94,10 @@ def load_data(
     elif "dir" in config.data:
         config.data.dir = data_dir
     config.data.batch_size = 1  # nothing is trained, so a small data set is no reason to refuse
-    data = build.data(config)
-    _refuse_mismatch(module.record["data"], data.facts())
-    _warn_of_changes(module.record.get("checksums", {}), data.fingerprint())
-    return data
+    loaded = data(config)
+    _refuse_mismatch(module.record["data"], loaded.facts())
+    _warn_of_changes(module.record.get("checksums", {}), loaded.fingerprint())
+    return loaded
 
 
 def _refuse_mismatch(trained: dict[str, Any], given: dict[str, Any]) -> None:

@@ -39,7 +39,7 @@ class MetricsWriter(Checkpoint):  # a Checkpoint, so that it runs when the epoch
         if not trainer.is_global_zero:
             return
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **pl_module.epoch_metrics}
-        run_dir(trainer).add_metrics({**row, "seconds": round(seconds, 3)})
+        run_dir(trainer).add_metrics({**row, "seconds": round(seconds, 3)}, pl_module.metric_names)
 
 
 def images_per_second(trainer: L.Trainer) -> float | None:

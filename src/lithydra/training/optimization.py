@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lithydra.errors import ConfigError
+from lithydra.models.layers import head_name
 from lithydra.training.instantiate import make, naming
-from lithydra.training.transfer import head_name
 
 # Settings of a scheduler that are learning rates, and that torch takes one of for each group of parameters.
 ABSOLUTE_LRS = ("max_lr", "min_lr")

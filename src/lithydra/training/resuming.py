@@ -44,7 +44,7 @@ MAY_CHANGE = (
 )
 
 # What not even `resume_anyway` changes: a checkpoint's weights and its place in the data mean nothing elsewhere.
-NEVER_CHANGE = ("seed", "data", "normalization", "model", "init", "optimizer._target_")
+NEVER_CHANGE = ("seed", "data", "normalization", "model", "method", "average", "init", "optimizer._target_")
 
 # Groups whose files write outside their own node, and where; and those that may write anywhere.
 WRITES_TO = {

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from lithydra.data.base import ImageDataModule
 from lithydra.data.memory import keep_freed_memory
 from lithydra.run.checkpoints import load
-from lithydra.run.config import frozen
+from lithydra.run.config import frozen, several
 from lithydra.run.directory import RunDir, now
 from lithydra.run.lifecycle import tracked
 from lithydra.run.provenance import all_choices, all_overrides, provenance, warn_of_threads
@@ -61,7 +61,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
         trainer, callbacks = build.trainer(config, run.path, data, module, interrupts)
         stack.enter_context(other_processes(trainer, job, interrupts))
         if main:
-            choices = all_choices(run, choices, overrides)
+            choices = all_choices(run, {**several(config), **choices}, overrides)
             facts = {**data.facts(), **data.fingerprint()}
             origin = provenance(config.seed, choices, overrides, facts, build.how_it_trains(config, trainer, data))
             warn_of_threads(run)

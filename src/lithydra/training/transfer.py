@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from lithydra.errors import ConfigError, nearest
-from lithydra.run.checkpoints import load
+from lithydra.models.layers import head_name
+from lithydra.run.checkpoints import evaluated_state, load
 from lithydra.run.directory import RunDir
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ def from_run(path: Path) -> Source:
     """
     content = load(RunDir.open(path, "init.from").checkpoint() if path.is_dir() else path)
     record = content["lithydra"]
-    weights = {key.removeprefix("net."): value for key, value in content["state_dict"].items() if key[:4] == "net."}
+    state = evaluated_state(content["state_dict"])
+    weights = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
     kind = record["config"]["model"]["_target_"].rpartition(".")[2]
     return Source(f"init.from={path}", kind, weights, record["data"]["class_names"])
 
@@ -130,14 +132,6 @@ def _size(tensor: Tensor) -> str:
 
 def _layer(key: str) -> str:
     return key.rpartition(".")[0] or key
-
-
-def head_name(net: nn.Module) -> str:
-    """The dotted name of the net's last layer with weights."""
-    names = [
-        name for name, module in net.named_modules() if name and any(True for _ in module.parameters(recurse=False))
-    ]
-    return "head" if "head" in names else names[-1]
 
 
 def freeze(net: nn.Module, what: str | Sequence[str]) -> None:

@@ -9,10 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from lithydra.checks.output import distinct_names, output_of, writing
-from lithydra.checks.settings import METRICS
 from lithydra.errors import ConfigError
 from lithydra.run.config import FOLLOWS, flatten
 from lithydra.run.directory import RunDir
+from lithydra.run.metric_names import better, ordered
 
 # Where a run lies and what it shows say nothing about what it is; names repeat what the target says.
 UNIMPORTANT = ("paths.", "run", "resume", "sweep.", "logger.", "callbacks.plots", "callbacks.progress_bar")
@@ -55,10 +55,9 @@ def results_table(names: list[str], statuses: list[dict[str, Any]]) -> Table:
     states = [str(status.get("state", "")) for status in statuses]
     columns = {"state": states} if set(states) != {"finished"} else {}
     columns["best/epoch"] = [f"{status.get('best_epoch', '-')}/{status.get('epoch', 0)}" for status in statuses]
-    for metric in METRICS:
+    for metric in ordered(name for status in statuses for name in status.get("metrics", {})):
         values = [status.get("metrics", {}).get(metric) for status in statuses]
-        if any(value is not None for value in values):
-            columns[metric] = _best_bold(values, highest=metric.endswith("acc"))
+        columns[metric] = _best_bold(values, better(metric))
     return _table("Results", names, columns)
 
 
@@ -95,9 +94,9 @@ def short_keys(keys: list[str]) -> dict[str, str]:
     return {key: end if ends.count(end) == 1 else path for key, path, end in zip(keys, whole, ends, strict=True)}
 
 
-def _best_bold(values: list[float | None], *, highest: bool) -> list[str]:
+def _best_bold(values: list[float | None], mode: str | None) -> list[str]:
     known = [value for value in values if value is not None]
-    best = max(known) if highest else min(known)
+    best = None if mode is None else max(known) if mode == "max" else min(known)
     return ["" if v is None else f"[bold]{v:.4f}[/bold]" if v == best else f"{v:.4f}" for v in values]
 
 

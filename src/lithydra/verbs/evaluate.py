@@ -10,10 +10,20 @@ from rich.table import Table
 from lithydra.data.loaders import EvaluationLoader
 from lithydra.errors import ConfigError, nearest
 from lithydra.run.directory import RunDir
+from lithydra.run.metric_names import names_of, words
 from lithydra.training import build
+from lithydra.training.classifier import Classifier
 from lithydra.training.loading import load, load_data
+from lithydra.training.views import single_view
 
 SPLITS = ("test", "val", "train")
+
+
+def how(module: Classifier, weights: str = "averaged") -> str:
+    """Which weights and views of the images a figure is of, where there is a choice."""
+    config = module.record["config"]
+    tta = f", tta={module.tta.__name__}" if module.tta is not single_view else ""
+    return (f", {weights} weights" if config.get("average") else "") + tta
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
@@ -26,7 +36,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         raise ConfigError(f"split={config.split}: one of {', '.join(SPLITS)}.{nearest(config.split, SPLITS)}")
     run = RunDir.open(Path(config.run))
     file = run.named_checkpoint(config.checkpoint)
-    module = load(file, trust=config.trust)
+    module = load(file, trust=config.trust, weights=config.weights, tta=config.tta)
     data = load_data(module, config.paths.data, config.get("data"), config.seed)
     split = getattr(data, config.split)
     if split is None:
@@ -42,8 +52,10 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     )
     trainer.test(module, dataloaders=EvaluationLoader(split, data.eval_batch_size), verbose=False)
     metrics = module.epoch_metrics
-    table = Table("split", "images", "loss", "accuracy", title=f"Run {run.path.name}, {file.name}")
-    loss, accuracy = metrics[f"{config.split}/loss"], metrics[f"{config.split}/acc"]
-    table.add_row(config.split, f"{len(split):,}", f"{loss:.4f}", f"{accuracy:.4f}")
+    names = names_of(metrics)
+    table = Table(
+        "split", "images", *map(words, names), title=f"Run {run.path.name}, {file.name}{how(module, config.weights)}"
+    )
+    table.add_row(config.split, f"{len(split):,}", *(f"{metrics[f'{config.split}/{name}']:.4f}" for name in names))
     Console(highlight=False).print(table)
     return metrics

@@ -41,7 +41,9 @@ def explain(config: DictConfig) -> Path:
     Raises:
         ConfigError: No such run or images, or a net that has no gradient.
     """
-    module = load(config.run, config.checkpoint, trust=config.trust).requires_grad_(True)
+    module = load(
+        config.run, config.checkpoint, trust=config.trust, weights=config.weights, tta=config.tta
+    ).requires_grad_(True)
     if not list(module.net.parameters()):
         raise ConfigError(f"run={config.run}: its net learns without a gradient, and these methods follow one")
     data = load_data(module, config.paths.data)

@@ -31,11 +31,11 @@ class Exported(nn.Module):
 
     def __init__(self, module: Classifier, preprocessing: bool) -> None:
         super().__init__()
-        self.net = module.net
+        self.net, self.tta = module.net, module.tta
         self.normalization = module.normalization if preprocessing else nn.Identity()
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.net(self.normalization(images))
+        logits = self.tta(self.net, self.normalization(images))
         return logits, Classifier.probabilities(logits)
 
 
@@ -46,7 +46,7 @@ def export(config: DictConfig) -> Path:
         ConfigError: No such run or checkpoint.
         LithydraError: The exported model gives other numbers than the run's.
     """
-    module = load(config.run, config.checkpoint, trust=config.trust)
+    module = load(config.run, config.checkpoint, trust=config.trust, weights=config.weights, tta=config.tta)
     model = Exported(module, config.preprocessing).eval().to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     output = output_of("export", config)
     data = load_data(module, config.paths.data)

@@ -8,13 +8,15 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
+from lithydra.augmentations.chain import Chain
 from lithydra.callbacks.look_inside import MAX_CLASSES, SAMPLES_PER_CLASS, as_image, first_of_each_class
 from lithydra.data.base import ImageDataModule
 from lithydra.data.splits import Split, TensorSplit
 from lithydra.normalization import Normalization, pixel_counts
 from lithydra.run import plots
+from lithydra.run.config import several
 from lithydra.training import build
 
 if TYPE_CHECKING:
@@ -26,16 +28,17 @@ BATCH = 1000
 def inspect_data(config: DictConfig, choices: dict[str, str]) -> Path:
     """Print the facts of the data set and draw samples of each class; returns the picture."""
     torch.manual_seed(config.seed)
+    choices = {**several(config), **choices}
     data = build.data(config)
     module = build.classifier(config, data)
-    normalization, augmentation = module.normalization, getattr(module, "augmentation", None)
+    normalization, augment = module.normalization, module.method.augment
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{data.name}: images {' x '.join(map(str, data.image_shape))} uint8, {data.num_classes} classes")
     console.print(class_table(data))
     console.print(channel_table(data, normalization, choices["normalization"]))
     console.print(duplicate_line(data))
     output = Path(config.paths.outputs) / "inspect" / f"{data.name}.png"
-    plots.save(picture(data, normalization, choices, augmentation), output)
+    plots.save(picture(data, normalization, choices, augment), output)
     console.print(f"pictures       {output}")
     return output
 
@@ -106,19 +109,19 @@ def _rows(split: Split) -> list[bytes]:
     return [image.tobytes() for images, _ in split.batches(positions) for image in images.contiguous().numpy()]
 
 
-def picture(
-    data: ImageDataModule, normalization: Normalization, choices: dict[str, str], augmentation: nn.Module | None
-) -> "Figure":
+def picture(data: ImageDataModule, normalization: Normalization, choices: dict[str, str], augment: Chain) -> "Figure":
     """Ten training images a class as they are, normalized (its range as black to white), and augmented."""
     assert data.train is not None
     num_classes = min(data.num_classes, MAX_CLASSES)
-    images, labels = next(data.train.batches([first_of_each_class(data.train, num_classes, SAMPLES_PER_CLASS)]))
+    positions = first_of_each_class(data.train, num_classes, SAMPLES_PER_CLASS)
+    images, labels = next(data.train.batches([positions]))
     normalized = normalization(images)
     low, high = normalized.min(), normalized.max()
     name = f"normalization={choices['normalization']}: {float(low):.3g} (black) to {float(high):.3g} (white)"
     batches = {"training images": images, name: (normalized - low) / (high - low)}
-    if augmentation is not None:
-        batches[f"augmentation={choices['augmentation']}"] = augmentation(images.float() / 255, labels)[0]
+    if augment.parts:
+        augment.set_position(0, positions)
+        batches[f"augmentation={choices['augmentation']}"] = augment(images, labels)[0]
     blocks = {title: np.stack([as_image(image) for image in batch]) for title, batch in batches.items()}
     blocks = {title: b.reshape(num_classes, SAMPLES_PER_CLASS, *b.shape[1:]) for title, b in blocks.items()}
     return plots.class_samples(blocks, data.names[:num_classes])

@@ -106,8 +106,8 @@ def _loss_of_a_step(copied: GradientClassifier, batches: Iterator[TrainingBatch]
     """Train on batches up to an optimizer step; returns their mean loss before it."""
     losses: list[float] = []
     for batch in batches:
-        loss, updated = copied.train_on(batch)
-        losses.append(float(loss))
+        trained, updated = copied.train_on(batch)
+        losses.append(float(trained.loss))
         if updated:
             break
     return sum(losses) / len(losses)

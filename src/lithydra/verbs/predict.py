@@ -57,7 +57,7 @@ def predict(config: DictConfig) -> Path:
         LithydraError: After the good images were predicted: some could not be read.
         ConfigError: No such run or input.
     """
-    module = load(config.run, config.checkpoint, build.device(config), config.trust)
+    module = load(config.run, config.checkpoint, build.device(config), config.trust, config.weights, config.tta)
     num_classes = len(module.class_names)
     top_k = min(TOP_K, num_classes) if config.top_k is None else config.top_k
     if not 1 <= top_k <= num_classes:

@@ -30,7 +30,7 @@ STROKE_MARGIN = 0.2  # around a drawing, as a part of its longer side: MNIST's d
 
 def serve(config: DictConfig) -> None:
     """Serve until Ctrl-C."""
-    module = load(config.run, config.checkpoint, trust=config.trust)
+    module = load(config.run, config.checkpoint, trust=config.trust, weights=config.weights, tta=config.tta)
     app = page(module, Path(config.run).name)
     import gradio  # pyright: ignore[reportMissingImports]
     from starlette.middleware import Middleware  # pyright: ignore[reportMissingImports]
