@@ -53,11 +53,18 @@ class AlternatingFlip(nn.Module):
 
     def set_position(self, epoch: int, positions: Tensor) -> None:
         """Called before each batch: the epoch, from 0, and its images' places in the training set, (B,) int64."""
-        mixed = (positions + 1_000_003 * self.seed) * 2_654_435_761 % 2**32  # Knuth's multiplicative hash
-        self.flipped = (mixed >> 16) % 2 == epoch % 2
+        self.flipped = _mixed(positions + 0x9E3779B9 * self.seed % 2**32) % 2 == epoch % 2
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         return torch.where(self.flipped[:, None, None, None], images.flip(3), images), labels
+
+
+def _mixed(numbers: Tensor) -> Tensor:
+    """Hashes of int64, from 0 to 2^32 - 1, each bit of which depends on all bits below 2^32: MurmurHash3's fmix32."""
+    mixed = numbers & 0xFFFFFFFF
+    for bits, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed = (mixed ^ mixed >> bits) * factor & 0xFFFFFFFF  # int64 overflows, which leaves its lower bits right
+    return mixed ^ mixed >> 16
 
 
 def shift(image_shape: Sequence[int], num_classes: int, pixels: int = 2) -> nn.Module:

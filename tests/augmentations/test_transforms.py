@@ -1,38 +1,17 @@
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
+from augmenting import CONF, NAMES, SHAPE, batch, build, seeded
 from lithydra.augmentations import transforms
-from lithydra.augmentations.chain import Chain
-from lithydra.augmentations.transforms import affine, cutmix, cutout, flip_crop, mixup
+from lithydra.augmentations.transforms import AlternatingFlip, affine, cutmix, cutout, flip, flip_crop, mixup, shift
 from lithydra.errors import ConfigError
 
-CONF = Path(__file__).parents[1] / "conf" / "augmentation"
-NAMES = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "none")
-SHAPE = (3, 8, 8)
-
-
-def build(name: str, image_shape: tuple[int, ...] = SHAPE, **changes: Any) -> nn.Module:
-    config = OmegaConf.merge({"seed": 0}, OmegaConf.load(CONF / f"{name}.yaml"), {name: changes})
-    return instantiate(config[name], image_shape=image_shape, num_classes=4)
-
-
-def batch(size: int = 16, image_shape: tuple[int, ...] = SHAPE) -> tuple[Tensor, Tensor]:
-    """Equal images without a zero or a symmetry, so that any difference comes from the augmentation."""
-    pixels = torch.linspace(0.1, 1, torch.Size(image_shape).numel()).view(image_shape)
-    return pixels.repeat(size, 1, 1, 1), torch.arange(size) % 4
-
-
-def seeded(augment: nn.Module, images: Tensor, labels: Tensor, seed: int = 1) -> tuple[Tensor, Tensor]:
-    torch.manual_seed(seed)
-    chain = Chain([augment])
-    chain.set_position(seed, torch.arange(len(images)))
-    return chain(images, labels)
+# Those that draw once an image; the others draw once a batch, or mirror the image or not.
+OF_EACH_IMAGE = ["affine", "cutout", "flip_crop", "random_erasing", "shift"]
 
 
 def test_none_has_no_target() -> None:
@@ -66,7 +45,7 @@ def test_every_config_draws_from_the_global_generator(name: str) -> None:
     assert not torch.equal(first, images)
 
 
-@pytest.mark.parametrize("name", ["flip_crop", "affine", "cutout", "shift", "random_erasing"])
+@pytest.mark.parametrize("name", OF_EACH_IMAGE)
 def test_images_of_a_batch_get_their_own_random_numbers(name: str) -> None:
     augmented, _ = seeded(build(name), *batch())
     assert len(torch.unique(augmented, dim=0)) > 4
@@ -95,12 +74,71 @@ def test_flip_without_padding_mirrors_each_image_or_none() -> None:
     assert flipped.any() and kept.any() and (flipped | kept).all()
 
 
+def windows(padded: Tensor, image_shape: tuple[int, ...]) -> Tensor:
+    """Every part (C, H, W) of a larger image, stacked."""
+    _, height, width = image_shape
+    return padded.unfold(1, height, 1).unfold(2, width, 1).permute(1, 2, 0, 3, 4).reshape(-1, *image_shape)
+
+
 def test_crop_is_a_window_of_the_padded_image() -> None:
     images, labels = batch()
     augmented, _ = seeded(flip_crop(SHAPE, 4, padding=2, flip_probability=0.0), images, labels)
-    padded = torch.nn.functional.pad(images[0], (2, 2, 2, 2))
-    windows = padded.unfold(1, 8, 1).unfold(2, 8, 1).permute(1, 2, 0, 3, 4).reshape(-1, *SHAPE)
-    assert all((windows == image).all(dim=(1, 2, 3)).any() for image in augmented)
+    allowed = windows(torch.nn.functional.pad(images[0], (2, 2, 2, 2)), SHAPE)
+    assert all((allowed == image).all(dim=(1, 2, 3)).any() for image in augmented)
+
+
+@pytest.mark.parametrize("image_shape", [SHAPE, (1, 6, 9)])
+def test_shift_takes_a_window_of_the_reflected_image_for_each_image(image_shape: tuple[int, ...]) -> None:
+    images, labels = torch.rand(200, *image_shape), torch.zeros(200).long()
+    augmented, _ = seeded(shift(image_shape, 4, pixels=2), images, labels)
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2), mode="reflect")
+    places = [
+        (windows(whole, image_shape) == image).all(dim=(1, 2, 3)).nonzero().flatten().tolist()
+        for whole, image in zip(padded, augmented, strict=True)
+    ]
+    assert all(len(place) == 1 for place in places)
+    assert {place for (place,) in places} == set(range(25))  # up to 2 pixels each way: all of 5 x 5
+
+
+def test_flip_mirrors_each_image_or_none() -> None:
+    images, labels = batch(100)
+    augmented, _ = seeded(flip(SHAPE, 4), images, labels)
+    flipped = (augmented == images.flip(3)).all(dim=(1, 2, 3))
+    assert 30 < flipped.sum() < 70 and torch.equal(augmented[~flipped], images[~flipped])
+    assert torch.equal(flip(SHAPE, 4, probability=1)(images, labels)[0], images.flip(3))
+    assert torch.equal(flip(SHAPE, 4, probability=0)(images, labels)[0], images)
+
+
+def flipped_in(epoch: int, seed: int, positions: Tensor) -> Tensor:
+    """Which images are mirrored, (N,)."""
+    images, labels = batch(len(positions), (1, 2, 2))
+    augment = AlternatingFlip((1, 2, 2), 4, seed=seed)
+    augment.set_position(epoch, positions)
+    return (augment(images, labels)[0] == images.flip(3)).all(dim=(1, 2, 3))
+
+
+def test_alternating_flip_mirrors_each_image_in_every_other_epoch() -> None:
+    positions = torch.arange(10_000)
+    first, second, third = (flipped_in(epoch, 0, positions) for epoch in (0, 1, 2))
+    assert torch.equal(second, ~first) and torch.equal(third, first)
+    for stride in (1, 2, 10):  # labels and sources often follow each other in turns
+        assert first[::stride].float().mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_alternating_flip_goes_by_seed_and_position_alone() -> None:
+    positions = torch.arange(10_000)
+    order = torch.randperm(len(positions))
+    first = flipped_in(0, 0, positions)
+    torch.manual_seed(5)
+    assert torch.equal(flipped_in(0, 0, order), first[order])
+    for seed in (*range(1, 20), 2**32 - 1):
+        assert (flipped_in(0, seed, positions) == first).float().mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_alternating_flip_draws_nothing() -> None:
+    before = torch.get_rng_state()
+    flipped_in(0, 0, torch.arange(10))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_affine_with_all_parts_off_changes_nothing() -> None:
@@ -125,6 +163,28 @@ def test_cutout_zeroes_one_square_an_image() -> None:
     assert (zero.any(dim=2).sum(dim=2) == 4).all() and (zero.any(dim=3).sum(dim=2) == 4).all()
     assert torch.equal(augmented[~zero], images[~zero])
     assert torch.equal(cutout(SHAPE, 4, probability=0.0)(images, labels)[0], images)
+
+
+def test_random_erasing_zeroes_a_rectangle_of_its_own_in_each_image() -> None:
+    shape = (3, 40, 50)
+    images, labels = torch.rand(100, *shape) * 0.9 + 0.1, torch.zeros(100).long()
+    augmented, _ = seeded(build("random_erasing", shape, probability=1, area=[0.1, 0.2]), images, labels)
+    zero = (augmented == 0).all(dim=1)
+    assert torch.equal((augmented == 0).any(dim=1), zero)
+    height, width = zero.any(dim=2).sum(dim=1), zero.any(dim=1).sum(dim=1)
+    assert torch.equal(zero.sum(dim=(1, 2)), height * width)
+    area = height * width / (40 * 50)
+    assert 0.08 < area.min() < 0.11 and 0.17 < area.max() < 0.21  # of whole pixels
+    assert (height / width).min() < 0.5 and (height / width).max() > 2
+    kept = ~zero[:, None].expand_as(images)
+    assert torch.equal(augmented[kept], images[kept])
+
+
+def test_random_erasing_leaves_some_images() -> None:
+    images, labels = batch(200, (1, 20, 20))
+    augmented, _ = seeded(build("random_erasing", (1, 20, 20)), images, labels)
+    assert 70 < (augmented == images).all(dim=(1, 2, 3)).sum() < 130
+    assert torch.equal(build("random_erasing", probability=0)(*batch())[0], batch()[0])
 
 
 def test_mixup_blends_images_and_labels_by_the_same_weight() -> None:
@@ -152,6 +212,8 @@ def test_cutmix_labels_blend_by_the_area_of_the_rectangle() -> None:
         ("affine", {"degrees": 10, "translate": 1, "scale": [1, 2], "shear": 5}),
         ("cutout", {"side": 1, "probability": 1}),
         ("flip_crop", {"padding": 1, "flip_probability": 1}),
+        ("flip", {"probability": 1}),
+        ("random_erasing", {"probability": 1, "area": [1, 1], "ratio": [1, 1]}),
     ],
 )
 def test_whole_numbers_are_numbers(name: str, changes: dict[str, Any]) -> None:
@@ -177,6 +239,14 @@ def test_whole_numbers_are_numbers(name: str, changes: dict[str, Any]) -> None:
         ("affine", "scale", 1.1, "[low, high] with 0 < low <= high"),
         ("affine", "scale", [1], "[low, high] with 0 < low <= high"),
         ("affine", "shear", 90, "from 0 to below 90"),
+        ("flip", "probability", 2, "from 0 to 1"),
+        ("shift", "pixels", 0, "a whole number from 1 to 7"),
+        ("shift", "pixels", 8, "a whole number from 1 to 7"),
+        ("shift", "pixels", 1.0, "a whole number from 1 to 7"),
+        ("random_erasing", "probability", -1, "from 0 to 1"),
+        ("random_erasing", "area", [0.3, 0.2], "[low, high] with 0 < low <= high <= 1"),
+        ("random_erasing", "area", [0.3, 1.2], "[low, high] with 0 < low <= high <= 1"),
+        ("random_erasing", "ratio", [0, 1], "[low, high] with 0 < low <= high"),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(name: str, key: str, value: Any, allowed: str) -> None:
