@@ -57,7 +57,7 @@ def test_mixup_after_cutmix_gives_probabilities() -> None:
 
 
 def test_all_that_leave_the_labels_go_into_one_chain() -> None:
-    names = ("alternating_flip", "shift", "affine", "cutout", "random_erasing")
+    names = ("alternating_flip", "shift", "affine", "rand_augment", "trivial_augment", "cutout", "random_erasing")
     images, labels = torch.randint(256, (8, *SHAPE), dtype=torch.uint8), torch.arange(8) % 4
     chain = Chain([build(name) for name in names])
     chain.set_position(0, torch.arange(8))

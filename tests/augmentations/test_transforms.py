@@ -11,7 +11,7 @@ from lithydra.augmentations.transforms import AlternatingFlip, affine, cutmix, c
 from lithydra.errors import ConfigError
 
 # Those that draw once an image; the others draw once a batch, or mirror the image or not.
-OF_EACH_IMAGE = ["affine", "cutout", "flip_crop", "random_erasing", "shift"]
+OF_EACH_IMAGE = ["affine", "cutout", "flip_crop", "rand_augment", "random_erasing", "shift", "trivial_augment"]
 
 
 def test_none_has_no_target() -> None:
@@ -214,6 +214,7 @@ def test_cutmix_labels_blend_by_the_area_of_the_rectangle() -> None:
         ("flip_crop", {"padding": 1, "flip_probability": 1}),
         ("flip", {"probability": 1}),
         ("random_erasing", {"probability": 1, "area": [1, 1], "ratio": [1, 1]}),
+        ("rand_augment", {"magnitude": 30}),
     ],
 )
 def test_whole_numbers_are_numbers(name: str, changes: dict[str, Any]) -> None:
