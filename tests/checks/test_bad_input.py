@@ -60,6 +60,7 @@ EARLY = {
     "seed -1": ("seed=-1", "seed=-1: must be"),
     "num_classes too many": ("+model.num_classes=12", "model.num_classes=12: the data decide it"),
     "num_classes too few": ("+model.num_classes=3", "model.num_classes=3: the data decide it"),
+    "class_counts given": ("+loss.class_counts=[1,2]", "loss.class_counts=[1, 2]: the data decide it"),
     "in_shape given": ("+model.in_shape=[1,9,9]", "model.in_shape=[1, 9, 9]: the data decide it"),
     "hidden=[0]": ("model.hidden=[0]", "model.hidden=[0]: must be a list"),
     "mode=min on an accuracy": ("monitor.mode=min", "monitor.mode=min: val/acc is better the higher; use max"),
@@ -140,6 +141,7 @@ EARLY = {
 }
 # What only torch, or the data, can tell.
 LATE = {
+    "too few class weights": ("loss.class_weights=[1,2]", "loss.class_weights=[1, 2]: must be one number a class, 10"),
     "resume of a run without a config": (
         "resume=T/torn",
         "config.yaml: not the config of a run",

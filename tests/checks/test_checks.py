@@ -95,6 +95,11 @@ model=nearest_mean model.distance=l3
 model=resnet9 model.width=0
 loss.label_smoothing=1
 loss.label_smoothing=-0.1
+loss.class_weights=balance
+loss.class_weights=2
+loss.class_weights=[1]
+loss.class_weights=[1,0]
+loss.class_weights=[1,abc]
 optimizer.lr=-1
 optimizer.lr=0.5
 scheduler=onecycle scheduler.max_lr=0.5

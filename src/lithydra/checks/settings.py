@@ -208,7 +208,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "lithydra.models.resnet9.ResNet9": {"width": COUNT, **_NORM},
     "lithydra.models.torchvision_net.torchvision_net": {"name": TEXT, "weights": optional(TEXT)},
     "lithydra.models.nearest_mean.NearestMean": {"distance": Choice(("l1", "l2"))},
-    "torch.nn.CrossEntropyLoss": {"label_smoothing": FRACTION},
+    "lithydra.losses.CrossEntropy": {
+        "label_smoothing": FRACTION,
+        "class_weights": AnyOf((NULL, Choice(("balanced",)), ListOf(POSITIVE, min_length=2))),
+    },
+    "torch.nn.CrossEntropyLoss": {"label_smoothing": FRACTION},  # of runs from before there were class weights
     "torch.optim.SGD": {"momentum": FRACTION, "nesterov": FLAG, **_DECAY},
     "torch.optim.Adam": _ADAM,
     "torch.optim.AdamW": _ADAM,

@@ -12,6 +12,7 @@ CLOSED = ("monitor", "checkpoint", "accelerator", "paths", "init", "sweep", "lr_
 # What the data decide.
 DECIDED = {
     "model": ("in_shape", "num_classes"),
+    "loss": ("class_counts",),
     "augmentation.*": ("image_shape", "num_classes"),
     "metrics.*": ("num_classes",),
 }

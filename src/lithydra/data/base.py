@@ -80,6 +80,12 @@ class ImageDataModule(L.LightningDataModule):
         return len(self.names)
 
     @property
+    def class_counts(self) -> list[int]:
+        """Training images of each class, by label."""
+        assert self.train is not None
+        return self.train.own_labels.bincount(minlength=self.num_classes).tolist()
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W)."""
         assert self.train is not None

@@ -14,13 +14,14 @@ MOVED = {
     "lithydra.data.cifar10": "lithydra.data.torchvision_data",
     "lithydra.data.cifar100": "lithydra.data.torchvision_data",
 }
+CROSS_ENTROPY = {"_target_": "torch.nn.CrossEntropyLoss"}
 
 
 def with_moved_names(config: Any) -> Any:
     """`config`, as it was read from a file, with the names of today at each `_target_`; it is changed in place.
 
     A group of version 0.1 whose choice was `none` had a `_target_` of null; today it is empty. Its augmentation was one
-    node, today there is a node for each.
+    node, today there is a node for each. Its cross-entropy was torch's; today's gives the same numbers.
     """
     stack, seen = [config], set()
     while stack:
@@ -37,4 +38,8 @@ def with_moved_names(config: Any) -> Any:
     augmentation = config.get("augmentation") if isinstance(config, dict) else None
     if isinstance(augmentation, dict) and isinstance(target := augmentation.get("_target_"), str):
         config["augmentation"] = {target.rpartition(".")[2]: augmentation}
+    if isinstance(config, dict) and "method" not in config:  # of version 0.1
+        loss = config.get("loss")
+        if isinstance(loss, dict) and loss == {"label_smoothing": loss.get("label_smoothing"), **CROSS_ENTROPY}:
+            loss["_target_"] = "lithydra.losses.CrossEntropy"
     return config

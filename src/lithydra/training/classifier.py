@@ -93,7 +93,16 @@ class Classifier(L.LightningModule):
         self.train_sums = TrainingSums.total(share["train_sums"] for share in shares[rank :: self.trainer.world_size])
         self._random_states = [share["random_state"] for share in shares]
         self.epoch_metrics = progress["epoch_metrics"]
+        checkpoint["state_dict"] = self.state_of(checkpoint)
         set_loops(checkpoint, progress, self.trainer)
+
+    def state_of(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """A checkpoint's state; with `resume_anyway`, new settings of the loss win over what it was saved with."""
+        state: dict[str, Any] = checkpoint["state_dict"]
+        if checkpoint["lithydra"]["config"]["loss"] == self.record["config"]["loss"]:
+            return state
+        others = {key: value for key, value in state.items() if not key.startswith("loss.")}
+        return others | self.loss.state_dict(prefix="loss.")
 
     def on_train_start(self) -> None:
         position.take_random_state(self._random_states, self.trainer.global_rank)

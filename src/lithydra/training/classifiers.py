@@ -41,7 +41,7 @@ def for_training(config: DictConfig, data: ImageDataModule, load: Callable[[str]
         load: A run directory to its trained classifier, for methods that learn from one.
     """
     normalization: Normalization = make(config, "normalization")(data.pixels())
-    loss, num_outputs = _loss(config, data.num_classes)
+    loss, num_outputs = _loss(config, data.class_counts)
     net = layout(config).of_net(_net_to_train(config, data, num_outputs))
     method = _method(config)
     augment = Chain(_each(config, "augmentation", image_shape=data.image_shape, num_classes=data.num_classes))
@@ -69,7 +69,7 @@ def for_training(config: DictConfig, data: ImageDataModule, load: Callable[[str]
 def like(config: DictConfig, image_shape: tuple[int, int, int], class_names: list[str]) -> Classifier:
     """The LightningModule of a run, to be filled with its checkpoint's weights: no data are needed."""
     normalization = Normalization([0.0] * image_shape[0], [1.0] * image_shape[0])
-    loss, num_outputs = _loss(config, len(class_names))
+    loss, num_outputs = _loss(config, [1] * len(class_names))  # the checkpoint has what was made of the counts
     net = layout(config).of_net(make(config, "model", in_shape=image_shape, num_classes=num_outputs))
     method = _method(config)
     augment = Chain(_each(config, "augmentation", image_shape=image_shape, num_classes=len(class_names)))
@@ -100,9 +100,10 @@ def _of_gradients(config: DictConfig) -> list[str]:
     return ["lr", "optimizer", "trainer.max_epochs", *(key for key, value in chosen.items() if value)]
 
 
-def _loss(config: DictConfig, num_classes: int) -> tuple[nn.Module, int]:
+def _loss(config: DictConfig, class_counts: list[int]) -> tuple[nn.Module, int]:
     """The loss, and the number of logits that it takes."""
-    loss: nn.Module = make(config, "loss")
+    loss: nn.Module = _with_facts(config, "loss", class_counts=class_counts)
+    num_classes = len(class_counts)
     single_logit = getattr(loss, "single_logit", False)
     if single_logit and num_classes != 2:
         raise ConfigError(
@@ -153,14 +154,16 @@ def _metrics(config: DictConfig, num_classes: int) -> dict[str, Metric]:
     )
 
 
-def _each(config: DictConfig, group: str, **arguments: Any) -> list[Any]:
-    """The parts of a group that holds several, in the order given, with those of `arguments` that each takes."""
-    made: list[Any] = []
-    for name, node in config[group].items():
-        key = f"{group}.{name}"
-        taken = inspect.signature(located(key, node._target_)).parameters
-        made.append(make(config, key, **{k: value for k, value in arguments.items() if k in taken and k not in node}))
-    return made
+def _each(config: DictConfig, group: str, **facts: Any) -> list[Any]:
+    """The parts of a group that holds several, in the order given."""
+    return [_with_facts(config, f"{group}.{name}", **facts) for name in config[group]]
+
+
+def _with_facts(config: DictConfig, key: str, **facts: Any) -> Any:
+    """What the node `key` names, given those of `facts` that it takes and that the node does not set."""
+    node = OmegaConf.select(config, key)
+    taken = inspect.signature(located(key, node._target_)).parameters
+    return make(config, key, **{name: fact for name, fact in facts.items() if name in taken and name not in node})
 
 
 def _refuse_to_load(run: str) -> Any:

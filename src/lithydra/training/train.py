@@ -92,7 +92,7 @@ def test(trainer: L.Trainer, module: Classifier, data: ImageDataModule, run: Run
         why = "No validation" if data.val is None else f"{keeper.monitor} was not measured"
         log.info("%s, so no best epoch: the last weights are tested.", why)
     path = run.last if keeper.best_epoch is None else run.best
-    module.load_state_dict(load(path)["state_dict"])
+    module.load_state_dict(module.state_of(load(path)))
     module.epoch_metrics = {}
     trainer.test(module, datamodule=data, verbose=False)
     return module.epoch_metrics
