@@ -13,6 +13,7 @@ from lithydra.losses import CrossEntropy
 from lithydra.run import checkpoints
 from lithydra.run.directory import RunDir
 from lithydra.training.loading import load_data
+from ranks import Runs
 
 COUNTS = (60, 30, 10)
 BALANCED = torch.tensor([100 / (3 * count) for count in COUNTS])
@@ -58,6 +59,16 @@ def test_accumulated_batches_have_the_gradient_of_the_whole(run_train: RunTrain,
     torch.testing.assert_close(weights(parts), weights(whole), atol=1e-6, rtol=1e-5)
     plain = run_train(*settings, "data.batch_size=50", "loss.class_weights=null")
     assert (weights(plain)["net.head.weight"] - weights(whole)["net.head.weight"]).abs().max() > 1e-3
+
+
+def test_two_processes_train_as_one(data_dir: Path, tmp_path: Path) -> None:
+    settings = (*QUIET, "model.hidden=[16]", "optimizer=sgd", "lr=0.1", "data.limit=115", "data.batch_size=16")
+    settings += ("trainer.max_epochs=2", "data.val_fraction=0", "loss.class_weights=[.1,.2,.3,.4,.5,.6,.7,.8,.9,9]")
+    one, two = (
+        Runs(data_dir, tmp_path).finished(name, *settings, f"accelerator={name}") for name in ("cpu", "ddp_cpu")
+    )
+    for name, value in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], value, rtol=0, atol=1e-5)
 
 
 def test_a_checkpoint_keeps_the_weights(run_train: RunTrain, unbalanced: tuple[str, str]) -> None:
