@@ -149,7 +149,7 @@ LATE = {
     "optimizer._target_=torch.optim.Adamm": "torch.optim.Adamm",
     "scheduler=step scheduler._target_=torch.optim.lr_scheduler.Steplr": "torch.optim.lr_scheduler.Steplr",
     "scheduler=onecycle scheduler.total_steps=10": "scheduler.total_steps=10",
-    "augmentation=mixup augmentation.mixup.alpha=0": "augmentation.alpha=0",
+    "augmentation=mixup augmentation.mixup.alpha=0": "augmentation.mixup.alpha=0",
     "normalization=z_score normalization.std=[0]": "normalization.std=[0",
     "+model.width=3": "width",
     "+optimizer.lrr=1": "lrr",

@@ -193,4 +193,4 @@ def test_steps_per_execution_changes_nothing(run_train: RunTrain) -> None:
 def test_values_out_of_range_are_refused_by_name(key: str, value: Any, allowed: str) -> None:
     with pytest.raises(ConfigError) as error:
         rand_augment(SHAPE, 4, **{key: value})
-    assert str(error.value) == f"augmentation.{key}={value}: must be {allowed}"
+    assert str(error.value) == f"augmentation.rand_augment.{key}={value}: must be {allowed}"

@@ -253,4 +253,4 @@ def test_whole_numbers_are_numbers(name: str, changes: dict[str, Any]) -> None:
 def test_values_out_of_range_are_refused_by_name(name: str, key: str, value: Any, allowed: str) -> None:
     with pytest.raises(ConfigError) as error:
         getattr(transforms, name)(SHAPE, 4, **{key: value})
-    assert str(error.value) == f"augmentation.{key}={value}: must be {allowed}"
+    assert str(error.value) == f"augmentation.{name}.{key}={value}: must be {allowed}"

@@ -27,8 +27,13 @@ def rand_augment(image_shape: Sequence[int], num_classes: int, num_ops: int = 2,
     """
     height, width = image_shape[1:]
     most = _most(shear=0.3, pixels=(150 / 331 * width, 150 / 331 * height), degrees=30.0, factor=0.9, bits=4)
-    _check("num_ops", num_ops, lambda n: isinstance(n, int) and 0 < n <= len(most), f"a whole number, 1 to {len(most)}")
-    _check("magnitude", magnitude, lambda m: 0 <= m <= HIGHEST, f"from 0 to {HIGHEST}")
+    _check(
+        "rand_augment.num_ops",
+        num_ops,
+        lambda n: isinstance(n, int) and 0 < n <= len(most),
+        f"a whole number, 1 to {len(most)}",
+    )
+    _check("rand_augment.magnitude", magnitude, lambda m: 0 <= m <= HIGHEST, f"from 0 to {HIGHEST}")
     return ImageAugmentation(*[OneOf(most, magnitude)] * num_ops)
 
 

@@ -35,7 +35,7 @@ def flip(image_shape: Sequence[int], num_classes: int, probability: float = 0.5)
     """Mirrors an image, left to right."""
     from kornia.augmentation import RandomHorizontalFlip
 
-    _check("probability", probability, lambda p: 0 <= p <= 1, "from 0 to 1")
+    _check("flip.probability", probability, lambda p: 0 <= p <= 1, "from 0 to 1")
     return ImageAugmentation(RandomHorizontalFlip(p=probability))
 
 
@@ -70,7 +70,9 @@ def _mixed(numbers: Tensor) -> Tensor:
 def shift(image_shape: Sequence[int], num_classes: int, pixels: int = 2) -> nn.Module:
     """Moves an image by up to `pixels` each way; what comes in at the border is the image's mirror image."""
     side = min(image_shape[1:])
-    _check("pixels", pixels, lambda n: isinstance(n, int) and 0 < n < side, f"a whole number from 1 to {side - 1}")
+    _check(
+        "shift.pixels", pixels, lambda n: isinstance(n, int) and 0 < n < side, f"a whole number from 1 to {side - 1}"
+    )
     return ImageAugmentation(_Shift(pixels))
 
 
@@ -100,8 +102,13 @@ def flip_crop(
 
     _, height, width = image_shape
     side = min(height, width)
-    _check("padding", padding, lambda n: isinstance(n, int) and 0 <= n < side, f"a whole number from 0 to {side - 1}")
-    _check("flip_probability", flip_probability, lambda p: 0 <= p <= 1, "from 0 to 1")
+    _check(
+        "flip_crop.padding",
+        padding,
+        lambda n: isinstance(n, int) and 0 <= n < side,
+        f"a whole number from 0 to {side - 1}",
+    )
+    _check("flip_crop.flip_probability", flip_probability, lambda p: 0 <= p <= 1, "from 0 to 1")
     flip = RandomHorizontalFlip(p=flip_probability)
     return ImageAugmentation(flip, RandomCrop((height, width), padding=padding)) if padding else ImageAugmentation(flip)
 
@@ -126,10 +133,12 @@ def affine(
     """
     from kornia.augmentation import RandomAffine
 
-    _check("degrees", degrees, lambda d: 0 <= d <= 180, "from 0 to 180")
-    _check("translate", translate, lambda t: 0 <= t <= 1, "from 0 to 1")
-    _check("scale", scale, lambda s: len(s) == 2 and 0 < s[0] <= s[1] < math.inf, "[low, high] with 0 < low <= high")
-    _check("shear", shear, lambda s: 0 <= s < 90, "from 0 to below 90")
+    _check("affine.degrees", degrees, lambda d: 0 <= d <= 180, "from 0 to 180")
+    _check("affine.translate", translate, lambda t: 0 <= t <= 1, "from 0 to 1")
+    _check(
+        "affine.scale", scale, lambda s: len(s) == 2 and 0 < s[0] <= s[1] < math.inf, "[low, high] with 0 < low <= high"
+    )
+    _check("affine.shear", shear, lambda s: 0 <= s < 90, "from 0 to below 90")
     low, high = scale
     return ImageAugmentation(
         RandomAffine(
@@ -156,8 +165,8 @@ def cutout(image_shape: Sequence[int], num_classes: int, side: float = 0.5, prob
     """
     from kornia.augmentation import RandomErasing
 
-    _check("side", side, lambda s: 0 < s <= 1, "above 0, up to 1")
-    _check("probability", probability, lambda p: 0 <= p <= 1, "from 0 to 1")
+    _check("cutout.side", side, lambda s: 0 < s <= 1, "above 0, up to 1")
+    _check("cutout.probability", probability, lambda p: 0 <= p <= 1, "from 0 to 1")
     return ImageAugmentation(RandomErasing(scale=(side**2, side**2), ratio=(1.0, 1.0), p=probability))
 
 
@@ -181,9 +190,19 @@ def random_erasing(
     """
     from kornia.augmentation import RandomErasing
 
-    _check("probability", probability, lambda p: 0 <= p <= 1, "from 0 to 1")
-    _check("area", area, lambda a: len(a) == 2 and 0 < a[0] <= a[1] <= 1, "[low, high] with 0 < low <= high <= 1")
-    _check("ratio", ratio, lambda r: len(r) == 2 and 0 < r[0] <= r[1] < math.inf, "[low, high] with 0 < low <= high")
+    _check("random_erasing.probability", probability, lambda p: 0 <= p <= 1, "from 0 to 1")
+    _check(
+        "random_erasing.area",
+        area,
+        lambda a: len(a) == 2 and 0 < a[0] <= a[1] <= 1,
+        "[low, high] with 0 < low <= high <= 1",
+    )
+    _check(
+        "random_erasing.ratio",
+        ratio,
+        lambda r: len(r) == 2 and 0 < r[0] <= r[1] < math.inf,
+        "[low, high] with 0 < low <= high",
+    )
     return ImageAugmentation(RandomErasing(scale=tuple(area), ratio=tuple(ratio), p=probability))  # pyright: ignore
 
 
@@ -194,7 +213,7 @@ def mixup(image_shape: Sequence[int], num_classes: int, alpha: float = 0.2) -> n
     """
     from torchvision.transforms import v2
 
-    _check_alpha(alpha)
+    _check_alpha("mixup", alpha)
     return v2.MixUp(alpha=float(alpha), num_classes=num_classes)
 
 
@@ -205,12 +224,12 @@ def cutmix(image_shape: Sequence[int], num_classes: int, alpha: float = 1.0) -> 
     """
     from torchvision.transforms import v2
 
-    _check_alpha(alpha)
+    _check_alpha("cutmix", alpha)
     return v2.CutMix(alpha=float(alpha), num_classes=num_classes)
 
 
-def _check_alpha(alpha: float) -> None:
-    _check("alpha", alpha, lambda a: 0 < a < math.inf, "above 0")
+def _check_alpha(name: str, alpha: float) -> None:
+    _check(f"{name}.alpha", alpha, lambda a: 0 < a < math.inf, "above 0")
 
 
 def _check(key: str, value: Any, valid: Callable[[Any], bool], allowed: str) -> None:
