@@ -3,11 +3,13 @@
 The run was killed in its second epoch of three, the sweep lacks its second job.
 """
 
+import copy
 import os
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,3 +92,18 @@ def test_names_of_others_stay() -> None:
     loop = {"_target_": "mine.lithydra.schedulers.warmup_cosine", "also": {"_target_": 1}}
     loop["itself"] = loop
     assert with_moved_names(loop)["_target_"] == "mine.lithydra.schedulers.warmup_cosine"
+
+
+TORCHS = {"_target_": "torch.nn.CrossEntropyLoss", "label_smoothing": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"loss": TORCHS}, "lithydra.losses.CrossEntropy"),
+        ({"loss": {**TORCHS, "ignore_index": 3}}, "torch.nn.CrossEntropyLoss"),  # of a person's own file
+        ({"loss": TORCHS, "method": {}}, "torch.nn.CrossEntropyLoss"),  # chosen since
+    ],
+)
+def test_cross_entropy_of_version_0_1_is_todays(config: dict[str, Any], expected: str) -> None:
+    assert with_moved_names(copy.deepcopy(config))["loss"]["_target_"] == expected
