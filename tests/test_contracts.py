@@ -40,7 +40,7 @@ ALL = [
 HERE = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 SLOW = ("model/alexnet_imagenet",)  # 57 million weights
 FALLING = (
-    *("optimizer", "scheduler", "regularizer", "loss", "normalization", "augmentation"),
+    *("optimizer", "optimizer_groups", "scheduler", "regularizer", "loss", "normalization", "augmentation"),
     *("method", "metrics", "average"),
 )
 

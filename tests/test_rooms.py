@@ -17,7 +17,10 @@ ORDER = (
     ("checks",),
     ("run",),
     ("methods",),
-    ("data", "models", "augmentations", "losses", "metrics", "normalization", "regularizers", "schedules"),
+    (
+        *("data", "models", "augmentations", "losses", "metrics", "normalization"),
+        *("optimizers", "regularizers", "schedules"),
+    ),
     ("errors", "files", "logs", "overrides"),
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

@@ -12,7 +12,7 @@ A room imports only rooms below it (tests/test_rooms.py). From the command line 
     checks          settings are refused before torch loads
     run             one run's directory: files, checkpoints, page
     methods         what happens in a training step
-    data models augmentations losses metrics normalization regularizers schedules
+    data models augmentations losses metrics normalization optimizers regularizers schedules
                     what conf/ names: edit here
     errors files logs overrides
                     the ground

@@ -114,6 +114,22 @@ optimizer=sgd optimizer.momentum=-0.1
 optimizer=sgd optimizer.nesterov=true
 optimizer=sgd optimizer.weight_decay=-1
 optimizer=adadelta optimizer.rho=1.5
+optimizer=nadam optimizer.momentum_decay=-1
+optimizer=radam optimizer.decoupled_weight_decay=1
+optimizer=adafactor optimizer.beta2_decay=0.5
+optimizer=adafactor optimizer.eps=[0.1]
+optimizer=adafactor optimizer.d=0.5
+optimizer=muon optimizer.ns_steps=0
+optimizer=muon optimizer.momentum=1
+optimizer=lbfgs optimizer_groups=no_decay
+optimizer_groups=no_decay optimizer_groups.no_decay.weight_decay=-1
+optimizer_groups=no_decay optimizer_groups.no_decay.parameters=biases
+optimizer_groups=no_decay optimizer_groups.no_decay.parameters=[]
+optimizer_groups=no_decay +optimizer_groups.no_decay.lr_factor=0
+optimizer_groups=no_decay +optimizer_groups.no_decay.lr=0.1
++optimizer_groups.mine={lr_factor:0.1}
++optimizer_groups.mine=1
+optimizer_groups=no_decay +optimizer_groups.no_decay.lr_factor=0.5 scheduler=cosine scheduler.eta_min=1e-5
 optimizer=rmsprop optimizer.alpha=2
 optimizer=rmsprop optimizer.alpha=-1
 optimizer=rmsprop optimizer.centered=7
@@ -300,6 +316,10 @@ model.hidden=[10,10,10]
 optimizer=sgd optimizer.momentum=0.9 optimizer.nesterov=true
 optimizer=lbfgs optimizer.line_search_fn=null
 optimizer=lbfgs trainer.precision=64-true
+optimizer=adafactor optimizer.eps=[null,0.01]
+optimizer_groups=no_decay
+optimizer_groups=no_decay scheduler=cosine scheduler.eta_min=1e-5
++optimizer_groups.stem={parameters:[features.0.*],lr_factor:0.1,weight_decay:0}
 scheduler=cosine scheduler.T_max=10
 scheduler=plateau monitor.metric=train/loss monitor.mode=min data.val_fraction=0
 callbacks=early_stopping callbacks.early_stopping.patience=0

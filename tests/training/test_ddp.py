@@ -54,6 +54,13 @@ def test_two_processes_train_as_one(runs: Runs, batch_size: int, last: int) -> N
     assert_alike(one, two)
 
 
+def test_two_processes_orthogonalize_as_one(runs: Runs) -> None:
+    settings = ("callbacks=none", "logger=none", "data.limit=257", "model=cnn", "model.channels=[4,6]")
+    settings = (*settings, "optimizer=muon", "optimizer_groups=no_decay", "trainer.max_epochs=2")
+    one, two = (runs.finished(name, *settings, f"accelerator={name}") for name in ("cpu", "ddp_cpu"))
+    assert_alike(one, two)
+
+
 def assert_alike(one: RunDir, two: RunDir) -> None:
     """Equal weights, up to rounding, and training images counted once."""
     for name, value in load(one.last)["state_dict"].items():

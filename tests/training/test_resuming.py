@@ -68,6 +68,8 @@ def run(killing: Killing) -> RunDir:
         ("callbacks=layer_statistics", "callbacks.layer_statistics.num_images was nothing, given 512"),
         ("experiment=cifar10_cnn", "goes on with its own config; give the settings that experiment= stands for"),
         ("debug=limit", "goes on with its own config"),
+        ("optimizer_groups=no_decay", "optimizer_groups.no_decay.parameters was nothing, given ['norms', 'biases']"),
+        ("optimizer_groups=no_decay resume_anyway=true", "given 0.0. Train anew to change this"),
         ("init.backbone_lr_factor=0.1", "init.backbone_lr_factor was 1.0, given 0.1"),
         ("init.backbone_lr_factor=0.1 resume_anyway=true", "given 0.1. Train anew to change this"),
         ("lr=0.5 seed=1", "lr was 0.001, given 0.5; optimizer.lr was 0.001, given 0.5; seed was 0, given 1"),

@@ -215,10 +215,19 @@ def _init(config: dict[str, Any]) -> Iterator[str]:
         yield f"init.backbone_lr_factor={factor}: init.freeze=backbone leaves no backbone to train"
     if str(config["optimizer"]["_target_"]).endswith("LBFGS"):
         yield f"init.backbone_lr_factor={factor}: optimizer=lbfgs has one lr for all weights"
-    if config["scheduler"].get("eta_min"):
+
+
+def _optimizer_groups(config: dict[str, Any]) -> Iterator[str]:
+    groups = config["optimizer_groups"]
+    if groups and str(config["optimizer"]["_target_"]).endswith("LBFGS"):
+        yield f"optimizer_groups={','.join(groups)}: optimizer=lbfgs has one group, all weights"
+    factors = {f"optimizer_groups.{name}.lr_factor": node.get("lr_factor", 1) for name, node in groups.items()}
+    factors["init.backbone_lr_factor"] = config.get("init", {}).get("backbone_lr_factor", 1)
+    smallest, others = config["scheduler"].get("eta_min"), [key for key, factor in factors.items() if factor != 1]
+    if smallest and others:
         yield (
-            f"scheduler.eta_min={config['scheduler']['eta_min']}: is one lr for all weights, and "
-            "init.backbone_lr_factor gives the backbone its own; scheduler=warmup_cosine has final_lr_factor instead"
+            f"scheduler.eta_min={smallest}: is one lr for all weights, and {others[0]} gives some their own; "
+            "scheduler=warmup_cosine has final_lr_factor instead"
         )
 
 
@@ -258,6 +267,7 @@ COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
     _directories,
     own_data,
     _init,
+    _optimizer_groups,
     _init_source,
     _lr_range,
 )

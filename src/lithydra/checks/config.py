@@ -43,7 +43,8 @@ def check(config: DictConfig, choices: Mapping[str, str] | None = None) -> None:
     written: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # pyright: ignore[reportAssignmentType]
     refuse(_misshapen(written))
     plain = resolved(config)
-    refuse([*_unknown_root_keys(plain), *_several(plain, choices), *broken_rules(plain, RULES, written)])
+    rules = RULES | _of_optimizer_groups(plain)
+    refuse([*_unknown_root_keys(plain), *_several(plain, choices), *broken_rules(plain, rules, written)])
     refuse(unread(plain))
     refuse(problem for combination in COMBINATIONS for problem in combination(plain))
 
@@ -64,6 +65,13 @@ def _unknown_root_keys(config: dict[str, Any]) -> Iterator[str]:
         inside = [f"{group}.{key}" for group, node in config.items() if isinstance(node, dict) and key in node]
         hint = f" Did you mean {inside[0]}?" if inside else nearest(key, ROOT_KEYS)
         yield f"{key}={shown(config.get(key))}: nothing reads a setting of this name at the top level.{hint}"
+
+
+def _of_optimizer_groups(config: dict[str, Any]) -> dict[str, Any]:
+    """A group of parameters may have the optimizer's own arguments, and those have rules."""
+    optimizer = config["optimizer"]
+    arguments = ARGUMENTS.get(str(optimizer.get("_target_")), {}) if optimizer in RULES["optimizer"] else {}
+    return {f"optimizer_groups.*.{name}": rule for name, rule in arguments.items()}
 
 
 def _several(config: dict[str, Any], choices: Mapping[str, str] | None) -> Iterator[str]:

@@ -105,6 +105,7 @@ NEEDED: dict[str, Any] = {
     "optimizer": Group(),
     "optimizer._target_": TEXT,
     "optimizer._partial_": Choice((True,)),
+    "optimizer_groups": Group(),
     "scheduler": Group(),
     "regularizer": Group(),
     "callbacks": Group(),
@@ -125,6 +126,8 @@ OPTIONAL: dict[str, Any] = {
     "data.seed": SEED,
     "data.num_workers": Number(least=0, most=1024, whole=True),
     "optimizer.lr": POSITIVE,
+    "optimizer_groups.*.parameters": ListOf(TEXT, min_length=1),
+    "optimizer_groups.*.lr_factor": POSITIVE,
     "scheduler._target_": optional(TEXT),
     "scheduler._partial_": Choice((True,)),
     "scheduler.interval": Choice(("step", "epoch")),
@@ -169,7 +172,9 @@ _HIDDEN = {"hidden": ListOf(COUNT)}
 _FLAG_NORM = {"batch_norm": FLAG, **_NORM}
 _WORD = {"activation": TEXT}
 _DECAY = {"weight_decay": NOT_NEGATIVE}
-_ADAM = {"betas": ListOf(FRACTION, 2, 2), "eps": POSITIVE, "amsgrad": FLAG, **_DECAY}
+_BETAS = {"betas": ListOf(FRACTION, 2, 2), "eps": POSITIVE, **_DECAY}
+_ADAM = {**_BETAS, "amsgrad": FLAG}
+_EPS_PAIR = ListOf(optional(NOT_NEGATIVE), 2, 2)
 _FACTOR = {"gamma": Number(above=0, most=1)}
 _BINS = {"bins": Number(least=1, most=100_000, whole=True)}
 _IMAGES = {"num_images": COUNT}
@@ -216,6 +221,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "torch.optim.SGD": {"momentum": FRACTION, "nesterov": FLAG, **_DECAY},
     "torch.optim.Adam": _ADAM,
     "torch.optim.AdamW": _ADAM,
+    "lithydra.optimizers.NAdam": {**_BETAS, "momentum_decay": NOT_NEGATIVE, "decoupled_weight_decay": FLAG},
+    "torch.optim.RAdam": {**_BETAS, "decoupled_weight_decay": FLAG},
+    "torch.optim.Adafactor": {"beta2_decay": Number(most=0), "eps": _EPS_PAIR, "d": Number(least=1), **_DECAY},
+    "lithydra.optimizers.Muon": {**_BETAS, "momentum": FRACTION, "nesterov": FLAG, "ns_steps": COUNT, "matrices": FLAG},
     "torch.optim.RMSprop": {"alpha": FRACTION, "eps": POSITIVE, "momentum": FRACTION, "centered": FLAG, **_DECAY},
     "torch.optim.Adagrad": {
         "lr_decay": NOT_NEGATIVE,

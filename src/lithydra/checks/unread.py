@@ -57,6 +57,14 @@ def unread(config: dict[str, Any]) -> Iterator[str]:
         for key, node in config[group].items():
             if not isinstance(node, dict) or "_target_" not in node:
                 yield f"{group}.{key}: has no _target_, so there is nothing to set; {group}=NAME chooses one"
+    for name, node in config["optimizer_groups"].items():
+        key = f"optimizer_groups.{name}"
+        if not isinstance(node, dict) or "parameters" not in node:
+            yield f"{key}={shown(node)}: needs parameters, a list of norms, biases and names of layers"
+        else:
+            for other in sorted(node.keys() & {"lr", "params"}):
+                given = f"{key}.{other}={shown(node[other])}"
+                yield f"{given}: a group has parameters and lr_factor, which is times lr"
     for group in ("scheduler", "average"):
         extra = sorted(config[group].keys() - {"_target_", "interval"})
         if config[group].get("_target_") is None and extra:

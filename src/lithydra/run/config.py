@@ -20,7 +20,7 @@ FOLLOWS = {
 }
 
 
-LISTS = ("augmentation", "metrics", "regularizer")
+LISTS = ("augmentation", "metrics", "optimizer_groups", "regularizer")
 
 
 def frozen(config: DictConfig) -> dict[str, Any]:

@@ -29,6 +29,7 @@ SETTINGS = (
     "model",
     "loss",
     "optimizer",
+    "optimizer_groups",
     "scheduler",
     "regularizer",
     "method",

@@ -33,6 +33,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "lithydra.augmentations": (MODULE, FUNCTION),
     "lithydra.methods": (MODULE,),
     "lithydra.training.averaging": (MODULE,),
+    "lithydra.optimizers": ("torch.optim.optimizer.Optimizer",),
     "lithydra.regularizers": (FUNCTION,),
     "lithydra.schedules": (FUNCTION,),
     "lithydra.callbacks": (CALLBACK,),

@@ -93,6 +93,7 @@ def _of_gradients(config: DictConfig) -> list[str]:
         "scheduler": config.scheduler.get("_target_"),
         "augmentation": config.augmentation,
         "regularizer": config.regularizer,
+        "optimizer_groups": config.get("optimizer_groups"),
         "average": config.get("average"),
         "trainer.gradient_clip_val": trainer.gradient_clip_val,
         "trainer.accumulate_grad_batches": trainer.accumulate_grad_batches > 1,

@@ -15,7 +15,7 @@ from lithydra.run.config import flatten
 # Groups whose choice says something about a result.
 NAMED_GROUPS = (
     *("data", "normalization", "augmentation", "model", "loss", "method"),
-    *("optimizer", "scheduler", "regularizer", "average"),
+    *("optimizer", "optimizer_groups", "scheduler", "regularizer", "average"),
 )
 
 # Groups whose settings say nothing about it.

@@ -44,7 +44,10 @@ MAY_CHANGE = (
 )
 
 # What not even `resume_anyway` changes: a checkpoint's weights and its place in the data mean nothing elsewhere.
-NEVER_CHANGE = ("seed", "data", "normalization", "model", "method", "average", "init", "optimizer._target_")
+NEVER_CHANGE = (
+    *("seed", "data", "normalization", "model", "method", "average", "init"),
+    *("optimizer._target_", "optimizer_groups"),  # by which an optimizer's state is laid out
+)
 
 # Groups whose files write outside their own node, and where; and those that may write anywhere.
 WRITES_TO = {

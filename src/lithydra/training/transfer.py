@@ -150,24 +150,32 @@ def freeze(net: nn.Module, what: str | Sequence[str]) -> None:
     if what == "backbone":
         frozen = {name for name in parameters if not name.startswith(f"{head}.")}
     else:
-        frozen = {name for pattern in what for name in _matching(pattern, list(parameters))}
+        frozen = {name for pattern in what for name in matching("init.freeze", pattern, list(parameters))}
     if len(frozen) == len(parameters):
         raise ConfigError(f"init.freeze={_shown(what)}: nothing is left to train")
     for name in frozen:
         parameters[name].requires_grad_(False)
 
 
-def _matching(pattern: str, names: list[str]) -> list[str]:
-    matching = [
-        name for name in names if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}.*")
-    ]
-    if not matching:
+def matching(key: str, pattern: str, names: Sequence[str], words: Sequence[str] = ()) -> list[str]:
+    """The parameters of a layer, or of all layers that a pattern with `*` names.
+
+    Args:
+        key: The setting that `pattern` is of.
+        names: Of all parameters.
+        words: What else could have been said.
+
+    Raises:
+        ConfigError: There is no such layer.
+    """
+    found = [name for name in names if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}.*")]
+    if not found:
         layers = list(dict.fromkeys(_layer(name) for name in names))
         raise ConfigError(
-            f"init.freeze={pattern}: no layer has this name; the layers are {', '.join(layers[:8])}"
-            f"{', …' if len(layers) > 8 else ''}.{nearest(pattern, layers)}"
+            f"{key}={pattern}: no layer has this name; the layers are {', '.join(layers[:8])}"
+            f"{', …' if len(layers) > 8 else ''}.{nearest(pattern, [*words, *layers])}"
         )
-    return matching
+    return found
 
 
 def _shown(what: str | Sequence[str]) -> str:
