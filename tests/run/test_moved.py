@@ -82,7 +82,7 @@ def test_a_sweep_goes_on_and_reports(folder: Path, data_dir: Path, call: Call) -
 def test_moved_names_lead_somewhere() -> None:
     names = {"schedulers": "warmup_cosine", "mlflow_logger": "LockedMLFlowLogger", "summary": "NetSummary"}
     names |= {"report_to_trial": "ReportToTrial", "mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
-    names |= {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+    names |= {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "augmentations": "flip_crop"}
     for old in MOVED:
         name = f"{old}.{names[old.rpartition('.')[2]]}"
         located("x", with_moved_names({"a": [{"_target_": name}]})["a"][0]["_target_"])
@@ -100,7 +100,7 @@ TORCHS = {"_target_": "torch.nn.CrossEntropyLoss", "label_smoothing": 0.1}
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"loss": TORCHS}, "lithydra.losses.CrossEntropy"),
+        ({"model": {}, "loss": TORCHS}, "lithydra.losses.CrossEntropy"),
         ({"loss": {**TORCHS, "ignore_index": 3}}, "torch.nn.CrossEntropyLoss"),  # of a person's own file
         ({"loss": TORCHS, "method": {}}, "torch.nn.CrossEntropyLoss"),  # chosen since
     ],

@@ -72,6 +72,7 @@ def test_run_directory_holds_what_the_design_lists(run_train: RunTrain, data_dir
 
     names = {path.name for path in run.path.iterdir() if not path.name.startswith(".")}
     files = {"config.yaml", "command.txt", "provenance.json", "status.json", "metrics.csv", "train.log", "run.html"}
+    files |= {"class_scores.csv"}
     assert names == files | {"checkpoints", "plots", "tensorboard"}
     assert {path.name for path in run.checkpoints.iterdir()} == {"best.ckpt", "last.ckpt", "previous.ckpt"}
     assert list((run.path / "tensorboard").glob("events.out.tfevents.*"))

@@ -1,5 +1,6 @@
 """Names that stored configs of version 0.1 have for what lies elsewhere since 0.2, so that old runs and sweeps load."""
 
+import copy
 from typing import Any
 
 # By the module of version 0.1, that of today. An entry may go with the version that no longer reads runs of 0.1.
@@ -15,6 +16,14 @@ MOVED = {
     "lithydra.data.cifar100": "lithydra.data.torchvision_data",
 }
 CROSS_ENTROPY = {"_target_": "torch.nn.CrossEntropyLoss"}
+# What there was no choice of.
+ADDED = {
+    "method": {"_target_": "lithydra.methods.supervised.Supervised"},
+    "metrics": {"acc": {"_target_": "torchmetrics.classification.MulticlassAccuracy", "average": "micro"}},
+    "average": {},
+    "optimizer_groups": {},
+    "tta": "none",
+}
 
 
 def with_moved_names(config: Any) -> Any:
@@ -35,11 +44,16 @@ def with_moved_names(config: Any) -> Any:
             module, _, name = target.rpartition(".")
             node["_target_"] = f"{MOVED.get(module, module)}.{name}" if module else target
         stack += node.values() if isinstance(node, dict) else node
-    augmentation = config.get("augmentation") if isinstance(config, dict) else None
+    if isinstance(config, dict) and "model" in config and "method" not in config:
+        _complete(config)
+    return config
+
+
+def _complete(config: dict[str, Any]) -> None:
+    """Give a run's config of version 0.1 what it says by itself today."""
+    augmentation, loss = config.get("augmentation"), config.get("loss")
     if isinstance(augmentation, dict) and isinstance(target := augmentation.get("_target_"), str):
         config["augmentation"] = {target.rpartition(".")[2]: augmentation}
-    if isinstance(config, dict) and "method" not in config:  # of version 0.1
-        loss = config.get("loss")
-        if isinstance(loss, dict) and loss == {"label_smoothing": loss.get("label_smoothing"), **CROSS_ENTROPY}:
-            loss["_target_"] = "lithydra.losses.CrossEntropy"
-    return config
+    if isinstance(loss, dict) and loss == {"label_smoothing": loss.get("label_smoothing"), **CROSS_ENTROPY}:
+        loss |= {"_target_": "lithydra.losses.CrossEntropy", "class_weights": None}
+    config.update(copy.deepcopy(ADDED))
