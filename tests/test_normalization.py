@@ -45,6 +45,18 @@ def test_z_score_has_mean_0_and_std_1_in_each_channel(images: Tensor) -> None:
     torch.testing.assert_close(normalized.std((0, 2, 3), correction=0), torch.ones(3).double(), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_converted_or_loaded_it_is_the_same(images: Tensor, dtype: torch.dtype) -> None:
+    """A run converts its module; one that is resumed has loaded mean and std in the type that they were saved in."""
+    converted = z_score(images).to(dtype)
+    loaded, converted_later = none(images).to(dtype), none(images)
+    loaded.load_state_dict(converted.state_dict())
+    converted_later.load_state_dict(converted.state_dict())
+    for other in (loaded, converted_later.to(dtype)):
+        assert torch.equal(other(images), converted(images)) and other(images).dtype == dtype
+        assert torch.equal(other(images / 255), converted(images / 255))
+
+
 def test_z_score_takes_given_constants(images: Tensor) -> None:
     normalize = z_score(images, mean=[0.5, 0.4, 0.3], std=[0.5, 0.25, 0.2])
     expected = (images.numpy() / 255 - np.reshape([0.5, 0.4, 0.3], (3, 1, 1))) / np.reshape([0.5, 0.25, 0.2], (3, 1, 1))

@@ -4,7 +4,7 @@ The functions are what `normalization=` names. Each takes the training images, (
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -48,8 +48,15 @@ class Normalization(nn.Module):
     def _fold(self) -> None:
         """Takes the 1/255 of uint8 into the constants, so that it costs nothing in the training loop."""
         self.centered = bool(self.mean.any())
-        self.register_buffer("offset_255", 255 * self.mean, persistent=False)
-        self.register_buffer("scale_255", 1 / (255 * self.std), persistent=False)
+        mean, std = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (self.mean, self.std))
+        self.register_buffer("offset_255", (255 * mean).to(self.mean.dtype), persistent=False)
+        self.register_buffer("scale_255", (1 / (255 * std)).to(self.std.dtype), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Normalization":
+        """Move or convert, and fold what has come of mean and std: as loading does, in whatever type that is."""
+        super()._apply(fn, recurse)
+        self._fold()
+        return self
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

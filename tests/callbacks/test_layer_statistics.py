@@ -6,7 +6,10 @@ import torch
 from torch import nn
 
 from conftest import QUIET, RunTrain, _compose, assert_equal, weights
+from lithydra.augmentations.chain import Chain
 from lithydra.callbacks.layer_statistics import measure
+from lithydra.methods.base import Parts
+from lithydra.methods.supervised import Supervised
 from lithydra.models.mlp import MLP
 from lithydra.normalization import Normalization
 from lithydra.run.directory import RunDir
@@ -20,7 +23,10 @@ WITH = ("callbacks=layer_statistics", "logger=none", "data.limit=200", "model.hi
 
 def classifier(net: nn.Module) -> GradientClassifier:
     unused: Any = None
-    return GradientClassifier(net, Normalization([0.0], [1.0]), nn.CrossEntropyLoss(), 3, optimization=unused)
+    method = Supervised()
+    names = ["0", "1", "2"]
+    method.bind(Parts(net, nn.CrossEntropyLoss(), Normalization([0.0], [1.0]), Chain(), (1, 1, 3), names, load=unused))
+    return GradientClassifier(method, 3, {}, optimization=unused)
 
 
 def stacked(activation: type[nn.Module]) -> GradientClassifier:

@@ -22,7 +22,7 @@ from lithydra.run.histograms import PARTS, Histogram, add_histograms, histogram_
 LAST = ("trainer.max_epochs=1", "callbacks=plots", "logger=none")
 ONE_EPOCH = "trainer.max_epochs=1"
 SHORT = ("data.limit=200", "trainer.max_epochs=2")
-PLOTS = {"curves", "confusion", "mistakes", "samples", "filters"}
+PLOTS = {"curves", "confusion", "reliability", "mistakes", "samples", "filters"}
 
 
 def test_run_leaves_pictures_a_page_and_tensorboard(run_train: RunTrain) -> None:

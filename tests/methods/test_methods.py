@@ -149,7 +149,7 @@ def test_contrastive_loss_is_lowest_for_views_that_match() -> None:
     images, _ = batch()
     same = torch.cat([images, images])
     other = torch.cat([images, images.roll(1, 0)])
-    losses = [float(method.training_loss(views, torch.zeros(12))[0]) for views in (same, other)]
+    losses = [method.training_loss(views, torch.zeros(12))[0].item() for views in (same, other)]
     assert losses[0] < losses[1]
     vectors = F.normalize(method.projection(method._features(same)), dim=1)  # pyright: ignore
     similarity = (vectors @ vectors.T / 0.1).tolist()

@@ -10,7 +10,7 @@ import lithydra
 from conftest import SMALL, RunTrain, checkpoint, weights
 from lithydra.errors import ConfigError
 from lithydra.run.checkpoints import evaluated_state
-from lithydra.training.averaging import EMA, SWA, Average, Lookahead
+from lithydra.training.averaging import EMA, SWA, Average, Lookahead, ScheduleFree
 from lithydra.training.views import VIEWS
 
 
@@ -76,7 +76,25 @@ def test_lookahead_pulls_the_trained_weights_to_the_slow_ones() -> None:
         torch.testing.assert_close(one[0].weight, start + 0.25)  # pyright: ignore[reportIndexIssue]
 
 
-@pytest.mark.parametrize("name", ["ema", "swa", "lookahead"])
+def test_schedule_free_sgd_is_the_papers() -> None:
+    """Defazio et al., equations 1 to 3, on the function |w - 3|²."""
+    trained, average = nn.Linear(4, 1, bias=False), ScheduleFree(momentum=0.75)
+    average.start(trained)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    x = z = trained.weight.detach().clone()
+    for step in range(1, 21):
+        y = 0.25 * z + 0.75 * x
+        torch.testing.assert_close(trained.weight.detach(), y)
+        z = z - 0.1 * 2 * (y - 3)
+        x = (1 - 1 / step) * x + z / step
+        optimizer.zero_grad()
+        (trained.weight - 3).square().sum().backward()
+        optimizer.step()
+        average.update(trained, step, 20)
+    torch.testing.assert_close(average.net.weight, x)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", ["ema", "swa", "lookahead", "schedule_free"])
 def test_averaged_weights_are_evaluated_saved_and_loaded(run_train: RunTrain, name: str) -> None:
     run = run_train(*SMALL, f"average={name}", "model.batch_norm=true", "data.val_fraction=0")
     metrics, images = run.read_status()["metrics"], torch.rand(4, 1, 8, 8)

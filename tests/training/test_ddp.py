@@ -300,7 +300,7 @@ def test_two_processes_draw_once_what_both_have_seen(runs: Runs) -> None:
     run = runs.finished("run", "accelerator=ddp_cpu", *settings, prepare=watch)
     lines = [line.split("|") for line in drawn.read_text().splitlines()]
     assert {rank for rank, _, _ in lines} == {"0"}
-    pictures = ["confusion", "curves", "filters", "mistakes", "samples"]
+    pictures = ["confusion", "curves", "filters", "mistakes", "reliability", "samples"]
     assert sorted(said for _, name, said in lines if name == "save") == pictures
     assert sum(name == "write" for _, name, _ in lines) == 1
     assert sorted(path.stem for path in run.plots.iterdir()) == pictures and run.page.exists()

@@ -185,6 +185,12 @@ OPTIMIZERS = {
     "muon": ("optimizer=muon",),
     "muon in company": CROWD,
     "groups": ("optimizer=sgd", "optimizer.momentum=0.9", "optimizer.weight_decay=0.1", "optimizer_groups=no_decay"),
+    "schedule_free": (
+        "optimizer=adamw",
+        "optimizer.betas=[0.0,0.999]",
+        "average=schedule_free",
+        "model.batch_norm=true",
+    ),
     **{name: (f"optimizer={name}",) for name in ("nadam", "radam", "adafactor")},
 }
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import Tensor
 
 from conftest import CONF, QUIET, SMALL, Compose, RunTrain, assert_equal
 from lithydra import cli
 from lithydra.checks.config import check
 from lithydra.data.loaders import TrainingBatch
 from lithydra.errors import ConfigError, LithydraError
+from lithydra.metrics import TrainedBatch
 from lithydra.run.directory import RunDir
 from lithydra.training import build
 from lithydra.training.engine import GradientClassifier
@@ -118,11 +118,11 @@ def test_steps_of_lr_find_are_those_of_a_run(
     losses: list[float] = []
     train = GradientClassifier._train
 
-    def noted(module: GradientClassifier, batch: TrainingBatch, *more: Any, **options: Any) -> Tensor:
-        loss = train(module, batch, *more, **options)
+    def noted(module: GradientClassifier, batch: TrainingBatch, *more: Any, **options: Any) -> TrainedBatch:
+        trained = train(module, batch, *more, **options)
         if module._trainer is not None:  # else it is the dry run's copy
-            losses.append(float(loss))
-        return loss
+            losses.append(float(trained.loss))
+        return trained
 
     monkeypatch.setattr(GradientClassifier, "_train", noted)
     run_train(*settings, "trainer.steps_per_execution=3")

@@ -81,7 +81,12 @@ def test_a_served_run_is_guarded_and_its_address_said_when_it_answers(
     capsys.readouterr()
     app = gradio.Blocks.return_value.__enter__.return_value
     app.launch.side_effect = lambda **_: print("launched")
-    serve(OmegaConf.create({"run": str(run.path), "checkpoint": "best", "host": "my.host", "port": 7861, "trust": []}))
+    how = {"weights": "averaged", "tta": None}
+    serve(
+        OmegaConf.create(
+            {"run": str(run.path), "checkpoint": "best", "host": "my.host", "port": 7861, "trust": [], **how}
+        )
+    )
     assert capsys.readouterr().out == f"launched\nServing {run.path} at http://my.host:7861 (Ctrl-C stops)\n"
     given = app.launch.call_args.kwargs
     assert (given["server_name"], given["server_port"], given["share"]) == ("my.host", 7861, False)

@@ -119,7 +119,7 @@ def _one_lr(config: dict[str, Any]) -> Iterator[str]:
     lr, optimizer, scheduler = config["lr"], config["optimizer"], config["scheduler"]
     if optimizer.get("lr", lr) != lr:
         yield f"optimizer.lr={optimizer['lr']}: there is one learning rate, lr={lr}; say lr={optimizer['lr']} instead"
-    if "lr" not in optimizer and optimizer["_target_"].startswith("torch.optim."):
+    if "lr" not in optimizer and optimizer["_target_"].startswith(("torch.optim.", "lithydra.optimizers.")):
         yield f"optimizer.lr: is missing; it must be ${{lr}}, the learning rate of lr={lr}"
     if scheduler.get("_target_") == ONE_CYCLE and scheduler.get("max_lr", lr) != lr:
         given = scheduler["max_lr"]

@@ -279,6 +279,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "lithydra.methods.simclr.SimCLR": {"temperature": POSITIVE, "hidden": COUNT, "dim": COUNT},
     "lithydra.training.averaging.EMA": {"decay": FRACTION, "warmup": FLAG},
     "lithydra.training.averaging.SWA": {"start": FRACTION, "num_images": COUNT},
+    "lithydra.training.averaging.ScheduleFree": {"momentum": FRACTION},
     "lithydra.training.averaging.Lookahead": {"steps": COUNT, "alpha": Number(above=0, most=1)},
     **{f"torchmetrics.classification.Multiclass{name}": _EACH for name in ("F1Score", "Precision", "Recall")},
     "torchmetrics.classification.MulticlassAUROC": {"average": Choice(("macro", "weighted"))},

@@ -39,7 +39,7 @@ class Settings:
         if not all_points and (not isinstance(n_trials, int) or isinstance(n_trials, bool) or n_trials < 1):
             raise ConfigError(f"hydra.sweeper.n_trials={n_trials}: must be a whole number at least 1")
         objectives = list(given["objectives"] or [config.monitor.metric])
-        _refuse_bad_objectives(objectives, str(config.monitor.metric))
+        _refuse_bad_objectives(objectives, config.monitor)
         if len(objectives) > 1 and given["pruner"] != "none":
             raise ConfigError(f"hydra.sweeper.pruner={given['pruner']}: with several objectives nothing can be pruned")
         mappings: dict[str, Any] = {
@@ -66,14 +66,11 @@ def _refuse_unknown(key: str, value: object, choices: tuple[str, ...]) -> None:
         raise ConfigError(f"hydra.sweeper.{key}={value}: one of {', '.join(choices)}.{nearest(str(value), choices)}")
 
 
-def _refuse_bad_objectives(objectives: list[str], monitored: str) -> None:
+def _refuse_bad_objectives(objectives: list[str], monitored: DictConfig) -> None:
     for name in objectives:
         if str(name).startswith("test/"):
             raise ConfigError(f"hydra.sweeper.objectives={name}: the test set chooses nothing; take val/{name[5:]}")
-        if not (name == "seconds" or "/" in str(name)):
-            raise ConfigError(f"hydra.sweeper.objectives={name}: must be seconds, or a metric as val/acc")
-    if objectives[0] != monitored:
-        raise ConfigError(
-            f"hydra.sweeper.objectives: the first must be monitor.metric={monitored}, which the best epoch goes by, "
-            f"not {objectives[0]}"
-        )
+        _direction(str(name), monitored)
+    if objectives[0] != monitored.metric:
+        by = f"monitor.metric={monitored.metric}, which the best epoch goes by"
+        raise ConfigError(f"hydra.sweeper.objectives: the first must be {by}, not {objectives[0]}")

@@ -44,7 +44,8 @@ class Average(nn.Module):
     @torch.no_grad()
     def move_to(self, net: nn.Module, weight: float) -> None:
         """Go this part of the way, 0 to 1, from the averaged parameters to those of `net`."""
-        mine, its = list(self.net.parameters()), [p.detach() for p in net.parameters()]
+        mine: list[Tensor] = [*self.net.parameters()]
+        its = [p.detach() for p in net.parameters()]
         torch._foreach_lerp_(mine, its, weight)  # pyright: ignore[reportPrivateImportUsage]
 
 
@@ -141,6 +142,32 @@ class Lookahead(Average):
             self.move_to(net, self.alpha)
             for mine, its in zip(self.net.parameters(), net.parameters(), strict=True):
                 its.copy_(mine)
+
+
+class ScheduleFree(Average):
+    """Steps from where a running mean pulls, so that a constant lr does what a schedule would.
+
+    Defazio et al., "The road less scheduled", 2024, equations 1 to 3. The gradient is taken at y, between z, which the
+    optimizer moves, and x, the mean of all z, which is evaluated. Weight decay is that of y.
+
+    Args:
+        momentum: Part of the way from z to x where y lies, 0 to below 1. It takes the place of the optimizer's own.
+    """
+
+    def __init__(self, momentum: float = 0.9) -> None:
+        super().__init__()
+        self.momentum = momentum
+
+    def start(self, net: nn.Module) -> None:
+        super().start(net)
+        self.z = copy.deepcopy(self.net)
+
+    @torch.no_grad()
+    def update(self, net: nn.Module, step: int, num_steps: int) -> None:
+        for x, y, z in zip(self.net.parameters(), net.parameters(), self.z.parameters(), strict=True):
+            z.add_(y - z.lerp(x, self.momentum))  # what the optimizer has added
+            x.lerp_(z, 1 / step)
+            y.copy_(z.lerp(x, self.momentum))
 
 
 class KeepAverage(L.Callback):

@@ -88,6 +88,8 @@ class Classifier(L.LightningModule):
         checkpoint["lithydra"] = {**self.record, "progress": {**progress, **position.progress(self.trainer)}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Lightning converts the module after it has loaded the weights, and so would round float64 to float32.
+        self.trainer.precision_plugin.convert_module(self)
         progress: dict[str, Any] = checkpoint["lithydra"]["progress"]
         rank, shares = self.trainer.global_rank, [progress, *progress.get("other_processes", [])]
         self.train_sums = TrainingSums.total(share["train_sums"] for share in shares[rank :: self.trainer.world_size])
