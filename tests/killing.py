@@ -91,7 +91,7 @@ OPENED = {
         *("augmentation=[alternating_flip,shift,mixup]", "augmentation.shift.pixels=1"),
         *("trainer.steps_per_execution=16", "checkpoint.every_n_steps=5"),
     ),
-    "seconds": ("trainer.max_seconds=0.05", "scheduler=cosine", "checkpoint.every_n_steps=3"),
+    "seconds": ("trainer.max_seconds=0.2", "scheduler=cosine", "checkpoint.every_n_steps=3"),
     "metrics": ("metrics=[accuracy,macro_f1,auroc]", "monitor.metric=val/macro_f1", "scheduler=plateau"),
 }
 

@@ -128,7 +128,7 @@ def test_first_layer_as_images() -> None:
 @pytest.mark.parametrize("setting", ["model=nearest_mean", "test=false"])
 def test_what_a_run_lacks_is_left_out(run_train: RunTrain, setting: str) -> None:
     run = run_train("data.limit=200", "data.val_fraction=0", *LAST, setting)
-    missing = {"model=nearest_mean": {"filters"}, "test=false": {"confusion", "mistakes"}}[setting]
+    missing = {"model=nearest_mean": {"filters"}, "test=false": {"confusion", "mistakes", "reliability"}}[setting]
     assert {path.stem for path in run.plots.glob("*.png")} == PLOTS - missing
     assert run.page.exists()
 

@@ -86,7 +86,7 @@ def test_a_range_without_sense_is_refused(arguments: list[str], message: str) ->
         ({"n_trials": 0}, r"hydra\.sweeper\.n_trials=0: must be a whole number at least 1"),
         ({"n_trials": None}, r"hydra\.sweeper\.n_trials=None"),
         ({"objectives": ["test/acc"]}, "the test set chooses nothing; take val/acc"),
-        ({"objectives": ["val/accuracy"]}, r"Did you mean val/acc\?"),
+        ({"objectives": ["val/macro_f"]}, r"Did you mean val/macro_f1\?"),
         ({"objectives": ["val/loss"]}, "the first must be monitor.metric=val/acc"),
         ({"objectives": ["val/acc", "seconds"], "pruner": "median"}, "with several objectives nothing can be pruned"),
     ],

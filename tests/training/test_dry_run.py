@@ -106,3 +106,17 @@ def test_a_part_of_the_batches_of_a_process_that_comes_to_none_is_refused(compos
     )
     with pytest.raises(ConfigError, match=message):
         try_out(config, data, build.classifier(config, data), build.place(compose("accelerator=ddp_cpu")))
+
+
+def test_a_budget_in_seconds_becomes_a_number_of_steps(run_train: RunTrain, caplog: pytest.LogCaptureFixture) -> None:
+    run = run_train(*SMALL, "trainer.max_seconds=0.2", "scheduler=cosine", "trainer.accumulate_grad_batches=2")
+    trainer, last = run.read_config()["trainer"], run.read_metrics()[-1]
+    assert trainer["max_seconds"] is None and int(last["step"]) == trainer["max_steps"] > 9
+    assert trainer["max_epochs"] == int(last["epoch"]) == -(-trainer["max_steps"] // 9)
+    assert f"steps fit into 0.2 seconds: training {trainer['max_steps']}" in caplog.text
+    assert float(last["lr"]) < 1e-6  # the schedule was laid out over all of them
+
+
+def test_less_than_a_step_is_refused(run_train: RunTrain) -> None:
+    with pytest.raises(ConfigError, match=r"^trainer\.max_seconds=1e-06: a step alone takes "):
+        run_train(*SMALL, "trainer.max_seconds=1e-6")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from killing import COMMON, OPENED, Killing, SignalAt, differences
+from killing import COMMON, OPENED, Killing, SignalAt, differences, outcome
 from lithydra.data.loaders import TrainingOrder
 from lithydra.metrics import TrainingSums
 from lithydra.run.directory import RunDir
@@ -56,6 +56,21 @@ def test_every_kill_point_resumes_bit_for_bit(
 ) -> None:
     result = killing.killed_and_resumed(name, RunDir(tmp_path / "run"), SignalAt(point, passage))
     assert differences(killing.reference(name), result) == []
+
+
+@pytest.mark.counted("kill points, resumed bit-equal")
+def test_a_budget_in_seconds_is_kept_by_a_resumed_run(killing: Killing, tmp_path: Path) -> None:
+    """It is measured once, and is a number of steps from then on."""
+    run, whole = RunDir(tmp_path / "run"), RunDir(tmp_path / "whole")
+    result = killing.killed_and_resumed("seconds", run, SignalAt("after optimizer step", 5))
+    measured = run.read_config()["trainer"]
+    assert measured["max_seconds"] is None
+    length = (f"trainer.{key}={measured[key]}" for key in ("max_steps", "max_epochs"))
+    settings = [
+        s for s in killing.settings("seconds") if not s.startswith(("trainer.max_seconds", "trainer.max_epochs"))
+    ]
+    assert killing.child(*settings, *length, f"run={whole.path}") == 0
+    assert differences(outcome(whole), result) == []
 
 
 @pytest.mark.counted("kill points, resumed bit-equal", 3)

@@ -1,5 +1,7 @@
 """A finished run in the terminal."""
 
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
@@ -33,12 +35,18 @@ def metrics_table(metrics: dict[str, float], title: str) -> Table:
     return table
 
 
+def how(config: dict[str, Any], weights: str = "averaged", tta: str | None = None) -> str:
+    """Which weights and views of the images a run's figures are of, where there is a choice."""
+    views = tta or config["tta"]
+    return (f", {weights} weights" if config["average"] else "") + (f", tta={views}" if views != "none" else "")
+
+
 def print_results(run: RunDir, seconds: float, images_per_second: float | None) -> None:
     """The run's metrics by split, and the commands that a person may want next."""
     status = run.read_status()
     metrics: dict[str, float] = status["metrics"]
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    console.print(metrics_table(metrics, f"Run {run.path.name}"))
+    console.print(metrics_table(metrics, f"Run {run.path.name}{how(run.read_config())}"))
     if "best_epoch" in status:
         which = f"best epoch {status['best_epoch']} of {status['epoch']}"
     else:

@@ -11,19 +11,11 @@ from lithydra.data.loaders import EvaluationLoader
 from lithydra.errors import ConfigError, nearest
 from lithydra.run.directory import RunDir
 from lithydra.run.metric_names import names_of, words
+from lithydra.run.table import how
 from lithydra.training import build
-from lithydra.training.classifier import Classifier
 from lithydra.training.loading import load, load_data
-from lithydra.training.views import single_view
 
 SPLITS = ("test", "val", "train")
-
-
-def how(module: Classifier, weights: str = "averaged") -> str:
-    """Which weights and views of the images a figure is of, where there is a choice."""
-    config = module.record["config"]
-    tta = f", tta={module.tta.__name__}" if module.tta is not single_view else ""
-    return (f", {weights} weights" if config.get("average") else "") + tta
 
 
 def evaluate(config: DictConfig) -> dict[str, float]:
@@ -54,7 +46,10 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     metrics = module.epoch_metrics
     names = names_of(metrics)
     table = Table(
-        "split", "images", *map(words, names), title=f"Run {run.path.name}, {file.name}{how(module, config.weights)}"
+        "split",
+        "images",
+        *map(words, names),
+        title=f"Run {run.path.name}, {file.name}{how(module.record['config'], config.weights, config.tta)}",
     )
     table.add_row(config.split, f"{len(split):,}", *(f"{metrics[f'{config.split}/{name}']:.4f}" for name in names))
     Console(highlight=False).print(table)
