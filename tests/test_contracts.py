@@ -150,6 +150,7 @@ def test_every_group_is_trained() -> None:
     """A group that is added must be trained below."""
     others = {
         "model",
+        "module",
         "data",
         "callbacks",
         "logger",
@@ -191,6 +192,13 @@ def test_activation_trains_and_the_loss_falls(activation: str, trained: Train) -
 def test_model_trains(choice: str, trained: Train, compose: Compose) -> None:
     settings = (*FEW_STEPS, *overrides(choice), "optimizer=sgd", "lr=0.1")
     assert_contract(trained(*settings, *image_size(compose(*settings))))
+
+
+@pytest.mark.parametrize("choice", choices("module"))
+def test_module_trains(choice: str, run_train: RunTrain) -> None:
+    run = run_train(*FEW_EPOCHS, *overrides(choice))
+    assert run.read_status()["state"] == "finished" and run.best.exists()
+    load(run.path, "last")
 
 
 def image_size(config: DictConfig) -> tuple[str, ...]:

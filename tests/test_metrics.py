@@ -11,7 +11,7 @@ import lithydra
 from conftest import SMALL, RunTrain, rows
 from lithydra.checks.config import check
 from lithydra.errors import ConfigError
-from lithydra.run.metric_names import better, names_of, ordered
+from lithydra.run.metric_names import better, by_split, names_of, ordered
 from lithydra.training.loading import load_data
 
 ALL = "metrics=[accuracy,macro_f1,precision,recall,top_k,auroc,cohen_kappa,calibration_error]"
@@ -21,7 +21,7 @@ def test_metrics_are_those_of_scikit_learn(run_train: RunTrain) -> None:
     run = run_train(*SMALL, ALL, "metrics.top_k.top_k=3")
     metrics = run.read_status()["metrics"]
     module = lithydra.load(run.path)
-    data = load_data(module, module.record["config"]["paths"]["data"])
+    data = load_data(module.record, module.record["config"]["paths"]["data"])
     assert data.test is not None
     images, labels = next(data.test.batches([torch.arange(len(data.test))]))
     with torch.no_grad():
@@ -35,7 +35,7 @@ def test_metrics_are_those_of_scikit_learn(run_train: RunTrain) -> None:
     expected = {
         "acc": right.mean(),
         "macro_f1": f1_score(truth, predicted, average="macro"),
-        "precision": precision_score(truth, predicted, average="macro", zero_division=0),
+        "precision": precision_score(truth, predicted, average="macro", zero_division=0),  # pyright: ignore[reportArgumentType]
         "recall": recall_score(truth, predicted, average="macro"),
         "top_k": (top == labels[:, None]).any(1).double().mean().item(),
         "auroc": roc_auc_score(truth, found, average="macro", multi_class="ovr"),
@@ -108,7 +108,8 @@ def test_the_mode_is_known_of_what_ships() -> None:
     ]
     names = ["train/loss", "val/mine", "val/loss", "test/acc", "val/acc", "lr"]
     assert ordered(names) == ["val/acc", "val/loss", "val/mine", "test/acc", "train/loss", "lr"]
-    assert names_of(names) == ["loss", "acc", "mine"]
+    assert names_of(names[:-1]) == ["loss", "acc", "mine"]
+    assert by_split({"val_acc": 1, "val/loss": 2, "margin": 3}) == {"val": {"loss": 2, "acc": 1}, "": {"margin": 3}}
 
 
 def test_a_wrong_mode_is_refused_for_these(compose: Any) -> None:

@@ -8,8 +8,9 @@ import torch
 from omegaconf import OmegaConf, open_dict
 
 from conftest import CONF, Compose
+from lithydra.checks.arguments import ARGUMENTS, HYDRA
 from lithydra.checks.config import ONE_CHOICE, check
-from lithydra.checks.settings import ARGUMENTS, HYDRA, NEEDED, RULES
+from lithydra.checks.settings import NEEDED, RULES
 from lithydra.errors import ConfigError
 from lithydra.overrides import nodes
 

@@ -1,6 +1,7 @@
 """A sweep that goes by a metric of a person's choice: its results, its report, and what compares its runs."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ def done(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 def test_it_is_the_objective(done: Done) -> None:
     assert done.sweep.read().objective == {"metric": "val/macro_f1", "mode": "max"}
-    frame = lithydra.results(done.sweep.path)
+    frame: Any = lithydra.results(done.sweep.path)
     assert list(frame.columns)[3:6] == ["val/acc", "val/loss", "val/macro_f1"] and "test/macro_f1" in frame
     assert "best by val/macro_f1" in done.output
     best = frame["val/macro_f1"].idxmax()

@@ -34,7 +34,7 @@ def test_balanced_weights_are_of_the_training_images(run_train: RunTrain, unbala
     run = run_train(*STILL, *unbalanced, "data.batch_size=7", "loss.class_weights=balanced")
     torch.testing.assert_close(weights(run)["loss.weight"], BALANCED)
     module = load(run.path, "last")
-    data = load_data(module, str(run.path))
+    data = load_data(module.record, str(run.path))
     for split, told in (
         (data.train, rows(run)[-1]["train/loss"]),
         (data.test, run.read_status()["metrics"]["test/loss"]),

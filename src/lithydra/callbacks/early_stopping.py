@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch import callbacks
 
-from lithydra.training.classifier import Classifier
+from lithydra.training.teller import teller
 
 
 class EarlyStopping(callbacks.EarlyStopping):
@@ -15,8 +15,7 @@ class EarlyStopping(callbacks.EarlyStopping):
     """
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
-        if self.monitor in pl_module.epoch_metrics and not self._should_skip_check(trainer):
+        if self.monitor in teller(trainer).epoch_metrics and not self._should_skip_check(trainer):
             self._run_early_stopping_check(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -17,7 +17,6 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from lithydra.data.base import ImageDataModule
 from lithydra.data.splits import Batch, Split
 from lithydra.errors import LithydraError, RunInterrupted
 from lithydra.run.directory import RunDir
@@ -93,8 +92,7 @@ class LookInside(L.Callback):
             writer.add_text("config", f"```yaml\n{run.config.read_text()}```")
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
-        if not pl_module.method.classifies:
+        if not isinstance(pl_module, Classifier) or not pl_module.method.classifies:
             return
         num_classes = pl_module.num_classes
         self.results = TestResults(torch.zeros(num_classes, num_classes, dtype=torch.int64, device=pl_module.device))
@@ -123,7 +121,7 @@ class LookInside(L.Callback):
         shares = gathered(self.results.mistakes, trainer)
         self.results.mistakes = sorted(itertools.chain(*shares), key=lambda mistake: -mistake[2])[:NUM_MISTAKES]
 
-    def on_run_end(self, trainer: L.Trainer, module: Classifier, data: ImageDataModule) -> None:
+    def on_run_end(self, trainer: L.Trainer, module: L.LightningModule, data: Any) -> None:
         """Draw everything. A picture that fails costs the run nothing but the picture."""
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
@@ -136,7 +134,8 @@ class LookInside(L.Callback):
                 for writer in open_writers:
                     writer.add_image(name, image, trainer.global_step, dataformats="HWC")
             for writer in open_writers:
-                add_graph(writer, module, data.image_shape)
+                if isinstance(module, Classifier):
+                    add_graph(writer, module, data.image_shape)
                 writer.flush()
             page.write(run)
         except RunInterrupted:
@@ -145,12 +144,14 @@ class LookInside(L.Callback):
             known = isinstance(error, (LithydraError, OSError))
             log.warning("Looking inside failed: %s: %s", type(error).__name__, error, exc_info=not known)
 
-    def _pictures(self, run: RunDir, module: Classifier, data: ImageDataModule) -> Iterator[tuple[str, Any]]:
+    def _pictures(self, run: RunDir, module: L.LightningModule, data: Any) -> Iterator[tuple[str, Any]]:
         from lithydra.run import class_scores, plots
 
-        names = data.names
         if rows := run.read_metrics():
             yield "curves", plots.curves({run.path.name: rows}, run.read_status().get("best_epoch"))
+        if not isinstance(module, Classifier):
+            return
+        names = data.names
         if self.results is not None:
             counts = self.results.counts.cpu().numpy()
             accuracy = counts.trace() / max(1, counts.sum())

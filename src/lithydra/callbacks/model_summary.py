@@ -14,8 +14,9 @@ class NetSummary(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, Classifier)
-        Console(highlight=False).print(summary_table(pl_module.net, pl_module.layer_shapes))
+        known = isinstance(pl_module, Classifier)
+        net, shapes = (pl_module.net, pl_module.layer_shapes) if known else (pl_module, {})
+        Console(highlight=False).print(summary_table(net, shapes))
 
 
 def summary_table(net: nn.Module, shapes: dict[str, tuple[int, ...]]) -> Table:

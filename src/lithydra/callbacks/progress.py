@@ -9,8 +9,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from lithydra.run.metric_names import names_of
-from lithydra.training.classifier import Classifier
+from lithydra.run.metric_names import by_split
+from lithydra.training.position import trained_batches
+from lithydra.training.teller import teller
 
 
 class EpochProgress(Checkpoint):  # a Checkpoint, so that it runs when the epoch's metrics are known
@@ -50,24 +51,22 @@ class EpochProgress(Checkpoint):  # a Checkpoint, so that it runs when the epoch
             return
         self._next_refresh = now + self.refresh_seconds
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        position = trainer.train_dataloader.sampler.position  # pyright: ignore[reportOptionalMemberAccess]
         self._bar.update(
             self._task,
             description=f"epoch {trainer.current_epoch + 1}",
-            completed=position,
-            total=data.num_training_batches,
+            completed=trained_batches(trainer),
+            total=getattr(data, "num_training_batches", trainer.num_training_batches),
         )
         self._bar.refresh()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, Classifier)
-        metrics = pl_module.epoch_metrics
+        metrics = teller(trainer).epoch_metrics
         parts = [f"epoch {trainer.current_epoch + 1:>3}"]
-        for split in ("train", "val"):
-            values = [f"{n} {metrics[f'{split}/{n}']:.4f}" for n in names_of(metrics) if f"{split}/{n}" in metrics]
-            parts += [f"{split} {' '.join(values)}"] if values else []
+        for split, values in by_split(metrics).items():
+            shown = [f"{name} {value:.4f}" for name, value in values.items() if name != "lr"]
+            parts += [" ".join([split, *shown]).strip()] if shown else []
         parts.append(f"{time.perf_counter() - self._epoch_start:.1f} s")
         self._console.print("  ".join(parts))
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lithydra.checks.arguments import EARLY_STOPPING
 from lithydra.checks.rules import shown
-from lithydra.checks.settings import EARLY_STOPPING
 from lithydra.errors import ConfigError, nearest
 from lithydra.run.directory import RunDir
 from lithydra.run.metric_names import better
@@ -41,7 +41,7 @@ def _monitor(config: dict[str, Any]) -> Iterator[str]:
 
 def _measured(config: dict[str, Any]) -> Iterator[str]:
     """Where the step is the usual one, what is measured is known here; else the dry run finds out."""
-    if config["method"].get("_target_") != SUPERVISED:
+    if config["module"] or config["method"].get("_target_") != SUPERVISED:
         return
     names = ["train/loss", "train/acc", "val/loss", *(f"val/{name}" for name in config["metrics"])]
     watched = {f"callbacks.{name}.monitor": stopping.get("monitor") for name, stopping in _early_stopping(config)}
@@ -62,6 +62,8 @@ def _early_stopping(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any
 
 
 def _validates(config: dict[str, Any]) -> bool:
+    if "val_fraction" not in config["data"]:  # a LightningDataModule of one's own
+        return True
     return config["data"].get("val_fraction", 0) > 0 or bool(config["data"].get("num_folds"))
 
 
@@ -89,6 +91,19 @@ def _lbfgs(config: dict[str, Any]) -> Iterator[str]:
         yield "optimizer=lbfgs: its line search sees no clipped gradient; leave trainer.gradient_clip_val=null"
     if trainer["accumulate_grad_batches"] > 1:
         yield "optimizer=lbfgs: evaluates each batch anew; leave trainer.accumulate_grad_batches=1"
+
+
+def _module(config: dict[str, Any]) -> Iterator[str]:
+    """Settings that a LightningModule of one's own does not know."""
+    if not config["module"]:
+        return
+    unused = {"average": config["average"], "tta": config["tta"] != "none", "regularizer": config["regularizer"]}
+    unused |= {"compile": config["compile"], "trainer.max_seconds": config["trainer"].get("max_seconds")}
+    for key, value in unused.items():
+        if value:
+            yield f"{key}: is lithydra's own; module={config['module']['_target_']} has its own step"
+    if config["trainer"]["steps_per_execution"] not in ("auto", 1):
+        yield f"trainer.steps_per_execution={config['trainer']['steps_per_execution']}: Lightning's own loop takes one"
 
 
 def _average(config: dict[str, Any]) -> Iterator[str]:
@@ -258,6 +273,7 @@ COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
     _folds,
     _classes,
     _lbfgs,
+    _module,
     _average,
     _processes,
     _one_lr,

@@ -8,9 +8,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from lithydra.checks.arguments import ARGUMENTS, HYDRA
 from lithydra.checks.combinations import COMBINATIONS
 from lithydra.checks.rules import AnyOf, Group, Number, shown
-from lithydra.checks.settings import ARGUMENTS, HYDRA, NEEDED, RULES
+from lithydra.checks.settings import NEEDED, RULES
 from lithydra.checks.unread import unread
 from lithydra.errors import ConfigError, nearest, refuse
 from lithydra.overrides import nodes
@@ -24,6 +25,7 @@ ONE_CHOICE = (
     "model",
     "loss",
     "method",
+    "module",
     "average",
     "optimizer",
     "scheduler",

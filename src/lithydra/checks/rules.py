@@ -159,6 +159,8 @@ NULL = Choice((None,))
 TEXT = Text()
 PATH = FilePath()
 FLAG = Choice((True, False))
+METRIC = Metric()
+MODE = Choice(("min", "max"))  # whether less or more is better
 SEED = Number(least=0, most=2**32 - 1, whole=True)
 WHOLE = Number(least=0, whole=True)
 COUNT = Number(least=1, whole=True)

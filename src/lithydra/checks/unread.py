@@ -65,7 +65,7 @@ def unread(config: dict[str, Any]) -> Iterator[str]:
             for other in sorted(node.keys() & {"lr", "params"}):
                 given = f"{key}.{other}={shown(node[other])}"
                 yield f"{given}: a group has parameters and lr_factor, which is times lr"
-    for group in ("scheduler", "average"):
+    for group in ("scheduler", "average", "module"):
         extra = sorted(config[group].keys() - {"_target_", "interval"})
         if config[group].get("_target_") is None and extra:
             key, ways = extra[0], f"{group}=NAME chooses one, ~{group}.{extra[0]} drops what a recipe has set"

@@ -1,5 +1,6 @@
 """The data module that every data set shares."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -7,9 +8,9 @@ from torch import Tensor
 
 from lithydra.data.arrays import Arrays
 from lithydra.data.images import ImageFiles
-from lithydra.data.loaders import EvaluationLoader, TrainingLoader, TrainingOrder
+from lithydra.data.loaders import Chunk, EvaluationLoader, TrainingBatch, TrainingLoader, TrainingOrder
 from lithydra.data.prepare import note_code
-from lithydra.data.splits import Division, Layout, Split, in_files, in_memory, moved
+from lithydra.data.splits import Batch, Division, Layout, Split, in_files, in_memory, moved
 from lithydra.errors import ConfigError
 
 
@@ -46,6 +47,7 @@ class ImageDataModule(L.LightningDataModule):
         self.image_size, self.num_workers = image_size, num_workers
         self.division = Division(name, seed, val_fraction, num_folds, fold, limit, classes)
         self.layout = Layout()
+        self.as_floats: Callable[[TrainingBatch | Batch], Batch] | None = None
         self.limit_train_batches: int | float | None = None
         self.steps_per_execution = 1  # build sets it once a step has been timed, before the first loader is asked for
         self.train: Split | None = None
@@ -151,6 +153,12 @@ class ImageDataModule(L.LightningDataModule):
             strategy = self.trainer.strategy
             self.train, self.val, self.test = moved((self.train, self.val, self.test), strategy.root_device)
             self.steps_per_execution = strategy.broadcast(self.steps_per_execution)  # each process has measured
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """With `as_floats`, batches are (images, labels) as it makes them: for a LightningModule that expects such."""
+        if self.as_floats is None:
+            return batch
+        return self.as_floats(next(batch.batches()) if isinstance(batch, Chunk) else batch)
 
     def _share(self) -> dict[str, int]:
         trainer = self.trainer

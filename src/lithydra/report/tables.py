@@ -10,7 +10,7 @@ import pandas as pd
 
 from lithydra.overrides import short
 from lithydra.run.metric_names import ordered
-from lithydra.sweep.results import MISSING, Frame, Setting, Spread, duration, number
+from lithydra.sweep.results import FIGURES, MISSING, Frame, Setting, Spread, duration, metric_columns, number
 
 
 @dataclass
@@ -50,7 +50,7 @@ def settings_table(settings: Sequence[Setting], axes: Sequence[str], objective: 
 
     `brief` leaves of the metrics the objective and the test accuracy, for a terminal.
     """
-    found = ordered(name for s in settings for name in s.metrics if "/" in name)
+    found = ordered(name for s in settings for name in s.metrics if name not in FIGURES)
     names = (objective, "test/acc") if brief else (objective, *found)
     present = [name for name in dict.fromkeys(names) if any(name in s.metrics for s in settings)]
     present = [name for name in present if name == objective or "train/" not in name]
@@ -83,7 +83,7 @@ def settings_table(settings: Sequence[Setting], axes: Sequence[str], objective: 
 
 def jobs_table(frame: Frame, axes: Sequence[str], objective: str, mode: str) -> Table:
     """A row a job, best first: values, state, metrics, best epoch, training time. The first cell leads to the run."""
-    found = dict.fromkeys((objective, *ordered(name for name in frame.columns if "/" in name)))
+    found = dict.fromkeys((objective, *metric_columns(frame)))
     present = [name for name in found if name in frame and (name == objective or "train/" not in name)]
     columns = [Column("run"), *_axis_columns(frame[list(axes)].to_dict("records"), axes), Column("state")]
     columns += [Column(name, True) for name in present] + [Column("best epoch", True), Column("time", True)]

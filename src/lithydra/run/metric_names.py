@@ -1,6 +1,9 @@
 """The names of metrics: `SPLIT/NAME` for classifiers, whatever a person's own LightningModule logs for others."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 SPLITS = ("val", "test", "train")
 # Whether more or less is better, by the name behind the split; of a person's own metric they say so.
@@ -19,9 +22,17 @@ BETTER = {
 WORDS = {"acc": "accuracy", "val": "validation", "train": "training"}
 
 
+def parts(metric: str) -> tuple[str, str]:
+    """Split and name of `val/acc` or, as many a LightningModule logs it, `val_acc`; no split where there is none."""
+    for split in SPLITS:
+        if metric[: len(split) + 1] in (f"{split}/", f"{split}_"):
+            return split, metric[len(split) + 1 :]
+    return "", metric
+
+
 def better(metric: str) -> str | None:
     """max or min; None where only the person knows."""
-    return BETTER.get(metric.rpartition("/")[2])
+    return BETTER.get(parts(metric)[1])
 
 
 def ordered(metrics: Iterable[str]) -> list[str]:
@@ -29,7 +40,7 @@ def ordered(metrics: Iterable[str]) -> list[str]:
     names = list(BETTER)
 
     def place(metric: str) -> tuple[int, int, str]:
-        split, _, name = metric.rpartition("/")
+        split, name = parts(metric)
         return _index(SPLITS, split), _index(names, name), metric
 
     return sorted(dict.fromkeys(metrics), key=place)
@@ -37,13 +48,23 @@ def ordered(metrics: Iterable[str]) -> list[str]:
 
 def names_of(metrics: Iterable[str]) -> list[str]:
     """Those behind the splits: loss, accuracy, and the rest."""
-    found = [metric.rpartition("/")[2] for metric in ordered(metrics) if metric.rpartition("/")[0] in SPLITS]
+    found = [parts(metric)[1] for metric in ordered(metrics)]
     return sorted(dict.fromkeys(found), key=lambda name: name != "loss")
+
+
+def by_split(metrics: Mapping[str, T]) -> dict[str, dict[str, T]]:
+    """Values by split (training, validation, test, none) and name, loss first."""
+    found: dict[str, dict[str, T]] = {split: {} for split in ("train", "val", "test", "")}
+    names = names_of(metrics)
+    for metric in sorted(metrics, key=lambda metric: names.index(parts(metric)[1])):
+        split, name = parts(metric)
+        found[split][name] = metrics[metric]
+    return {split: values for split, values in found.items() if values}
 
 
 def words(metric: str) -> str:
     """`val/acc` as a person says it."""
-    return " ".join(WORDS.get(part, part) for part in metric.split("/"))
+    return " ".join(WORDS.get(part, part) for part in parts(metric) if part)
 
 
 def _index(known: Iterable[str], name: str) -> int:

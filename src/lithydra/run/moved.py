@@ -20,6 +20,7 @@ CROSS_ENTROPY = {"_target_": "torch.nn.CrossEntropyLoss"}
 ADDED = {
     "method": {"_target_": "lithydra.methods.supervised.Supervised"},
     "metrics": {"acc": {"_target_": "torchmetrics.classification.MulticlassAccuracy", "average": "micro"}},
+    "module": {},
     "average": {},
     "optimizer_groups": {},
     "tta": "none",

@@ -9,7 +9,7 @@ from typing import Any
 from lithydra.files import write_text
 from lithydra.run import class_scores
 from lithydra.run.directory import RunDir
-from lithydra.run.metric_names import names_of, words
+from lithydra.run.metric_names import by_split, names_of, parts, words
 from lithydra.run.trust import needed_trust
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -26,6 +26,7 @@ SETTINGS = (
     "data",
     "normalization",
     "augmentation",
+    "module",
     "model",
     "loss",
     "optimizer",
@@ -70,17 +71,14 @@ def content(run: RunDir) -> dict[str, Any]:
         "name": run.path.name,
         "status": status,
         "minutes": _minutes(status),
-        "splits": [s for s in ("train", "val", "test") if any(name.startswith(f"{s}/") for name in metrics)],
+        "splits": by_split(metrics),
         "names": names_of(metrics),
-        "tile": "acc"
-        if any(name.endswith("/acc") for name in metrics)
-        else config["monitor"]["metric"].rpartition("/")[2],
+        "tile": "acc" if "acc" in names_of(metrics) else parts(config["monitor"]["metric"])[1],
         "words": words,
-        "metrics": metrics,
         "settings": {
             **{group: choices[group] for group in SETTINGS if choices.get(group)},
             "lr": config["lr"],
-            "batch size": config["data"]["batch_size"],
+            "batch size": config["data"].get("batch_size"),
             "seed": config["seed"],
             "max epochs": config["trainer"]["max_epochs"],
         },

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from lithydra.run.metric_names import names_of, words
+from lithydra.run.directory import COLUMNS
+from lithydra.run.metric_names import by_split, names_of, words
 from lithydra.run.style import BAD, GREY, INK, PALETTE, SOFT, SPLITS, shortened, style
 
 if TYPE_CHECKING:
@@ -63,12 +64,13 @@ def curves(runs: dict[str, list[dict[str, str]]], best_epoch: int | None = None)
         runs: Rows of metrics.csv, by the run's name. Of several runs each has a color, and validation is dashed.
         best_epoch: Marked where there is one.
     """
-    found = names_of(name for rows in runs.values() for row in rows for name, value in row.items() if value)
+    measured = (name for rows in runs.values() for row in rows for name, value in row.items() if value)
+    found = names_of(name for name in measured if name not in (*COLUMNS, "lr"))
     changes = len({row.get("lr") for rows in runs.values() for row in rows}) > 1
     panels = [name for name in ("loss", "acc") if name in found] or found[:2]
     panels += ["lr"] if changes else []
     drawn = figure(4.6 * len(panels), 3.6)
-    for axes, panel in zip(drawn.subplots(1, len(panels)), panels, strict=True):
+    for axes, panel in zip(drawn.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for number, (name, rows) in enumerate(runs.items()):
             color = None if len(runs) == 1 else PALETTE[number % len(PALETTE)]
             _draw_lines(axes, panel, rows, name if len(runs) > 1 else "", color)
@@ -88,12 +90,15 @@ def _draw_lines(axes: Axes, panel: str, rows: list[dict[str, str]], name: str, c
         values = [float(row.get("lr") or "nan") for row in rows]
         axes.plot(epochs, values, color=color or SOFT, marker=marker, markersize=4)
         return
-    for split in ("train", "val"):
-        values = [float(row.get(f"{split}/{panel}") or "nan") for row in rows]
+    columns = [by_split(row) for row in rows]
+    for split in ("train", "val", ""):
+        values = [float(row.get(split, {}).get(panel) or "nan") for row in columns]
         if np.isfinite(values).any():
             style = "--" if split == "val" and color else "-"
             label = f"{name} {split}".strip()
-            axes.plot(epochs, values, style, color=color or SPLITS[split], label=label, marker=marker, markersize=4)
+            axes.plot(
+                epochs, values, style, color=color or SPLITS.get(split, SOFT), label=label, marker=marker, markersize=4
+            )
 
 
 @style()

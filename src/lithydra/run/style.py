@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 PALETTE = ("#2f6fde", "#e8743b", "#19a979", "#c03f8f", "#7d5fd3", "#b8912a", "#1aa3b8", "#6b7280", "#d2455a", "#5b8c2a")
-SPLITS = dict(zip(("train", "val", "test"), PALETTE, strict=False))
+SPLITS: dict[str, str] = dict(zip(("train", "val", "test"), PALETTE, strict=False))
 GREY, INK, SOFT = "#98a2b3", "#1d2939", "#475467"
 BAD = "#b42318"
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.6)), (0, (6, 2, 1, 2)))

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lithydra.run.directory import PROFILE, RunDir
-from lithydra.run.metric_names import names_of, words
+from lithydra.run.metric_names import by_split, names_of, words
 from lithydra.run.page import commands
 
 MOST_COLUMNS = 4  # of metrics beside each other
@@ -15,11 +15,11 @@ PROFILE_LINES = 16  # of each file of a profiler that are printed
 
 def metrics_table(metrics: dict[str, float], title: str) -> Table:
     """A row a split and a column a metric, or the other way round where they are many."""
-    names = names_of(metrics)
-    splits = [split for split in ("train", "val", "test") if any(name.startswith(f"{split}/") for name in metrics)]
+    names, values = names_of(metrics), by_split(metrics)
+    splits = list(values)
 
     def shown(split: str, name: str) -> str:
-        value = metrics.get(f"{split}/{name}")
+        value = values[split].get(name)
         return "" if value is None else f"{value:.4f}"
 
     if len(names) <= MOST_COLUMNS:
@@ -50,7 +50,9 @@ def print_results(run: RunDir, seconds: float, images_per_second: float | None) 
     if "best_epoch" in status:
         which = f"best epoch {status['best_epoch']} of {status['epoch']}"
     else:
-        which = f"last of {status['epoch']} epochs ({'not one is best' if 'val/loss' in metrics else 'no validation'})"
+        which = (
+            f"last of {status['epoch']} epochs ({'not one is best' if 'val' in by_split(metrics) else 'no validation'})"
+        )
     speed = f", {images_per_second:,.0f} images/s in training" if images_per_second else ""
     console.print(f"{which}, {seconds:.1f} s in all{speed}")
     console.print(f"run directory  {run.path}")

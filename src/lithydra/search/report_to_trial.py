@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from lithydra.errors import ConfigError
-from lithydra.training.classifier import Classifier
+from lithydra.training.teller import teller
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +52,9 @@ class ReportToTrial(Checkpoint):  # a Checkpoint, so that it runs when the epoch
             log.warning("%s. The run goes on by itself: it is not reported to its search, nor pruned.", error)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
         epoch = trainer.current_epoch + 1
         if self._trial is not None:
-            value = pl_module.epoch_metrics.get(self.metric)
+            value = teller(trainer).epoch_metrics.get(self.metric)
             if value is not None and math.isfinite(value):
                 self._trial.report(value, epoch)
             last = trainer.max_epochs is not None and epoch >= trainer.max_epochs

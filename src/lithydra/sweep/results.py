@@ -34,6 +34,7 @@ Frame: TypeAlias = Any
 
 BAD_STATES = ("failed", "diverged", DAMAGED)
 MISSING = "—"
+FIGURES = ("seconds", "best_epoch")  # of a setting, beside its metrics
 
 
 def results(sweep: str | Path) -> pd.DataFrame:
@@ -47,14 +48,20 @@ def results(sweep: str | Path) -> pd.DataFrame:
     directory = SweepDir.open(Path(sweep))
     plan = directory.read()
     rows = [_row(directory, plan, job) for job in plan.jobs]
-    metrics = ordered(name for row in rows for name in row if "/" in name)
+    metrics = ordered(name for row in rows for name in row["metrics"])
     columns = ["name", *plan.axes, "state", *metrics, "best_epoch", "epochs", "seconds", "error", "run"]
-    frame = pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame([{**row, **row["metrics"]} for row in rows], columns=columns)
     for name in (*metrics, "seconds"):
         frame[name] = frame[name].astype(float)
     for name in ("best_epoch", "epochs"):
         frame[name] = frame[name].astype("Int64")
     return frame
+
+
+def metric_columns(frame: Frame) -> list[str]:
+    """Those of `results` that hold a metric."""
+    columns = list(frame.columns)
+    return columns[columns.index("state") + 1 : columns.index("best_epoch")]
 
 
 def _row(directory: SweepDir, plan: Plan, job: Job) -> dict[str, Any]:
@@ -64,7 +71,7 @@ def _row(directory: SweepDir, plan: Plan, job: Job) -> dict[str, Any]:
         "name": job.name,
         **_axis_values(directory, plan, job),
         "state": status.get("state", NOT_STARTED),
-        **{name: value for name, value in status.get("metrics", {}).items() if "/" in name},
+        "metrics": status.get("metrics", {}),
         "best_epoch": status.get("best_epoch"),
         "epochs": status.get("epoch"),
         "seconds": training_seconds(run),
@@ -185,7 +192,7 @@ def ranked_settings(frame: Frame, plan: Plan) -> list[Setting]:
     """
     axes = varied(plan)
     groups: list[Any] = list(frame.groupby(axes, sort=False, dropna=False)) if axes else [((), frame)]
-    numeric = [name for name in frame.columns if "/" in name] + ["seconds", "best_epoch"]
+    numeric = [*metric_columns(frame), *FIGURES]
     settings = []
     one_job = [*axes, *(axis for axis in FOLDED if axis in frame)]
     for key, jobs in groups:

@@ -6,6 +6,7 @@ from typing import Any
 
 from lithydra.errors import ConfigError, nearest
 from lithydra.overrides import typed
+from lithydra.run.metric_names import parts
 
 KEYS = ("claim", "metric", "of", "above", "below", "rises_with", "by", "at_epoch")
 KINDS = ("above", "below", "rises_with")
@@ -88,7 +89,7 @@ def mentions_best(selector: Any) -> bool:
 
 
 def _is_metric(metric: Any) -> bool:
-    return isinstance(metric, str) and ("/" in metric or metric in DERIVED)
+    return isinstance(metric, str) and ("/" in metric or bool(parts(metric)[0]) or metric in DERIVED)
 
 
 def _epoch_problem(metric: str, epoch: Any) -> str | None:

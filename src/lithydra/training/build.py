@@ -17,7 +17,7 @@ from lithydra.data.base import ImageDataModule
 from lithydra.errors import ConfigError
 from lithydra.run.checkpoints import AtomicCheckpointIO
 from lithydra.run.directory import PROFILE
-from lithydra.training import classifiers
+from lithydra.training import classifiers, own_data, own_module
 from lithydra.training.averaging import KeepAverage
 from lithydra.training.batch_hooks import steps_beside
 from lithydra.training.checkpoint import RunCheckpoint
@@ -27,12 +27,13 @@ from lithydra.training.interrupts import Interrupts, StopOnSignal
 from lithydra.training.lightning_inside import starts_copies
 from lithydra.training.loading import data, load
 from lithydra.training.metrics_writer import MetricsWriter
+from lithydra.training.own_module import OwnModule
 from lithydra.training.statistics import StatisticsClassifier
 
 # Settings under `trainer` that the loaders carry out, beside the classifier's; Lightning's Trainer gets the others.
 LOADER_KEYS = ("limit_train_batches", "steps_per_execution", "max_seconds")
 
-__all__ = ["classifier", "data", "device", "how_it_trains", "place", "trainer"]
+__all__ = ["classifier", "data", "device", "how_it_trains", "module", "place", "trainer"]
 
 MIXED = {"16": "16-mixed", "bf16": "bf16-mixed"}  # names of before, of which Lightning warns
 
@@ -40,6 +41,14 @@ MIXED = {"16": "16-mixed", "bf16": "bf16-mixed"}  # names of before, of which Li
 def classifier(config: DictConfig, data: ImageDataModule) -> Classifier:
     """The LightningModule for `data`, its weights drawn from torch's global generator."""
     return classifiers.for_training(config, data, partial(load, trust=config.trust))
+
+
+def module(config: DictConfig, data: Any) -> Classifier | L.LightningModule:
+    """What is trained: a classifier, or a LightningModule of a person's own, for which data give batches of floats."""
+    if not config.get("module"):
+        return classifier(config, data)
+    own_data.give_floats(config, data)
+    return own_module.make_module(config, data)
 
 
 def place(config: DictConfig) -> L.Trainer:
@@ -86,43 +95,50 @@ def device(config: DictConfig) -> torch.device:
 
 
 def trainer(
-    config: DictConfig, directory: Path, data: ImageDataModule, module: Classifier, interrupts: Interrupts
+    config: DictConfig, directory: Path, data: Any, module: Classifier | OwnModule, interrupts: Interrupts
 ) -> tuple[L.Trainer, dict[str, L.Callback]]:
     """The Trainer with its callbacks and loggers, and those callbacks that the config names, by their keys.
 
-    `directory` is the run's.
+    Args:
+        directory: The run's.
+        module: What is trained, or of a person's own, what stands beside it.
     """
     if device(config).type != "cuda":
         # Lightning has torch look for Nvidia's driver through NVML, and torch 2.15 looks at every optimizer step.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     # It saves what it should: the weights after the step, as it does in automatic optimization.
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+    warnings.filterwarnings("ignore", message="The number of training batches")  # of a short epoch: there is its mean
     torch.set_float32_matmul_precision(config.accelerator.matmul_precision)
     settings = _trainer_settings(config)
     if isinstance(module, StatisticsClassifier):
         settings["max_epochs"] = 1
-    if data.val is None:
+    if isinstance(module, OwnModule):
+        settings |= {key: config.trainer[key] for key in classifiers.CLASSIFIER_KEYS}
+    if isinstance(data, ImageDataModule) and data.val is None:
         settings["limit_val_batches"] = 0
     keeper = RunCheckpoint(config.monitor.metric, config.monitor.mode, **config.checkpoint)
     chosen = {f"callbacks.{name}": callback for name, callback in make(config, "callbacks").items()}
     # Once more: a function may have made them, and what they override may depend on their settings.
-    data.steps_per_execution = steps_beside(chosen, data.steps_per_execution, config.trainer.steps_per_execution)
-    average = [KeepAverage()] if module.average is not None else []  # before what saves
-    callbacks = [*average, *chosen.values(), MetricsWriter(), keeper, StopOnSignal(interrupts, keeper)]
+    if isinstance(module, Classifier):
+        data.steps_per_execution = steps_beside(chosen, data.steps_per_execution, config.trainer.steps_per_execution)
+        first = [KeepAverage()] if module.average is not None else []  # before what saves
+    else:
+        first = [module]
+    callbacks = [*first, *chosen.values(), MetricsWriter(), keeper, StopOnSignal(interrupts, keeper)]
     _name_loggers(config, directory)
     loggers = list(make(config, "logger").values())
-    if config.compile:
+    if config.compile and isinstance(module, Classifier):
         module.net.compile()  # in place: the checkpoint's keys stay as they are
     with naming("trainer"):
         trainer: Any = L.Trainer(
-            **settings,
+            **{"log_every_n_steps": 1, **settings},  # a classifier writes to the loggers itself
             callbacks=callbacks,
             logger=loggers or False,
             default_root_dir=directory,
             plugins=[AtomicCheckpointIO(), *_cluster()],
             num_sanity_val_steps=0,
             enable_progress_bar=False,
-            log_every_n_steps=1,  # the classifier writes to the loggers itself
             use_distributed_sampler=False,  # the loaders divide the batches themselves
         )
     if settings.get("profiler") and trainer.profiler.filename is None:  # it would tell a log that nobody reads
@@ -140,7 +156,7 @@ def _name_loggers(config: DictConfig, directory: Path) -> None:
                 OmegaConf.update(node, name, facts[name], force_add=True)
 
 
-def how_it_trains(config: DictConfig, trainer: L.Trainer, data: ImageDataModule) -> dict[str, Any]:
+def how_it_trains(config: DictConfig, trainer: L.Trainer, data: Any) -> dict[str, Any]:
     """What decides speed and rounding, as it came out of `auto`."""
     return {
         "device": str(trainer.strategy.root_device),
@@ -148,7 +164,7 @@ def how_it_trains(config: DictConfig, trainer: L.Trainer, data: ImageDataModule)
         "num_processes": trainer.world_size,
         "precision": trainer.precision,
         "matmul_precision": config.accelerator.matmul_precision,
-        "channels_last": data.layout.channels_last,
+        "channels_last": isinstance(data, ImageDataModule) and data.layout.channels_last,
         "compile": config.compile,
-        "steps_per_execution": data.steps_per_execution,
+        "steps_per_execution": getattr(data, "steps_per_execution", 1),
     }

@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lithydra.files import set_aside
 from lithydra.run.checkpoints import DamagedCheckpoint, link, load
 from lithydra.run.directory import RunDir
-from lithydra.training.classifier import Classifier
+from lithydra.training.position import within_epoch
+from lithydra.training.teller import teller
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class RunCheckpoint(Checkpoint):
     @property
     def metrics(self) -> dict[str, float]:
         """What stands for the run: the metrics of the best epoch, or of the last where none is best."""
-        return {name: value for name, value in (self.best_metrics or self.last_metrics).items() if "/" in name}
+        return {name: value for name, value in (self.best_metrics or self.last_metrics).items() if name != "lr"}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.strategy.broadcast(trainer.is_global_zero and self._has_lost_best(run_dir(trainer))):
@@ -62,9 +63,8 @@ class RunCheckpoint(Checkpoint):
         self.saved_step = trainer.global_step or None  # where the checkpoint stood that the run is resumed from
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
         self.epoch, self.step = trainer.current_epoch + 1, trainer.global_step
-        self.last_metrics = dict(pl_module.epoch_metrics)
+        self.last_metrics = dict(teller(trainer).epoch_metrics)
         score = self.last_metrics.get(self.monitor)
         if score is not None and self._improves(score):
             self.best_epoch, self.best_metrics = self.epoch, self.last_metrics
@@ -75,10 +75,9 @@ class RunCheckpoint(Checkpoint):
 
     def on_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
-        if due or (self.agreed_overdue if self.several else self.overdue()):
-            order = trainer.train_dataloader.sampler  # pyright: ignore[reportOptionalMemberAccess]
-            if order.position < order.num_batches:  # the epoch's end is saved with its metrics
-                self.save_within_epoch(trainer)
+        overdue = self.agreed_overdue if self.several else self.overdue()
+        if (due or overdue) and within_epoch(trainer):  # the epoch's end is saved with its metrics
+            self.save_within_epoch(trainer)
 
     def overdue(self) -> bool:
         return self.every_seconds is not None and time.monotonic() - self._last_save >= self.every_seconds

@@ -66,6 +66,11 @@ class Classifier(L.LightningModule):
         return self.net if self.average is None else self.average.net
 
     @property
+    def num_images(self) -> int | None:
+        """Trained by this process in the epoch at hand."""
+        return self.train_sums.num_images
+
+    @property
     def class_names(self) -> list[str]:
         """By label."""
         return self.record["data"]["class_names"]

@@ -44,7 +44,7 @@ def for_training(config: DictConfig, data: ImageDataModule, load: Callable[[str]
     loss, num_outputs = _loss(config, data.class_counts)
     net = layout(config).of_net(_net_to_train(config, data, num_outputs))
     method = _method(config)
-    augment = Chain(_each(config, "augmentation", image_shape=data.image_shape, num_classes=data.num_classes))
+    augment = augmentation(config, data.image_shape, data.num_classes)
     method.bind(Parts(net, loss, normalization, augment, data.image_shape, list(data.names), load))
     metrics, views = _metrics(config, data.num_classes), VIEWS[config.get("tta", "none")]
     if hasattr(net, "fit_batch"):
@@ -72,14 +72,21 @@ def like(config: DictConfig, image_shape: tuple[int, int, int], class_names: lis
     loss, num_outputs = _loss(config, [1] * len(class_names))  # the checkpoint has what was made of the counts
     net = layout(config).of_net(make(config, "model", in_shape=image_shape, num_classes=num_outputs))
     method = _method(config)
-    augment = Chain(_each(config, "augmentation", image_shape=image_shape, num_classes=len(class_names)))
+    augment = augmentation(config, image_shape, len(class_names))
     method.bind(Parts(net, loss, normalization, augment, image_shape, class_names, _refuse_to_load))
     kind = StatisticsClassifier if hasattr(net, "fit_batch") else Classifier
     return kind(method, len(class_names), _metrics(config, len(class_names)), tta=VIEWS[config.get("tta", "none")])
 
 
+def augmentation(config: DictConfig, image_shape: tuple[int, int, int], num_classes: int) -> Chain:
+    """All that are chosen, in the order given."""
+    return Chain(_each(config, "augmentation", image_shape=image_shape, num_classes=num_classes))
+
+
 def layout(config: DictConfig) -> Layout:
     """Of images and weights: channels_last where the net wants it."""
+    if config.get("module"):
+        return Layout()
     target = located("model", config.model._target_)
     views_weights = str(config.optimizer._target_).endswith("LBFGS")  # as vectors, which that format does not allow
     wanted = getattr(target, "channels_last", False) and not views_weights

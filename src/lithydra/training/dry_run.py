@@ -21,6 +21,7 @@ from lithydra.data.base import ImageDataModule
 from lithydra.data.loaders import TrainingBatch, TrainingLoader, TrainingOrder
 from lithydra.errors import ConfigError, first_line
 from lithydra.metrics import TrainedBatch
+from lithydra.training import own_module
 from lithydra.training.batch_hooks import refuse_unsupported, steps_beside
 from lithydra.training.classifier import Classifier
 from lithydra.training.engine import GradientClassifier
@@ -38,10 +39,18 @@ LONGEST_TRIAL, TRIAL_SHARE = 5.0, 0.1  # in seconds, and as a part of trainer.ma
 TIMED_STEPS = 3  # the fastest counts: on a busy machine a single one may take a hundred times as long
 
 
-def try_out(config: DictConfig, data: ImageDataModule, module: Classifier, trainer: L.Trainer) -> None:
-    """One step on a copy: refuses what does not fit together, and settles how many steps go into an execution."""
+def try_out(config: DictConfig, data: Any, module: Classifier | L.LightningModule, trainer: L.Trainer) -> list[str]:
+    """One step on a copy: refuses what does not fit together, and settles how many steps go into an execution.
+
+    Returns:
+        What an epoch measures, by name.
+    """
     for key in ("callbacks", "logger"):  # these are made when there is a run directory
         refuse_unknown_arguments(key, config[key])
+    if not isinstance(module, Classifier):
+        names = own_module.try_out(config, data, module, trainer)
+        refuse_unmeasured(config, names)
+        return names
     _refuse_less_than_a_batch(config, data, trainer.world_size)
     if trainer.world_size > 1 and isinstance(module, StatisticsClassifier):
         raise ConfigError(f"model: {type(module.net).__name__} learns in one process; trainer.devices=1")
@@ -61,6 +70,7 @@ def try_out(config: DictConfig, data: ImageDataModule, module: Classifier, train
         _fix_length(config, data, seconds)
     steps = steps_per_execution(config.trainer, seconds)
     data.steps_per_execution = steps_beside(callbacks, steps, config.trainer.steps_per_execution)
+    return module.metric_names
 
 
 def _fix_length(config: DictConfig, data: ImageDataModule, step_seconds: float) -> None:

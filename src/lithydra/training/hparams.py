@@ -14,7 +14,7 @@ from lithydra.run.config import flatten
 
 # Groups whose choice says something about a result.
 NAMED_GROUPS = (
-    *("data", "normalization", "augmentation", "model", "loss", "method"),
+    *("data", "normalization", "augmentation", "module", "model", "loss", "method"),
     *("optimizer", "optimizer_groups", "scheduler", "regularizer", "average"),
 )
 
@@ -40,7 +40,7 @@ def write_hparams(
     column too, so that the tab shows what a sweep varies.
     """
     settings: dict[str, Any] = {group: choices[group] for group in NAMED_GROUPS if group in choices}
-    settings |= {"lr": config.lr, "seed": config.seed, "batch_size": config.data.batch_size}
+    settings |= {"lr": config.lr, "seed": config.seed, "batch_size": config.data.get("batch_size")}
     for key, value in map(split_override, overrides):
         if "." in key and key.split(".")[0] not in NOT_ABOUT_RESULTS and key != "data.batch_size":
             settings[key] = typed(value)

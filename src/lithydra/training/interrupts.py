@@ -16,6 +16,7 @@ from lithydra.run.signals import EXIT_CODES
 from lithydra.run.trust import needed_trust
 from lithydra.training.checkpoint import RunCheckpoint
 from lithydra.training.lightning_inside import handle_no_signals
+from lithydra.training.position import within_epoch
 
 
 class Interrupts:
@@ -85,8 +86,7 @@ class StopOnSignal(Checkpoint):  # a Checkpoint, so that it runs after the epoch
         number = self._agreed if self.several else self.interrupts.received
         if number is None:
             return
-        order = trainer.train_dataloader.sampler  # pyright: ignore[reportOptionalMemberAccess]
-        if order.position < order.num_batches:  # else the epoch's end saves and stops
+        if within_epoch(trainer):  # else the epoch's end saves and stops
             self.keeper.save_within_epoch(trainer)
             self.interrupts.stop(number)
 

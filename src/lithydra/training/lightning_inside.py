@@ -49,6 +49,34 @@ def set_logged_step(trainer: L.Trainer, step: int) -> None:
     trainer.fit_loop.epoch_loop._batches_that_stepped = step - 1
 
 
+def forget_metrics(trainer: L.Trainer) -> None:
+    """What was logged so far: an epoch that is not validated has no metrics of validation."""
+    trainer._logger_connector._callback_metrics.clear()
+
+
+def logged_sums(trainer: L.Trainer) -> dict[str, list[Any]]:
+    """What `self.log` has added up in the training epoch at hand: by Lightning's key, a sum and a number of images.
+
+    Lightning itself forgets it where a run stops; of a torchmetrics Metric that is logged, the module has the state.
+    """
+    results = trainer.fit_loop.epoch_loop._results
+    kept = {key: result for key, result in results.items() if result.is_tensor and result.meta.on_epoch}
+    return {key: [result.value, getattr(result, "cumulated_batch_size", None)] for key, result in kept.items()}
+
+
+def add_logged_sums(trainer: L.Trainer, before: dict[str, list[Any]]) -> None:
+    """Take what was added up before into what has been logged since, and out of `before`."""
+    results: Any = trainer.fit_loop.epoch_loop._results
+    for key in [key for key in before if key in results]:
+        result, (value, size) = results[key], before.pop(key)
+        if result.meta.is_max_reduction or result.meta.is_min_reduction:
+            result.value = result.meta.reduce_fx(value.to(result.value.device), result.value)
+        else:
+            result.value = value.to(result.value.device) + result.value
+        if size is not None:
+            result.cumulated_batch_size = size.to(result.value.device) + result.cumulated_batch_size
+
+
 def expired_limit(timer: Timer) -> float | None:
     """The timer's limit in seconds, once it is over."""
     limit = timer._duration

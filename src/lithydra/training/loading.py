@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from omegaconf import DictConfig
 
@@ -14,7 +15,7 @@ from lithydra.run.checkpoints import DamagedCheckpoint, evaluated_state
 from lithydra.run.checkpoints import load as load_checkpoint
 from lithydra.run.directory import RunDir
 from lithydra.run.trust import trusted
-from lithydra.training import classifiers
+from lithydra.training import classifiers, own_data, own_module, own_runs
 from lithydra.training.classifier import Classifier
 from lithydra.training.instantiate import make
 
@@ -29,7 +30,9 @@ def load(
     weights: str = "averaged",
     tta: str | None = None,
 ) -> Classifier:
-    """The classifier of a run, in evaluation mode; `requires_grad_(True)` makes it one to train.
+    """What a run trained, in evaluation mode: its classifier, or a LightningModule of a person's own.
+
+    `requires_grad_(True)` makes it one to train. Of a classifier:
 
     It maps raw images (B, C, H, W), uint8 or float in [0, 1], to logits; `probabilities(logits)` are its softmax.
     `record["data"]` holds `class_names` and `image_shape`, `record["config"]` the run's config.
@@ -44,6 +47,40 @@ def load(
     Raises:
         LithydraError: There is no such run or checkpoint, it is damaged, or it names code of someone else's.
     """
+    content, config, _ = stored(run_or_checkpoint, checkpoint, trust)
+    record = content["lithydra"]
+    facts = record["data"]
+    if tta is not None:
+        config.tta = tta
+    if config.get("module"):
+        own = own_module.module_like(config, facts)
+        own.load_state_dict(content["state_dict"])
+        return own.to(device).eval().requires_grad_(False)  # pyright: ignore[reportReturnType]
+    module = classifiers.like(config, tuple(facts["image_shape"]), facts["class_names"])
+    module.load_state_dict(evaluated_state(content["state_dict"], weights))
+    module.record = record
+    return module.to(device).eval().requires_grad_(False)
+
+
+def load_classifier(
+    run: str | Path, checkpoint: str = "best", device: str | torch.device = "cpu", **options: Any
+) -> Classifier:
+    """`load`, where what the run trained is a classifier, or a module of one's own whose `forward` is one.
+
+    Raises:
+        LithydraError: As `load`; or it is none.
+    """
+    module: Any = load(run, checkpoint, device, **options)
+    if isinstance(module, Classifier):
+        return module
+    record = stored(run, checkpoint, options.get("trust", ()))[0]["lithydra"]
+    return own_runs.as_classifier(module.cpu(), record).to(device)
+
+
+def stored(
+    run_or_checkpoint: str | Path, checkpoint: str, trust: Iterable[str]
+) -> tuple[dict[str, Any], DictConfig, Path]:
+    """A checkpoint's content, the config in it once that is trusted, and its file. Raises as `load`."""
     path = Path(run_or_checkpoint)
     file = RunDir.open(path).named_checkpoint(checkpoint) if path.is_dir() else path
     try:
@@ -54,31 +91,26 @@ def load(
     record: dict[str, Any] | None = content.get("lithydra")
     if not isinstance(record, dict) or not {"config", "data"} <= record.keys():
         raise ConfigError(f"{file}: not a checkpoint of lithydra")
-    facts = record["data"]
-    config = trusted(record["config"], str(file), trust)
-    if tta is not None:
-        config.tta = tta
-    module = classifiers.like(config, tuple(facts["image_shape"]), facts["class_names"])
-    module.load_state_dict(evaluated_state(content["state_dict"], weights))
-    module.record = record
-    return module.to(device).eval().requires_grad_(False)
+    return content, trusted(record["config"], str(file), trust), file
 
 
-def data(config: DictConfig) -> ImageDataModule:
-    """The data set, read and divided."""
-    module: ImageDataModule = make(config, "data")
+def data(config: DictConfig) -> Any:
+    """The data set, read and divided; or a LightningDataModule of a person's own, beside their module."""
+    module: Any = make(config, "data")
+    if not isinstance(module, ImageDataModule):
+        if not (config.get("module") and isinstance(module, L.LightningDataModule)):
+            raise ConfigError(f"data: {type(module).__name__} goes with module=NAME, a LightningModule of your own")
+        return module
     fast_dev_run = int(config.trainer.get("fast_dev_run") or 0)
     module.load(classifiers.layout(config), fast_dev_run or config.trainer.get("limit_train_batches"))
     return module
 
 
-def load_data(
-    module: Classifier, data_dir: str, other: DictConfig | None = None, seed: int | None = None
-) -> ImageDataModule:
-    """The data set of the run that `module` was loaded from, read and divided as it was then.
+def load_data(record: dict[str, Any], data_dir: str, other: DictConfig | None = None, seed: int | None = None) -> Any:
+    """The data set of a run, read and divided as it was then.
 
     Args:
-        module: With its record.
+        record: Of the classifier that was loaded, or of the checkpoint.
         data_dir: Where prepared data sets are on this machine.
         other: Config of another data set of the same form, to take its place.
         seed: What divides `other`, unless it has a seed of its own; None for the run's.
@@ -86,17 +118,18 @@ def load_data(
     Raises:
         ConfigError: The data are not those of the checkpoint, by name, classes or image shape.
     """
-    config = DictConfig(module.record["config"])
+    config = DictConfig(record["config"])
     config.paths.data = data_dir  # what `other` refers to is this machine's
     if other is not None:
         config.seed = config.seed if seed is None else seed
         config.data = other
     elif "dir" in config.data:
         config.data.dir = data_dir
-    config.data.batch_size = 1  # nothing is trained, so a small data set is no reason to refuse
+    if "val_fraction" in config.data:
+        config.data.batch_size = 1  # nothing is trained, so a small data set is no reason to refuse
     loaded = data(config)
-    _refuse_mismatch(module.record["data"], loaded.facts())
-    _warn_of_changes(module.record.get("checksums", {}), loaded.fingerprint())
+    _refuse_mismatch(record["data"], own_data.facts(loaded))
+    _warn_of_changes(record.get("checksums", {}), own_data.fingerprint(loaded))
     return loaded
 
 

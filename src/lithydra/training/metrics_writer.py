@@ -6,7 +6,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from lithydra.training.checkpoint import run_dir
-from lithydra.training.classifier import Classifier
+from lithydra.training.teller import teller
 
 
 class MetricsWriter(Checkpoint):  # a Checkpoint, so that it runs when the epoch's metrics are known
@@ -31,15 +31,14 @@ class MetricsWriter(Checkpoint):  # a Checkpoint, so that it runs when the epoch
         self._training_seconds = time.perf_counter() - self._epoch_start
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        assert isinstance(pl_module, Classifier)
-        seconds = time.perf_counter() - self._epoch_start
-        num_images = pl_module.train_sums.num_images * trainer.world_size
-        self.images_per_second = num_images / (self._training_seconds or seconds)
-        pl_module.write({"images_per_second": self.images_per_second}, trainer.global_step)
+        told, seconds = teller(trainer), time.perf_counter() - self._epoch_start
+        if told.num_images is not None:
+            self.images_per_second = told.num_images * trainer.world_size / (self._training_seconds or seconds)
+            told.write({"images_per_second": self.images_per_second}, trainer.global_step)
         if not trainer.is_global_zero:
             return
-        row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **pl_module.epoch_metrics}
-        run_dir(trainer).add_metrics({**row, "seconds": round(seconds, 3)}, pl_module.metric_names)
+        row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **told.epoch_metrics}
+        run_dir(trainer).add_metrics({**row, "seconds": round(seconds, 3)}, told.metric_names)
 
 
 def images_per_second(trainer: L.Trainer) -> float | None:

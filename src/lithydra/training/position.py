@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from lithydra.data.loaders import TrainingOrder
 from lithydra.training.lightning_inside import finished_epochs
 
 
@@ -22,6 +23,18 @@ def progress(trainer: L.Trainer) -> dict[str, Any]:
         "batches": order.position if order.epoch == epochs else 0,
         "steps": trainer.global_step,
     }
+
+
+def within_epoch(trainer: L.Trainer) -> bool:
+    """Whether a run that is saved here can go on here: batches are left, and they will be the same ones."""
+    order = getattr(trainer.train_dataloader, "sampler", None)
+    return isinstance(order, TrainingOrder) and order.position < order.num_batches
+
+
+def trained_batches(trainer: L.Trainer) -> int:
+    """Of the epoch at hand."""
+    order = getattr(trainer.train_dataloader, "sampler", None)
+    return order.position if isinstance(order, TrainingOrder) else trainer.fit_loop.batch_idx + 1
 
 
 def random_state() -> dict[str, Any]:

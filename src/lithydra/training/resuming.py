@@ -45,7 +45,7 @@ MAY_CHANGE = (
 
 # What not even `resume_anyway` changes: a checkpoint's weights and its place in the data mean nothing elsewhere.
 NEVER_CHANGE = (
-    *("seed", "data", "normalization", "model", "method", "average", "init"),
+    *("seed", "data", "normalization", "model", "module", "method", "average", "init"),
     *("optimizer._target_", "optimizer_groups"),  # by which an optimizer's state is laid out
 )
 

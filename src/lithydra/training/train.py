@@ -3,6 +3,7 @@
 import logging
 import time
 from contextlib import ExitStack
+from typing import Any
 
 import lightning as L
 from omegaconf import DictConfig, OmegaConf
@@ -15,7 +16,7 @@ from lithydra.run.directory import RunDir, now
 from lithydra.run.lifecycle import tracked
 from lithydra.run.provenance import all_choices, all_overrides, provenance, warn_of_threads
 from lithydra.run.table import print_results
-from lithydra.training import build, hparams
+from lithydra.training import build, hparams, own_data, own_module
 from lithydra.training.checkpoint import kept
 from lithydra.training.classifier import Classifier
 from lithydra.training.dry_run import try_out
@@ -45,28 +46,34 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
     L.seed_everything(config.seed, verbose=False)
     place = build.place(config)
     data = build.data(config)
-    module = build.classifier(config, data)
-    try_out(config, data, module, place)
+    module = build.module(config, data)
+    names = try_out(config, data, module, place)
 
     main = place.is_global_zero
     run = open_run(config, choices, main=main)
-    module.record = {"config": frozen(config), "data": data.facts(), "checksums": data.fingerprint()}
+    facts, checksums = own_data.facts(data), own_data.fingerprint(data)
+    record = {"config": frozen(config), "data": facts, "checksums": checksums}
+    if isinstance(module, Classifier):
+        module.record, told = record, module
+    else:
+        record["normalization"] = own_data.constants(data)
+        told = own_module.OwnModule(record, names, exact=isinstance(data, ImageDataModule))
     config.run = str(run.path)
     job = {"config": OmegaConf.to_container(config, resolve=True), "choices": choices, "overrides": overrides}
     with ExitStack() as stack:
-        checkpoint = stack.enter_context(owned(run, config, module.record, writes=main))
+        checkpoint = stack.enter_context(owned(run, config, record, writes=main))
         if main:
-            stack.enter_context(tracked(run, module.record["config"]))
+            stack.enter_context(tracked(run, record["config"]))
         interrupts = stack.enter_context(interruptible(run))
-        trainer, callbacks = build.trainer(config, run.path, data, module, interrupts)
+        trainer, callbacks = build.trainer(config, run.path, data, told, interrupts)
         stack.enter_context(other_processes(trainer, job, interrupts))
         if main:
             choices = all_choices(run, {**several(config), **choices}, overrides)
-            facts = {**data.facts(), **data.fingerprint()}
+            facts |= checksums
             origin = provenance(config.seed, choices, overrides, facts, build.how_it_trains(config, trainer, data))
             warn_of_threads(run)
             run.add_provenance(origin)
-            hparams.log_settings(trainer, module.record["config"])
+            hparams.log_settings(trainer, record["config"])
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         trainer.strategy.barrier()  # until the main process has named the best checkpoint
         metrics, end = kept(trainer).metrics, ending(trainer, config, callbacks)
@@ -85,20 +92,23 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
     return metrics.get(config.monitor.metric)
 
 
-def test(trainer: L.Trainer, module: Classifier, data: ImageDataModule, run: RunDir) -> dict[str, float]:
+def test(trainer: L.Trainer, module: L.LightningModule, data: Any, run: RunDir) -> dict[str, float]:
     """The test metrics of the checkpoint that stands for the run."""
     keeper = kept(trainer)
     if keeper.best_epoch is None:
-        why = "No validation" if data.val is None else f"{keeper.monitor} was not measured"
+        unvalidated = isinstance(data, ImageDataModule) and data.val is None
+        why = "No validation" if unvalidated else f"{keeper.monitor} was not measured"
         log.info("%s, so no best epoch: the last weights are tested.", why)
     path = run.last if keeper.best_epoch is None else run.best
+    if not isinstance(module, Classifier):
+        return own_module.test(trainer, module, data, load(path)["state_dict"])
     module.load_state_dict(module.state_of(load(path)))
     module.epoch_metrics = {}
     trainer.test(module, datamodule=data, verbose=False)
     return module.epoch_metrics
 
 
-def on_run_end(trainer: L.Trainer, module: Classifier, data: ImageDataModule) -> None:
+def on_run_end(trainer: L.Trainer, module: L.LightningModule, data: Any) -> None:
     """Call the hook of this name of each callback that has one: the results are written."""
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
         if hasattr(callback, "on_run_end"):

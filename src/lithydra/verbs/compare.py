@@ -12,7 +12,7 @@ from lithydra.checks.output import distinct_names, output_of, writing
 from lithydra.errors import ConfigError
 from lithydra.run.config import FOLLOWS, flatten
 from lithydra.run.directory import RunDir
-from lithydra.run.metric_names import better, ordered
+from lithydra.run.metric_names import better, ordered, parts
 
 # Where a run lies and what it shows say nothing about what it is; names repeat what the target says.
 UNIMPORTANT = ("paths.", "run", "resume", "sweep.", "logger.", "callbacks.plots", "callbacks.progress_bar")
@@ -65,7 +65,7 @@ def _table(title: str, names: list[str], columns: dict[str, list[str]]) -> Table
     table = Table(title=title)
     table.add_column("run", overflow="fold")
     for name in columns:
-        figure = "/" in name
+        figure = "/" in name or bool(parts(name)[0])
         table.add_column(name.replace("/", "\n"), justify="right" if figure else "left", no_wrap=figure)
     for row in zip(map(escape, names), *columns.values(), strict=True):
         table.add_row(*row)

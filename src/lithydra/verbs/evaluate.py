@@ -1,19 +1,23 @@
 """Evaluate a run's checkpoint on a split of its data set, or of another one of the same form."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from lithydra.data.base import ImageDataModule
 from lithydra.data.loaders import EvaluationLoader
 from lithydra.errors import ConfigError, nearest
 from lithydra.run.directory import RunDir
-from lithydra.run.metric_names import names_of, words
+from lithydra.run.metric_names import by_split, words
 from lithydra.run.table import how
 from lithydra.training import build
-from lithydra.training.loading import load, load_data
+from lithydra.training.classifier import Classifier
+from lithydra.training.loading import load, load_data, stored
+from lithydra.training.own_runs import evaluate_own
 
 SPLITS = ("test", "val", "train")
 
@@ -28,29 +32,36 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         raise ConfigError(f"split={config.split}: one of {', '.join(SPLITS)}.{nearest(config.split, SPLITS)}")
     run = RunDir.open(Path(config.run))
     file = run.named_checkpoint(config.checkpoint)
-    module = load(file, trust=config.trust, weights=config.weights, tta=config.tta)
-    data = load_data(module, config.paths.data, config.get("data"), config.seed)
-    split = getattr(data, config.split)
-    if split is None:
-        raise ConfigError("split=val: the run had no validation part (data.val_fraction=0)")
-    module.test_metrics.split = config.split
+    module: Any = load(file, trust=config.trust, weights=config.weights, tta=config.tta)
+    record = stored(file, config.checkpoint, config.trust)[0]["lithydra"]
+    data = load_data(record, config.paths.data, config.get("data"), config.seed)
     trainer = L.Trainer(
         accelerator=build.device(config).type,
         devices=1,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        precision=module.record["config"]["trainer"]["precision"],
+        precision=record["config"]["trainer"]["precision"],
     )
-    trainer.test(module, dataloaders=EvaluationLoader(split, data.eval_batch_size), verbose=False)
-    metrics = module.epoch_metrics
-    names = names_of(metrics)
-    table = Table(
-        "split",
-        "images",
-        *map(words, names),
-        title=f"Run {run.path.name}, {file.name}{how(module.record['config'], config.weights, config.tta)}",
-    )
-    table.add_row(config.split, f"{len(split):,}", *(f"{metrics[f'{config.split}/{name}']:.4f}" for name in names))
+    if isinstance(module, Classifier):
+        metrics, count = _of_classifier(trainer, module, data, config.split)
+    else:
+        metrics, count = evaluate_own(trainer, module, DictConfig(record["config"]), data, config.split)
+    values = by_split(metrics)[config.split]
+    title = f"Run {run.path.name}, {file.name}{how(record['config'], config.weights, config.tta)}"
+    table = Table("split", "images", *map(words, values), title=title)
+    images = "" if count is None else f"{count:,}"
+    table.add_row(config.split, images, *(f"{value:.4f}" for value in values.values()))
     Console(highlight=False).print(table)
     return metrics
+
+
+def _of_classifier(
+    trainer: L.Trainer, module: Classifier, data: ImageDataModule, name: str
+) -> tuple[dict[str, float], int]:
+    split = getattr(data, name)
+    if split is None:
+        raise ConfigError("split=val: the run had no validation part (data.val_fraction=0)")
+    module.test_metrics.split = name
+    trainer.test(module, dataloaders=EvaluationLoader(split, data.eval_batch_size), verbose=False)
+    return module.epoch_metrics, len(split)

@@ -19,7 +19,7 @@ from lithydra.errors import ConfigError
 from lithydra.run import plots
 from lithydra.run.style import BAD, INK, style
 from lithydra.training.classifier import Classifier
-from lithydra.training.loading import load, load_data
+from lithydra.training.loading import load_classifier, load_data
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,12 +41,12 @@ def explain(config: DictConfig) -> Path:
     Raises:
         ConfigError: No such run or images, or a net that has no gradient.
     """
-    module = load(
+    module = load_classifier(
         config.run, config.checkpoint, trust=config.trust, weights=config.weights, tta=config.tta
     ).requires_grad_(True)
     if not list(module.net.parameters()):
         raise ConfigError(f"run={config.run}: its net learns without a gradient, and these methods follow one")
-    data = load_data(module, config.paths.data)
+    data = load_data(module.record, config.paths.data)
     assert data.test is not None
     positions = choose(module, data.test, config)
     images, labels = next(data.test.batches([positions]))

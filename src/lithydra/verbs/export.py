@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lithydra.checks.output import output_of, writing
 from lithydra.errors import LithydraError
 from lithydra.training.classifier import Classifier
-from lithydra.training.loading import load, load_data
+from lithydra.training.loading import load_classifier, load_data
 
 TOLERANCE = 1e-4  # largest absolute difference of a logit or a probability
 TIMED_CALLS, TIMED_SECONDS = 30, 1.0  # at most, whichever comes first
@@ -46,10 +46,10 @@ def export(config: DictConfig) -> Path:
         ConfigError: No such run or checkpoint.
         LithydraError: The exported model gives other numbers than the run's.
     """
-    module = load(config.run, config.checkpoint, trust=config.trust, weights=config.weights, tta=config.tta)
+    module = load_classifier(config.run, config.checkpoint, trust=config.trust, weights=config.weights, tta=config.tta)
     model = Exported(module, config.preprocessing).eval().to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     output = output_of("export", config)
-    data = load_data(module, config.paths.data)
+    data = load_data(module.record, config.paths.data)
     assert data.test is not None
     positions = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[: config.num_images]
     images, labels = next(data.test.batches([positions]))

@@ -24,7 +24,7 @@ from lithydra.data.prepare import refuse_zip_bomb
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.training import build
 from lithydra.training.classifier import Classifier
-from lithydra.training.loading import load
+from lithydra.training.loading import load_classifier
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,8 @@ def predict(config: DictConfig) -> Path:
         LithydraError: After the good images were predicted: some could not be read.
         ConfigError: No such run or input.
     """
-    module = load(config.run, config.checkpoint, build.device(config), config.trust, config.weights, config.tta)
+    how = {"trust": config.trust, "weights": config.weights, "tta": config.tta}
+    module = load_classifier(config.run, config.checkpoint, build.device(config), **how)
     num_classes = len(module.class_names)
     top_k = min(TOP_K, num_classes) if config.top_k is None else config.top_k
     if not 1 <= top_k <= num_classes:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from lithydra.data.images import ImageError, decode
 from lithydra.run.signals import stop_on_signal
 from lithydra.training.classifier import Classifier
-from lithydra.training.loading import load
+from lithydra.training.loading import load_classifier
 
 if TYPE_CHECKING:
     import gradio  # pyright: ignore[reportMissingImports]
@@ -30,7 +30,7 @@ STROKE_MARGIN = 0.2  # around a drawing, as a part of its longer side: MNIST's d
 
 def serve(config: DictConfig) -> None:
     """Serve until Ctrl-C."""
-    module = load(config.run, config.checkpoint, trust=config.trust, weights=config.weights, tta=config.tta)
+    module = load_classifier(config.run, config.checkpoint, trust=config.trust, weights=config.weights, tta=config.tta)
     app = page(module, Path(config.run).name)
     import gradio  # pyright: ignore[reportMissingImports]
     from starlette.middleware import Middleware  # pyright: ignore[reportMissingImports]
