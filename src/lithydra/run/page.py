@@ -76,7 +76,7 @@ def content(run: RunDir) -> dict[str, Any]:
         "tile": "acc" if "acc" in names_of(metrics) else parts(config["monitor"]["metric"])[1],
         "words": words,
         "settings": {
-            **{group: choices[group] for group in SETTINGS if choices.get(group)},
+            **{group: choices[group] for group in SETTINGS if choices.get(group, "none") != "none"},
             "lr": config["lr"],
             "batch size": config["data"].get("batch_size"),
             "seed": config["seed"],
