@@ -146,3 +146,8 @@ def test_views_are_those_of_the_run_unless_others_are_asked_for(run_train: RunTr
     loaded, plain = lithydra.load(run.path), lithydra.load(run.path, tta="none")
     torch.testing.assert_close(loaded(images), (plain(images) + plain(images.flip(3))) / 2)
     assert not torch.equal(loaded(images), plain(images))
+
+
+def test_an_average_of_the_end_is_not_trained_longer(run_train: RunTrain) -> None:
+    run = run_train(*SMALL, "average=swa")
+    assert run.read_status()["no_more_epochs"] == "average.start was laid out over this run"

@@ -130,6 +130,8 @@ def test_divergence_is_found_and_no_nan_is_saved(run_train: RunTrain, tmp_path: 
         ("average=ema", "average: is lithydra's own"),
         ("tta=flip", "tta: is lithydra's own"),
         ("regularizer=l2", "regularizer: is lithydra's own"),
+        ("callbacks=histograms", r"callbacks\.parameter_histograms: is lithydra's own"),
+        ("init.from=.", r"init\.from: is lithydra's own"),
         ("trainer.steps_per_execution=4", r"trainer\.steps_per_execution=4: Lightning's own loop takes one"),
         ("accelerator=ddp_cpu", "a module of one's own trains in one process"),
     ],
@@ -158,3 +160,26 @@ def test_its_logs_go_to_the_loggers_by_optimizer_steps(run_train: RunTrain) -> N
     events = EventAccumulator(str(run.path / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("val_acc")] == [16, 33]
     assert {event.step for event in events.Scalars("train_loss")} <= {*range(4, 34, 5)}
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_its_batches_are_of_its_precision(run_train: RunTrain, precision: str) -> None:
+    run = run_train(*SHORT, *OWN, f"trainer.precision={precision}")
+    types = {"64-true": torch.float64, "bf16-true": torch.bfloat16}
+    assert weights(run)["head.weight"].dtype == types.get(precision, torch.float32)
+
+
+def test_a_part_of_the_batches_of_ones_own_data(run_train: RunTrain) -> None:
+    run = run_train("trainer.max_epochs=1", *QUIET, DATA, *OWN, "trainer.limit_train_batches=4")
+    assert run.read_metrics()[-1]["step"] == "4"
+
+
+class Masked(LitClassifier):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.full((2,), -torch.inf))
+
+
+def test_a_buffer_may_be_infinite(run_train: RunTrain) -> None:
+    run = run_train(*SHORT, "+module._target_=test_own_module.Masked", *OWN[2:], "trust=[test_own_module]")
+    assert run.read_status()["state"] == "finished"

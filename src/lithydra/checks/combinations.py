@@ -98,12 +98,21 @@ def _module(config: dict[str, Any]) -> Iterator[str]:
     if not config["module"]:
         return
     unused = {"average": config["average"], "tta": config["tta"] != "none", "regularizer": config["regularizer"]}
-    unused |= {"compile": config["compile"], "trainer.max_seconds": config["trainer"].get("max_seconds")}
+    unused |= {f"callbacks.{name}": _looks_into_nets(node) for name, node in config["callbacks"].items()}
+    unused |= {
+        "init.from": config.get("init", {}).get("from"),
+        "compile": config["compile"],
+        "trainer.max_seconds": config["trainer"].get("max_seconds"),
+    }
     for key, value in unused.items():
         if value:
             yield f"{key}: is lithydra's own; module={config['module']['_target_']} has its own step"
     if config["trainer"]["steps_per_execution"] not in ("auto", 1):
         yield f"trainer.steps_per_execution={config['trainer']['steps_per_execution']}: Lightning's own loop takes one"
+
+
+def _looks_into_nets(callback: dict[str, Any]) -> bool:
+    return callback["_target_"].startswith(("lithydra.callbacks.histograms.", "lithydra.callbacks.layer_statistics."))
 
 
 def _average(config: dict[str, Any]) -> Iterator[str]:

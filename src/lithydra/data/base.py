@@ -158,7 +158,8 @@ class ImageDataModule(L.LightningDataModule):
         """With `as_floats`, batches are (images, labels) as it makes them: for a LightningModule that expects such."""
         if self.as_floats is None:
             return batch
-        return self.as_floats(next(batch.batches()) if isinstance(batch, Chunk) else batch)
+        floats = self.as_floats(next(batch.batches()) if isinstance(batch, Chunk) else batch)
+        return self.trainer.precision_plugin.convert_input(floats) if self.trainer else floats
 
     def _share(self) -> dict[str, int]:
         trainer = self.trainer

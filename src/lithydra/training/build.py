@@ -115,6 +115,8 @@ def trainer(
         settings["max_epochs"] = 1
     if isinstance(module, OwnModule):
         settings |= {key: config.trainer[key] for key in classifiers.CLASSIFIER_KEYS}
+        if not isinstance(data, ImageDataModule):  # else its loader has fewer batches
+            settings["limit_train_batches"] = config.trainer.get("limit_train_batches")
     if isinstance(data, ImageDataModule) and data.val is None:
         settings["limit_val_batches"] = 0
     keeper = RunCheckpoint(config.monitor.metric, config.monitor.mode, **config.checkpoint)

@@ -233,7 +233,7 @@ class OwnModule(Checkpoint):  # a Checkpoint, so that it runs when the epoch's m
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._refuse_broken_losses(trainer)
-        named = [(name, value) for name, value in pl_module.state_dict().items() if value.is_floating_point()]
+        named = [(name, p.detach()) for name, p in pl_module.named_parameters()]  # a buffer may be infinite: a mask is
         if named and not all_finite([value for _, value in named]):
             raise state_diverged(named, trainer.global_step, _lr(trainer), self._saved_step())
         place = position.progress(trainer) if self.exact else {"epochs": finished_epochs(trainer), "batches": 0}

@@ -155,8 +155,9 @@ def stoppers(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def laid_out(config: Mapping[str, Any]) -> str | None:
-    """The setting of the scheduler that is the length of the run."""
-    return next((key for key, value in flatten(config["scheduler"], "scheduler") if value == "total"), None)
+    """The setting of the schedule, or of the average, that goes by the length of the run."""
+    average = "average.start" if "start" in (config.get("average") or {}) else None
+    return next((key for key, value in flatten(config["scheduler"], "scheduler") if value == "total"), average)
 
 
 def _refuse_new_length(stored: dict[str, Any], config: DictConfig) -> None:
