@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lithydra.files import append_rows, write_rows
+from lithydra.methods.base import evaluating
 from lithydra.models.layers import ACTIVATIONS
 from lithydra.run.directory import LAYER_COLUMNS, RunDir
 from lithydra.training.checkpoint import run_dir
@@ -73,17 +74,13 @@ def measure(module: GradientClassifier, images: Tensor, labels: Tensor) -> list[
         for name, layer in module.net.named_modules()
         if isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd)) and layer.weight.requires_grad  # pyright: ignore
     }
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
     try:
-        with torch.enable_grad():
+        with evaluating(module), torch.enable_grad():
             loss = module.loss(module.net(module.normalization(images)), labels)
             gradients = torch.autograd.grad(loss, list(weights.values()))
     finally:
         for hook in hooks:
             hook.remove()
-        for part, mode in modes.items():
-            part.training = mode
     rows = [
         _row(name, "gradient", g.float().square().mean().sqrt()) for name, g in zip(weights, gradients, strict=True)
     ]

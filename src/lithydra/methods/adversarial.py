@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lithydra.methods.base import Method, as_pixels, evaluating
+from lithydra.metrics import predicted_classes
 
 
 class Adversarial(Method):
@@ -44,8 +45,7 @@ class Adversarial(Method):
             generator = torch.Generator(images.device).manual_seed(0)
             attacked = self.attacked(pixels, labels, generator)
         logits = self.net(self.normalize(attacked))
-        predicted = logits.argmax(1) if logits.shape[1] > 1 else (logits[:, 0] > 0).long()
-        return {"robust_acc": (predicted == labels).float().mean()}
+        return {"robust_acc": (predicted_classes(logits) == labels).float().mean()}
 
     def attacked(self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images (B, C, H, W) in [0, 1], each moved to where the loss of its label is larger."""

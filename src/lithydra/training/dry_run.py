@@ -29,10 +29,10 @@ from lithydra.training.instantiate import refuse_unknown_arguments, targets
 from lithydra.training.lightning_inside import CommandLauncher
 from lithydra.training.statistics import StatisticsClassifier
 
-# Long beside the 2 to 4 ms that a chunk costs, short beside an epoch: at a chunk's end the losses are looked at, and
-# several processes agree on signals and on saves by time. A single process heeds those at each step.
 log = logging.getLogger(__name__)
 
+# Long beside the 2 to 4 ms that a chunk costs, short beside an epoch: at a chunk's end the losses are looked at, and
+# several processes agree on signals and on saves by time. A single process heeds those at each step.
 CHUNK_SECONDS = 0.5
 MAX_STEPS = 1024  # bounds the logits that a chunk keeps
 LONGEST_TRIAL, TRIAL_SHARE = 5.0, 0.1  # in seconds, and as a part of trainer.max_seconds
