@@ -5,6 +5,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from killing import COMMON, SETTINGS, Killing, SignalAt, differences, in_child, 
 from lithydra.errors import ConfigError
 from lithydra.run.directory import RunDir
 from lithydra.run.lifecycle import new_run, new_run_at, own
+from lithydra.training.dry_run import try_out
 from lithydra.training.engine import GradientClassifier
 
 PROMISE = "11. A run directory has one owner"
@@ -81,6 +83,23 @@ def test_of_two_processes_exactly_one_goes_on(data_dir: Path, tmp_path: Path, ve
         assert run.read_status()["state"] == "finished"
         assert len(run.read_metrics()) == 3
         assert differences(killing.reference("steps"), outcome(run)) == []
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_refused(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killing, run = Killing(data_dir, tmp_path), RunDir(tmp_path / "run")
+    assert killing.child(*COMMON, *SETTINGS["steps"], f"run={run.path}", kill=SignalAt("batch", 20)) == -9
+
+    def meanwhile(*parts: Any) -> list[str]:
+        monkeypatch.setattr("lithydra.training.train.try_out", try_out)
+        assert killing.child(f"resume={run.path}") == 0
+        return try_out(*parts)
+
+    monkeypatch.setattr("lithydra.training.train.try_out", meanwhile)
+    with pytest.raises(ConfigError, match="finished after 3 epochs"):
+        killing.train(f"resume={run.path}")
+    assert run.read_status()["state"] == "finished"
 
 
 def test_a_second_process_changes_nothing(data_dir: Path, tmp_path: Path) -> None:

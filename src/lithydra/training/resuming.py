@@ -90,7 +90,7 @@ def resumed(
         config[key] = composed[key]
     check(config, choices)
     _refuse_new_length(stored, config)
-    _refuse_finished(run, stored, config)
+    refuse_finished(run, stored, config)
     return config
 
 
@@ -175,7 +175,7 @@ def refuse_shorter(config: DictConfig, epochs: int, steps: int) -> None:
             raise ConfigError(f"trainer.{key}={config.trainer[key]}: the run is in {key[4:-1]} {done} already")
 
 
-def _refuse_finished(run: RunDir, stored: dict[str, Any], config: DictConfig) -> None:
+def refuse_finished(run: RunDir, stored: dict[str, Any], config: DictConfig) -> None:
     """Raise ConfigError where nothing is left to train, and say what would be."""
     trainer = config.trainer
     try:

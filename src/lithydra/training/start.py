@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 from lithydra.errors import ConfigError
 from lithydra.run.directory import RunDir
 from lithydra.run.lifecycle import logged, new_run, new_run_at, own, refuse_second_run
-from lithydra.training.repair import newest, repair
-from lithydra.training.resuming import refuse_changes, refuse_shorter
+from lithydra.training.repair import newest, repair, stored_config
+from lithydra.training.resuming import refuse_changes, refuse_finished, refuse_shorter
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ def owned(run: RunDir, config: DictConfig, record: dict[str, Any], *, writes: bo
         if config.resume:
             if writes:
                 repair(run)
+                refuse_finished(run, stored_config(run), config)  # by another process, since the config was checked
             yield resume_from(run, config, record, writes=writes)
         else:
             if writes:
