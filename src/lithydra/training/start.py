@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from lithydra.errors import ConfigError
 from lithydra.run.directory import RunDir
 from lithydra.run.lifecycle import logged, new_run, new_run_at, own, refuse_second_run
-from lithydra.training.repair import newest, repair, stored_config
+from lithydra.training.repair import newest, repair
 from lithydra.training.resuming import refuse_changes, refuse_finished, refuse_shorter
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,6 @@ def owned(run: RunDir, config: DictConfig, record: dict[str, Any], *, writes: bo
         if config.resume:
             if writes:
                 repair(run)
-                refuse_finished(run, stored_config(run), config)  # by another process, since the config was checked
             yield resume_from(run, config, record, writes=writes)
         else:
             if writes:
@@ -64,7 +63,7 @@ def resume_from(run: RunDir, config: DictConfig, record: dict[str, Any], *, writ
 
     Raises:
         DamagedCheckpoint: There are checkpoints, and none is whole.
-        ConfigError: The checkpoint is of other data, or of another config.
+        ConfigError: The checkpoint is of other data, or of another config; or nothing is left to train.
     """
     found = newest(run, writes=writes)
     if found is None:
@@ -75,6 +74,7 @@ def resume_from(run: RunDir, config: DictConfig, record: dict[str, Any], *, writ
     path, written = found
     refuse_other_data(run, written, record)
     refuse_changes(run, written["config"], record["config"], written["config"], anyway=config.resume_anyway)
+    refuse_finished(run, written["config"], config)  # by another process, since the config was checked
     progress = written["progress"]
     refuse_shorter(config, progress["epochs"] + (progress["batches"] > 0), progress["steps"])
     log.info("Going on after epoch %d, step %d (%s)", progress["epochs"], progress["steps"], path.name)
