@@ -1,5 +1,7 @@
 """Run all recipes and studies that have not been run yet, and write docs/results.md from their directories.
 
+What is on the page and has no directory here, since it ran on another machine, stays as it is.
+
 python benchmarks/reproduce.py                      hours on a CPU; stop it and start it again as you like
 python benchmarks/reproduce.py --quick              on a tenth of the data; its page goes beside its runs
 python benchmarks/reproduce.py --only cifar10_cnn fashion_mnist/optimizer
@@ -15,7 +17,7 @@ from rich.console import Console
 
 from lithydra.errors import ConfigError
 from reproduction import page, running
-from reproduction.plan import ROOT, items
+from reproduction.plan import ROOT, items, note_of_studies
 
 
 def main() -> int:
@@ -41,7 +43,8 @@ def main() -> int:
         print("Stopped; what was running is saved, and the same command goes on.", file=sys.stderr)
         return 130
     command = shlex.join(["python", "benchmarks/reproduce.py", *(["--quick"] if arguments.quick else [])])
-    page.write(target, items(folder, arguments.quick), quick=arguments.quick, command=command)
+    found = items(folder, arguments.quick)
+    page.write(target, found, quick=arguments.quick, command=command, note=note_of_studies())
     console.print(f"written        {target}")
     return 1 if failed else 0
 

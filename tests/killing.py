@@ -92,7 +92,10 @@ OPENED = {
         *("trainer.steps_per_execution=16", "checkpoint.every_n_steps=5"),
     ),
     "seconds": ("trainer.max_seconds=0.2", "scheduler=cosine", "checkpoint.every_n_steps=3"),
-    "metrics": ("metrics=[accuracy,macro_f1,auroc]", "monitor.metric=val/macro_f1", "scheduler=plateau"),
+    "metrics": (
+        *("metrics=[accuracy,macro_f1,auroc]", "monitor.metric=val/macro_f1", "scheduler=plateau"),
+        *("train_metrics=true", "checkpoint.every_n_steps=3"),
+    ),
 }
 
 

@@ -51,6 +51,8 @@ def settings_for(choice: str, compose: Compose, tiny_npz: Path, folder: Path) ->
             given += ["init.from=null", "init.freeze=none", "init.head=auto"]
         data = str(config.data.name)
         stand_ins = [*stand_in(data, compose, tiny_npz, folder), *([] if data == "digits" else ["data.limit=null"])]
+        if config.method.get("teacher"):
+            given += ["method.teacher=TEACHER"]
         size = config.data.get("image_size")  # for which its net is made
         sizes = [f"data.image_size={size}"] if size else []
         return [*given, *stand_ins, *sizes, *QUICK, "data.batch_size=8", "data.val_fraction=0"]
@@ -96,7 +98,8 @@ def test_logits_are_equal_in_a_fresh_process_elsewhere(
         work.mkdir(parents=True)
         settings = settings_for(choice, compose, tiny_npz, work)
         if any("TEACHER" in setting for setting in settings):
-            teacher = run_train("data.limit=300", *QUICK)
+            data = [setting for setting in settings if setting.startswith(("data.", "paths."))]
+            teacher = run_train(f"data={compose(*settings).data.name}", *data, *QUICK)
             settings = [setting.replace("TEACHER", str(teacher.path)) for setting in settings]
         run = run_train("test=false", *settings)
         module = load(run.path, "last")

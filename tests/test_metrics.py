@@ -50,6 +50,34 @@ def test_metrics_are_those_of_scikit_learn(run_train: RunTrain) -> None:
     }
 
 
+@pytest.mark.parametrize("net", ["mlp", "nearest_mean"])
+def test_metrics_of_training_are_on_request(run_train: RunTrain, net: str) -> None:
+    """At a rate that changes nothing they are those of the random net, so that evaluation can measure them too."""
+    settings = (*SMALL, ALL, f"model={net}", "lr=1e-20", "trainer.max_epochs=1", "data.batch_size=17")
+    run = run_train(*settings, "train_metrics=true", "trainer.steps_per_execution=4")
+    row = rows(run)[0]
+    module = lithydra.load(run.path)
+    data = load_data(module.record, module.record["config"]["paths"]["data"])
+    assert data.train is not None
+    images, labels = next(data.train.batches([torch.arange(len(data.train))]))
+    with torch.no_grad():
+        probabilities = module.probabilities(module(images)).double()
+    predicted = probabilities.argmax(1)
+    assert float(row["train/macro_f1"]) == pytest.approx(f1_score(labels, predicted, average="macro"), abs=1e-4)
+    shares = probabilities / probabilities.sum(1, keepdim=True)
+    assert float(row["train/auroc"]) == pytest.approx(roc_auc_score(labels, shares, multi_class="ovr"), abs=1e-4)
+    assert float(row["train/recall"]) != pytest.approx(float(row["val/recall"]), abs=1e-6)
+    assert run.read_status()["metrics"]["train/macro_f1"] == float(row["train/macro_f1"])
+
+
+def test_metrics_of_mixed_images_go_by_the_larger_part(run_train: RunTrain) -> None:
+    settings = (*SMALL, "metrics=[accuracy,recall]", "metrics.recall.average=micro", "train_metrics=true")
+    for augmentation in ("none", "mixup"):
+        done = run_train(*settings, f"augmentation={augmentation}")
+        for row in rows(done):
+            assert float(row["train/recall"]) == pytest.approx(float(row["train/acc"]), abs=1e-6)
+
+
 @pytest.mark.parametrize("size", [7, 100])
 def test_metrics_do_not_depend_on_the_batch(run_train: RunTrain, size: int) -> None:
     metrics = [

@@ -1,10 +1,11 @@
-"""docs/results.md, from run and sweep directories alone."""
+"""docs/results.md, from run and sweep directories; what is not here stands as the page had it."""
 
 import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,11 +34,38 @@ RECIPE_COLUMNS = (
     "hardware",
     "verdict",
 )
-OTHERS = {"test loss": "test/loss", "train acc": "train/acc", "train loss": "train/loss"}
+ACCURACY = "test/acc"
+ORIGIN = " runs, of the commits "
+OTHERS = {"test acc": ACCURACY, "test loss": "test/loss", "train acc": "train/acc", "train loss": "train/loss"}
 
 
-def write(path: Path, items: Sequence[Item], *, quick: bool, command: str) -> None:
-    """Write the page and its pictures, these into images/results/ beside it."""
+@dataclass(frozen=True)
+class Earlier:
+    """The page as it was."""
+
+    origins: list[str]  # the lines that say which commits the runs are of
+    rows: dict[str, str]  # by the command
+    sections: dict[str, list[str]]  # of studies, by name
+
+    @classmethod
+    def read(cls, path: Path) -> "Earlier":
+        lines = path.read_text().splitlines() if path.exists() else []
+        rows = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
+        heads = [index for index, line in enumerate(lines) if line.startswith("### ")]
+        sections = {lines[start].split("`")[1]: lines[start:end] for start, end in pairwise([*heads, len(lines)])}
+        return cls([line for line in lines if ORIGIN in line], rows, sections)
+
+    def measured(self, command: str) -> bool:
+        return command in self.rows and "not measured" not in self.rows[command]
+
+    def row(self, command: str, cells: Sequence[str], here: bool) -> str:
+        """A row of a table; where nothing was measured here but then, as it was."""
+        return self.rows[command] if not here and self.measured(command) else _row([f"`{command}`", *cells])
+
+
+def write(path: Path, items: Sequence[Item], *, quick: bool, command: str, note: str = "") -> None:
+    """Write the page and its pictures, these into images/results/ beside it. The note is of the studies."""
+    earlier = Earlier.read(path)
     images = path.parent / "images" / "results"
     images.mkdir(parents=True, exist_ok=True)
     recipes = [item for item in items if isinstance(item, Recipe)]
@@ -45,49 +73,54 @@ def write(path: Path, items: Sequence[Item], *, quick: bool, command: str) -> No
     lines = ["# Results", "", f"Written by `{command}` from the run directories; not one number is edited by hand."]
     if quick:
         lines += ["**Of a quick pass: on a tenth of the data and with fewer seeds, so the goals do not apply.**"]
-    lines += _machines(recipes, studies)
+    lines += [*dict.fromkeys([*earlier.origins, *_origin(recipes, studies)]), TIMES]
     on_cpu = [recipe for recipe in recipes if not recipe.needs_gpu]
-    lines += ["", "## Recipes", "", *_recipes(on_cpu, recipes, quick), "", *_reasons(on_cpu)]
-    if plot_recipes(recipes, images / "recipes.png"):
+    lines += ["", "## Recipes", "", *_recipes(on_cpu, recipes, quick, earlier), "", *_reasons(on_cpu)]
+    picture = images / "recipes.png"
+    elsewhere = [recipe for recipe in on_cpu if not _finished(recipe) and earlier.measured(_command(recipe))]
+    if picture.exists() if elsewhere else plot_recipes(recipes, picture):  # it is of all
         lines += ["![Training accuracy by epoch, and the test accuracy](images/results/recipes.png)", ""]
     if on_gpu := [recipe for recipe in recipes if recipe.needs_gpu]:
-        lines += ["## On a GPU", "", *_recipes(on_gpu, recipes, quick), "", *_reasons(on_gpu)]
+        lines += ["## On a GPU", "", *_recipes(on_gpu, recipes, quick, earlier), "", *_reasons(on_gpu)]
     judged = {study.name: _judge(study) for study in studies}
-    lines += ["## Studies", "", *_studies(studies, judged)]
-    for one in filter(None, judged.values()):
-        lines += _details(one, images)
-    write_text(path, "\n".join(lines) + "\n")
+    lines += ["## Studies", "", *([note, ""] if note else []), *_studies(studies, judged, earlier), ""]
+    for study in studies:
+        one = judged[study.name]
+        lines += _details(one, images) if one else earlier.sections.get(study.name, [])
+    write_text(path, "\n".join(lines).rstrip() + "\n")
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    body = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body]
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _recipes(recipes: Sequence[Recipe], others: Sequence[Recipe], quick: bool) -> list[str]:
+def _table(header: Sequence[str], rows: Sequence[str]) -> list[str]:
+    return [_row(header), _row(["---"] * len(header)), *rows]
+
+
+def _recipes(recipes: Sequence[Recipe], others: Sequence[Recipe], quick: bool, earlier: Earlier) -> list[str]:
     by_name = {recipe.name: recipe for recipe in others}
     rows = []
     for recipe in recipes:
         runs = _finished(recipe)
-        score = accuracy(recipe)
+        score = judged_by(recipe)
         shown = str(score) if score else recipe.entry.get("not_run", "not measured")
+        name = "" if recipe.metric == ACCURACY else f"{recipe.metric} "
         seconds = [_seconds([float(row["seconds"]) for row in run.read_metrics()]) for run in runs]
-        rows.append(
-            [
-                f"`{_command(recipe)}`",
-                str(recipe.entry["reports"]),
-                f"{shown} (seed{'s' if len(runs) > 1 else ''} {_seeds(recipe)})" if score else shown,
-                _others(recipe),
-                duration(min(seconds)) if seconds else DASH,
-                hardware(runs[0]) if runs else DASH,
-                "not judged" if quick and score else _verdict(recipe, score, by_name),
-            ]
-        )
+        cells = [
+            str(recipe.entry["reports"]),
+            f"{name}{shown} (seed{'s' if len(runs) > 1 else ''} {_seeds(recipe)})" if score else shown,
+            _others(recipe),
+            duration(min(seconds)) if seconds else DASH,
+            hardware(runs[0]) if runs else DASH,
+            "not judged" if quick and score else _verdict(recipe, score, by_name),
+        ]
+        rows.append(earlier.row(_command(recipe), cells, here=bool(runs)))
     return _table(RECIPE_COLUMNS, rows)
 
 
 def _others(recipe: Recipe) -> str:
-    found = {name: _metric(recipe, key) for name, key in OTHERS.items()}
+    found = {name: _metric(recipe, key) for name, key in OTHERS.items() if key != recipe.metric}
     return ", ".join(f"{name} {spread}" for name, spread in found.items() if spread) or DASH
 
 
@@ -112,8 +145,8 @@ def _seeds(recipe: Recipe) -> str:
     return ", ".join(str(seed) for seed in recipe.seeds if recipe.finished(seed))
 
 
-def accuracy(recipe: Recipe) -> Spread | None:
-    return _metric(recipe, "test/acc")
+def judged_by(recipe: Recipe) -> Spread | None:
+    return _metric(recipe, recipe.metric)
 
 
 def _metric(recipe: Recipe, key: str) -> Spread | None:
@@ -124,7 +157,7 @@ def _verdict(recipe: Recipe, score: Spread | None, others: dict[str, Recipe]) ->
     if score is None:
         return DASH
     other = others.get(recipe.entry.get("above", ""))
-    reference = accuracy(other) if other else None
+    reference = judged_by(other) if other else None
     if other and reference:
         better = score.mean > reference.mean
         return f"{'above' if better else 'NOT above'} {other.name} ({reference})"
@@ -143,8 +176,8 @@ def hardware(run: RunDir) -> str:
     return f"{machine['cpu']}, {machine['torch_threads']} of {machine['cores']} cores{gpus}"
 
 
-def _machines(recipes: Sequence[Recipe], studies: Sequence[Study]) -> list[str]:
-    """Which commits and packages the runs are of."""
+def _origin(recipes: Sequence[Recipe], studies: Sequence[Study]) -> list[str]:
+    """Which commits and packages the runs are of, if there are any."""
     runs = [run for recipe in recipes for run in _finished(recipe)]
     for study in studies:
         if study.sweep.exists():
@@ -158,10 +191,7 @@ def _machines(recipes: Sequence[Recipe], studies: Sequence[Study]) -> list[str]:
     ]
     if not found:
         return []
-    return [
-        f"{len(found)} runs, of the commits {', '.join(commit[:7] for commit in commits)}; {', '.join(packages)}.",
-        TIMES,
-    ]
+    return [f"{len(found)}{ORIGIN}{', '.join(commit[:7] for commit in commits)}; {', '.join(packages)}."]
 
 
 @dataclass(frozen=True)
@@ -180,7 +210,7 @@ def _judge(study: Study) -> Judged | None:
     return Judged(study, sweep, judge(sweep.plan, sweep.frame, sweep.epochs))
 
 
-def _studies(studies: Sequence[Study], judged: Mapping[str, Judged | None]) -> list[str]:
+def _studies(studies: Sequence[Study], judged: Mapping[str, Judged | None], earlier: Earlier) -> list[str]:
     rows = []
     for study in studies:
         verdict, runs, seconds, machine = "not measured", DASH, DASH, DASH
@@ -192,21 +222,22 @@ def _studies(studies: Sequence[Study], judged: Mapping[str, Judged | None]) -> l
             seconds = duration(float(by_run.apply(_seconds).median())) if len(by_run) else DASH
             machine = hardware(RunDir(Path(str(frame["run"].iloc[0]))))
         expectation = study.config["study"]["expectation"]
-        rows.append([f"`python train.py -m study={study.name}`", expectation, runs, seconds, machine, verdict])
+        cells = [expectation, runs, seconds, machine, verdict]
+        rows.append(earlier.row(f"python train.py -m study={study.name}", cells, here=one is not None))
     return _table(("command", "expected", "runs", "time a run", "hardware", "verdict"), rows)
 
 
 def _details(one: Judged, images: Path) -> list[str]:
     study = one.study
     title = study.config["study"]["title"]
-    lines = ["", f"### {title} (`{study.name}`)", "", study.config["study"]["expectation"], ""]
+    lines = [f"### {title} (`{study.name}`)", "", study.config["study"]["expectation"], ""]
     lines += [f"- **{outcome.verdict}**: {outcome.claim} ({outcome.figures})" for outcome in one.outcomes]
     lines += ["", study.note] * bool(study.note)
     for picture in _pictures(one):
         target = images / f"{study.name.replace('/', '-')}-{picture.name}"
         shutil.copyfile(picture, target)
         lines += ["", f"![{title}](images/results/{target.name})"]
-    return lines
+    return [*lines, ""]
 
 
 def _pictures(one: Judged) -> list[Path]:

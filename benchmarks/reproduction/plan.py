@@ -44,18 +44,29 @@ class Recipe:
     def needs_gpu(self) -> bool:
         return "accelerator=gpu" in self.overrides
 
+    @property
+    def metric(self) -> str:
+        """What the recipe is judged by, among the metrics of status.json."""
+        return self.entry.get("metric", "test/acc")
+
+    @property
+    def recipes(self) -> Path:
+        return self.folder / "recipes"
+
     def run(self, seed: int) -> RunDir:
-        return RunDir(self.folder / "recipes" / self.name / f"seed_{seed}")
+        return RunDir(self.recipes / self.name / f"seed_{seed}")
 
     def arguments(self, seed: int) -> list[str]:
         """Of train.py: for a new run, or to resume one."""
         run = self.run(seed)
         if run.config.exists():
             return [f"resume={run.path}"]
-        first = self.entry.get("first")
-        source = [f"init.from={self.folder / 'recipes' / first / 'seed_0'}"] if first else []
+        places = {key: self.recipes / name / "seed_0" for key, name in self.entry.get("from", {}).items()}
+        places["run"] = run.path
+        overrides = [one for one in self.overrides if one.partition("=")[0] not in places]
         quick = self.entry.get("quick", QUICK) if self.quick else []
-        return [f"experiment={self.experiment}", *self.overrides, *quick, *source, f"seed={seed}", f"run={run.path}"]
+        given = [f"{key}={path}" for key, path in places.items()]
+        return [f"experiment={self.experiment}", *overrides, *quick, f"seed={seed}", *given]
 
     def finished(self, seed: int) -> bool:
         return self.run(seed).read_status().get("state") == "finished"
@@ -97,6 +108,10 @@ class Study:
 
 
 Item = Recipe | Study
+
+
+def note_of_studies() -> str:
+    return yaml.safe_load(SOURCES.read_text())["notes"]["studies"]
 
 
 def items(folder: Path, quick: bool, only: Sequence[str] = ()) -> list[Item]:

@@ -15,7 +15,8 @@ COLUMNS = 4
 @style()
 def plot_recipes(recipes: Sequence[Recipe], path: Path) -> bool:
     """Training accuracy by epoch of each run, and its test accuracy as a dashed line. False where none has ended."""
-    done = [recipe for recipe in recipes if any(recipe.finished(seed) for seed in recipe.seeds)]
+    classify = [recipe for recipe in recipes if recipe.metric == "test/acc"]
+    done = [recipe for recipe in classify if any(recipe.finished(seed) for seed in recipe.seeds)]
     if not done:
         return False
     rows = -(-len(done) // COLUMNS)

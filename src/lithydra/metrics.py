@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from lightning.fabric.utilities.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
@@ -56,11 +57,7 @@ class SplitMetrics(nn.Module):
     def update(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Mean loss () of a batch, logits (B, classes) or (B, 1), and classes (B,)."""
         self._batches.append((loss, predicted_classes(logits), labels))
-        others = [metric for metric in self._named().values() if not takes_classes(metric)]
-        if others:
-            shares = probabilities(logits)
-            for metric in others:
-                metric.update(shares[:, 1] if for_two_classes(metric) else shares, labels)
+        update_by_batch(self._named().values(), logits, labels)
 
     def update_means(self, values: Mapping[str, Tensor], size: int) -> None:
         """Further means () over the `size` images of a batch, by name."""
@@ -101,6 +98,67 @@ class SplitMetrics(nn.Module):
         self._batches = []
         for metric in (self.loss, *self.metrics.values(), *self._means.values()):
             metric.reset()  # pyright: ignore[reportCallIssue]
+
+
+class TrainingMetrics(nn.Module):
+    """Metrics of the training batches of an epoch, beside loss and accuracy, which `TrainingSums` has.
+
+    Args:
+        metrics: Torchmetrics' metrics by name; those that `TrainingSums` has are left out.
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric]) -> None:
+        super().__init__()
+        others = {name: metric for name, metric in metrics.items() if not takes_classes(metric)}
+        self.metrics = nn.ModuleDict({f"metric_{name}": metric.clone() for name, metric in others.items()})
+
+    @property
+    def named(self) -> dict[str, Metric]:
+        """By `train/NAME`."""
+        return {f"train/{name.removeprefix('metric_')}": metric for name, metric in self.metrics.items()}  # pyright: ignore[reportReturnType]
+
+    def update(self, logits: Tensor, targets: Tensor) -> None:
+        """Logits (B, classes) or (B, 1), and classes (B,) or probabilities (B, classes), of a batch."""
+        if len(logits):
+            update_by_batch(self.named.values(), logits, classes(targets))
+
+    def compute(self) -> dict[str, float]:
+        """By `train/NAME`, over all processes."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The ``compute`` method")  # of an epoch that goes on with nothing
+            return {name: metric.compute().item() for name, metric in self.named.items()}
+
+    def reset(self) -> None:
+        for metric in self.named.values():
+            metric.reset()
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """By name, what `restore` takes."""
+        return {
+            name: {key: list(value) if isinstance(value, list) else value for key, value in metric.metric_state.items()}
+            for name, metric in self.named.items()
+        }
+
+    def restore(self, states: Iterable[dict[str, dict[str, Any]]]) -> None:
+        """Go on from these; of a run that has fewer processes than before, each goes on from several."""
+        self.reset()
+        for index, state in enumerate(states):
+            for name, metric in self.named.items():
+                moved = apply_to_collection(state[name], Tensor, lambda value, to=metric.device: value.to(to))
+                if index:
+                    metric.merge_state(moved)
+                else:
+                    for key, value in moved.items():
+                        setattr(metric, key, value)
+
+
+def update_by_batch(metrics: Iterable[Metric], logits: Tensor, labels: Tensor) -> None:
+    """Update those that need more than the most probable class by logits (B, outputs) and classes (B,)."""
+    others = [metric for metric in metrics if not takes_classes(metric)]
+    if others:
+        shares = probabilities(logits)
+        for metric in others:
+            metric.update(shares[:, 1] if for_two_classes(metric) else shares, labels)
 
 
 def accuracy(num_classes: int) -> Metric:
@@ -172,9 +230,8 @@ class TrainingSums:
         """Add some batches: mean loss (), logits (B, outputs) if there are any, and targets of each."""
         known = [(x, y) for x, y in zip(logits, labels, strict=True) if x is not None]
         if known:
-            predicted, target = predicted_classes(torch.cat([x for x, _ in known])), torch.cat([y for _, y in known])
-            if target.ndim == 2:  # probabilities, of mixed images
-                target = target.argmax(dim=1)
+            predicted = predicted_classes(torch.cat([x for x, _ in known]))
+            target = classes(torch.cat([y for _, y in known]))
             self.num_correct += int((predicted == target).sum())
             self.num_classified += len(target)
         for value, batch in zip(torch.stack(losses).tolist(), labels, strict=True):
@@ -195,6 +252,11 @@ class TrainingSums:
         if self.num_classified:
             found["train/acc"] = self.num_correct / self.num_classified
         return found | {f"train/{name}": value / self.num_images for name, value in self.means.items()}
+
+
+def classes(targets: Tensor) -> Tensor:
+    """(B,) int64: classes as they are, or the most probable one of (B, num_classes), which mixed images have."""
+    return targets.argmax(dim=1) if targets.ndim == 2 else targets
 
 
 def predicted_classes(logits: Tensor) -> Tensor:

@@ -11,7 +11,10 @@ from lithydra.augmentations.transforms import AlternatingFlip, affine, cutmix, c
 from lithydra.errors import ConfigError
 
 # Those that draw once an image; the others draw once a batch, or mirror the image or not.
-OF_EACH_IMAGE = ["affine", "cutout", "flip_crop", "rand_augment", "random_erasing", "shift", "trivial_augment"]
+OF_EACH_IMAGE = [
+    *("affine", "color_jitter", "cutout", "flip_crop", "rand_augment", "random_erasing", "resized_crop", "shift"),
+    "trivial_augment",
+]
 
 
 def test_none_has_no_target() -> None:

@@ -55,14 +55,14 @@ def test_unknown_name_is_refused_with_the_nearest(tmp_path: Path) -> None:
 
 
 def test_only_what_has_not_ended_is_run_and_what_was_begun_goes_on(tmp_path: Path) -> None:
-    one = recipe(tmp_path, "some", overrides=["lr=0.1"], first="other")
+    one = recipe(tmp_path, "some", overrides=["lr=0.1", "init.from=x"], **{"from": {"init.from": "other"}})
     finish(one.run(0), 0.9)
     one.run(1).path.mkdir(parents=True)
     one.run(1).config.touch()
     (second, third) = running.missing([one], tmp_path)
     assert second[:2] == ("some seed 1", [f"resume={one.run(1).path}"])
     source = f"init.from={tmp_path}/recipes/other/seed_0"
-    assert third[1] == ["experiment=some", "lr=0.1", source, "seed=2", f"run={one.run(2).path}"]
+    assert third[1] == ["experiment=some", "lr=0.1", "seed=2", source, f"run={one.run(2).path}"]
     assert running.missing([recipe(tmp_path, "never", not_run="too large")], tmp_path) == []
 
 
@@ -86,11 +86,12 @@ def test_page_has_the_numbers_of_the_runs(tmp_path: Path) -> None:
     good = recipe(tmp_path, "good", at_least=0.9, seeds=[0, 1])
     bad, absent = recipe(tmp_path, "bad", at_least=0.9, seeds=[0]), recipe(tmp_path, "absent", note="nobody ran it")
     better = recipe(tmp_path, "better", above="bad", seeds=[0])
-    for one, scores in ((good, (0.91, 0.93)), (bad, (0.8,)), (better, (0.85,))):
+    other = recipe(tmp_path, "other", metric="train/acc", seeds=[0])
+    for one, scores in ((good, (0.91, 0.93)), (bad, (0.8,)), (better, (0.85,)), (other, (0.7,))):
         for seed, score in enumerate(scores):
             finish(one.run(seed), score)
     on_gpu = recipe(tmp_path, "large", overrides=["accelerator=gpu"])
-    page.write(tmp_path / "results.md", [good, bad, better, absent, on_gpu], quick=False, command="python it")
+    page.write(tmp_path / "results.md", [good, bad, better, other, absent, on_gpu], quick=False, command="python it")
     lines = {
         line.split("`")[1].split("=")[1]: line
         for line in (tmp_path / "results.md").read_text().splitlines()
@@ -100,11 +101,39 @@ def test_page_has_the_numbers_of_the_runs(tmp_path: Path) -> None:
     assert "| Abacus, 1 of 2 cores | reached: at least 0.9 |" in lines["good"]
     assert "0.8000 (seed 0)" in lines["bad"] and "NOT reached" in lines["bad"]
     assert "| above bad (0.8000) |" in lines["better"]
+    assert "| train/acc 1.0000 (seed 0) | test acc 0.7000 |" in lines["other"]
     assert "not measured" in lines["absent"]
     text = (tmp_path / "results.md").read_text()
-    assert "4 runs, of the commits 0123456; torch 2." in text and "- `absent`: nobody ran it" in text
+    assert "5 runs, of the commits 0123456; torch 2." in text and "- `absent`: nobody ran it" in text
     assert "experiment=large accelerator=gpu` | 0.9 | not measured" in text[text.index("## On a GPU") :]
     assert (tmp_path / "images/results/recipes.png").stat().st_size > 1000
+
+
+def test_what_ran_elsewhere_stays_on_the_page(tmp_path: Path) -> None:
+    target, there = tmp_path / "results.md", tmp_path / "there"
+    one, two = recipe(there, "one", seeds=[0]), recipe(there, "two", seeds=[0])
+    finish(one.run(0), 0.9)
+    study = Study("fashion_mnist/annealing", there, quick=False)
+    write_sweep(study.sweep.path, {"lr": ["0.1", "0.2"], "seed": ["0", "1"]}, lambda p: float(p["lr"]))
+    page.write(target, [one, two, study], quick=False, command="it", note="Of all studies.")
+    before = target.read_text()
+    picture = (tmp_path / "images/results/recipes.png").read_bytes()
+    assert "Of all studies." in before
+
+    def again(folder: Path) -> str:
+        moved = [recipe(folder, "one", seeds=[0]), recipe(folder, "two", seeds=[0])]
+        page.write(
+            target, [*moved, Study(study.name, folder, quick=False)], quick=False, command="it", note="Of all studies."
+        )
+        return target.read_text()
+
+    assert again(tmp_path / "empty") == before
+    here = recipe(tmp_path / "here", "two", seeds=[0]).run(0)
+    finish(here, 0.7)
+    now = again(tmp_path / "here").splitlines()
+    assert set(before.splitlines()) - set(now) == {line for line in before.splitlines() if "experiment=two" in line}
+    assert any("experiment=two" in line and "0.7000 (seed 0)" in line for line in now)
+    assert (tmp_path / "images/results/recipes.png").read_bytes() == picture
 
 
 def test_page_has_the_studies_with_the_pictures_that_their_rules_are_about(tmp_path: Path) -> None:
@@ -151,10 +180,10 @@ NAMES = [item.name for item in items(Path(), quick=True) if is_run_here(item)]
 @pytest.mark.parametrize("name", NAMES)
 def test_quick_pass_goes_to_the_end(name: str, stand_ins: Path, tmp_path: Path) -> None:
     item = next(item for item in items(tmp_path, quick=True) if item.name == name)
-    first = item.entry.get("first") if isinstance(item, Recipe) else None
+    first = [*item.entry.get("from", {}).values()] if isinstance(item, Recipe) else []
     command = [sys.executable, ROOT / "benchmarks/reproduce.py", "--quick", "--folder", tmp_path, "--only"]
     done = subprocess.run(
-        [*command, *([first] if first else []), name],
+        [*command, *first, name],
         env={**os.environ, "LITHYDRA_DATA": str(stand_ins), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

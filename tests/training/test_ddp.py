@@ -17,7 +17,7 @@ import torch
 from test_interrupts import wait_until
 
 import lithydra
-from conftest import ROOT, Compose, rows, write_npz
+from conftest import QUIET, ROOT, Compose, rows, write_npz
 from killing import SignalAt, differences, outcome
 from lithydra.checks.config import check
 from lithydra.data.loaders import TrainingBatch
@@ -37,7 +37,8 @@ from sweeping import sweep
 
 PROMISE = "13. Several processes, one result"
 
-PLAIN = ("callbacks=none", "logger=none", "model.hidden=[16]", "optimizer=sgd", "lr=0.3", "trainer.max_epochs=2")
+MEASURED = ("metrics=[accuracy,macro_f1,calibration_error]", "train_metrics=true")  # a sum and a list of each process
+PLAIN = (*MEASURED, *QUIET, "model.hidden=[16]", "optimizer=sgd", "lr=0.3", "trainer.max_epochs=2")
 
 
 @pytest.fixture
@@ -67,13 +68,15 @@ def assert_alike(one: RunDir, two: RunDir) -> None:
         torch.testing.assert_close(load(two.last)["state_dict"][name], value, rtol=0, atol=1e-5)
     for first, second in zip(rows(one), rows(two), strict=True):
         assert second["train/acc"] == first["train/acc"] and second["step"] == first["step"]
+        for name in ("train/macro_f1", "train/calibration_error") if "train/macro_f1" in first else ():
+            assert float(second[name]) == pytest.approx(float(first[name]), abs=1e-5)
 
 
 # What the processes have to themselves: dropout and augmentation, BatchNorm's statistics, and sums in mid-epoch.
 OWN = (
     "accelerator=ddp_cpu",
-    "callbacks=none",
-    "logger=none",
+    *MEASURED,
+    *QUIET,
     "data.limit=257",
     "data.batch_size=16",
     "trainer.max_epochs=3",

@@ -1,5 +1,6 @@
 """Stock LightningModules, and a stock LightningDataModule: nothing in them knows of lithydra."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,26 @@ def test_a_shuffled_loader_is_said_to_be_inexact_once(killing: Killing, tmp_path
     assert killing.child(f"resume={run.path}", f"trust=[{HERE}]") == 0, log.read_text()
     assert run.log.read_text().count("shuffled by a loader of your own") == 1
     assert run.read_status()["epoch"] == 3
+
+
+@pytest.mark.parametrize(("passage", "epochs"), [(3, 0), (25, 1)])
+def test_a_signal_stops_it_within_an_epoch(killing: Killing, tmp_path: Path, passage: int, epochs: int) -> None:
+    run, log = RunDir(tmp_path / "run"), killing.outputs / "log"
+    settings = ("trainer.max_epochs=3", *QUIET, DATA, *OWN, f"run={run.path}")
+    kill = SignalAt("after optimizer step", passage, signal.SIGTERM)
+    assert killing.child(*settings, kill=kill) == 143, log.read_text()
+    status = run.read_status()
+    assert status["state"] == "interrupted" and status.get("epoch", 0) == epochs
+    saved = "saved at the end of epoch 1, which it goes on from" if epochs else "nothing to save yet"
+    assert status["error"].startswith(f"Stopped by SIGTERM, {saved}. Go on with: python train.py resume=")
+    assert killing.child(f"resume={run.path}", f"trust=[{HERE}]") == 0, log.read_text()
+    assert run.read_status()["epoch"] == 3 and [row["epoch"] for row in rows(run)] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("setting", ["checkpoint.every_n_steps=3", "checkpoint.every_seconds=1.5"])
+def test_saves_within_its_epochs_are_refused(run_train: RunTrain, setting: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^{setting}: within an epoch a loader of one's own cannot go on"):
+        run_train("trainer.max_epochs=2", *QUIET, DATA, *OWN, setting)
 
 
 def test_its_data_alone_are_refused(run_train: RunTrain) -> None:

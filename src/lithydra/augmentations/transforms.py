@@ -113,6 +113,33 @@ def flip_crop(
     return ImageAugmentation(flip, RandomCrop((height, width), padding=padding)) if padding else ImageAugmentation(flip)
 
 
+def resized_crop(
+    image_shape: Sequence[int],
+    num_classes: int,
+    area: Sequence[float] = (0.2, 1.0),
+    ratio: Sequence[float] = (0.75, 1.3333),
+) -> nn.Module:
+    """Cuts a rectangle out and scales it to the image's size, bilinear.
+
+    Szegedy et al., "Going deeper with convolutions", 2015, section 6.
+
+    Args:
+        image_shape: (C, H, W).
+        num_classes: of the data.
+        area: range of its part of the image, above 0, up to 1.
+        ratio: range of its width by its height, above 0.
+    """
+    from kornia.augmentation import RandomResizedCrop
+
+    _check_area("resized_crop.area", area)
+    _check_ratio("resized_crop.ratio", ratio)
+    size = (image_shape[1], image_shape[2])
+    # "resample" cuts all images at once
+    return ImageAugmentation(
+        RandomResizedCrop(size, scale=tuple(area), ratio=tuple(ratio), cropping_mode="resample")  # pyright: ignore
+    )
+
+
 def affine(
     image_shape: Sequence[int],
     num_classes: int,
@@ -135,9 +162,7 @@ def affine(
 
     _check("affine.degrees", degrees, lambda d: 0 <= d <= 180, "from 0 to 180")
     _check("affine.translate", translate, lambda t: 0 <= t <= 1, "from 0 to 1")
-    _check(
-        "affine.scale", scale, lambda s: len(s) == 2 and 0 < s[0] <= s[1] < math.inf, "[low, high] with 0 < low <= high"
-    )
+    _check_ratio("affine.scale", scale)
     _check("affine.shear", shear, lambda s: 0 <= s < 90, "from 0 to below 90")
     low, high = scale
     return ImageAugmentation(
@@ -191,18 +216,8 @@ def random_erasing(
     from kornia.augmentation import RandomErasing
 
     _check("random_erasing.probability", probability, lambda p: 0 <= p <= 1, "from 0 to 1")
-    _check(
-        "random_erasing.area",
-        area,
-        lambda a: len(a) == 2 and 0 < a[0] <= a[1] <= 1,
-        "[low, high] with 0 < low <= high <= 1",
-    )
-    _check(
-        "random_erasing.ratio",
-        ratio,
-        lambda r: len(r) == 2 and 0 < r[0] <= r[1] < math.inf,
-        "[low, high] with 0 < low <= high",
-    )
+    _check_area("random_erasing.area", area)
+    _check_ratio("random_erasing.ratio", ratio)
     return ImageAugmentation(RandomErasing(scale=tuple(area), ratio=tuple(ratio), p=probability))  # pyright: ignore
 
 
@@ -230,6 +245,14 @@ def cutmix(image_shape: Sequence[int], num_classes: int, alpha: float = 1.0) -> 
 
 def _check_alpha(name: str, alpha: float) -> None:
     _check(f"{name}.alpha", alpha, lambda a: 0 < a < math.inf, "above 0")
+
+
+def _check_area(key: str, area: Sequence[float]) -> None:
+    _check(key, area, lambda a: len(a) == 2 and 0 < a[0] <= a[1] <= 1, "[low, high] with 0 < low <= high <= 1")
+
+
+def _check_ratio(key: str, ratio: Sequence[float]) -> None:
+    _check(key, ratio, lambda r: len(r) == 2 and 0 < r[0] <= r[1] < math.inf, "[low, high] with 0 < low <= high")
 
 
 def _check(key: str, value: Any, valid: Callable[[Any], bool], allowed: str) -> None:

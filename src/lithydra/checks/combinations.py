@@ -102,6 +102,7 @@ def _module(config: dict[str, Any]) -> Iterator[str]:
     unused |= {
         "init.from": config.get("init", {}).get("from"),
         "compile": config["compile"],
+        "train_metrics": config["train_metrics"],
         "trainer.max_seconds": config["trainer"].get("max_seconds"),
     }
     for key, value in unused.items():

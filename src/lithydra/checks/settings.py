@@ -92,6 +92,7 @@ NEEDED: dict[str, Any] = {
     "method._target_": TEXT,
     "average": Group(),
     "tta": Choice(("none", "flip", "flip_shift")),
+    "train_metrics": FLAG,
     "optimizer": Group(),
     "optimizer._target_": TEXT,
     "optimizer._partial_": Choice((True,)),

@@ -24,6 +24,7 @@ ADDED = {
     "average": {},
     "optimizer_groups": {},
     "tta": "none",
+    "train_metrics": False,
 }
 
 

@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 from lithydra.data.splits import Batch
 from lithydra.methods.base import Method
-from lithydra.metrics import SplitMetrics, TrainingSums, probabilities
+from lithydra.metrics import SplitMetrics, TrainingMetrics, TrainingSums, probabilities
 from lithydra.training import position
 from lithydra.training.averaging import Average
 from lithydra.training.collectives import gathered
@@ -27,6 +27,7 @@ class Classifier(L.LightningModule):
         metrics: Torchmetrics' metrics by name, beside the loss.
         average: Weights that are evaluated in place of the trained ones.
         tta: Test-time augmentation: a net and normalized images to logits.
+        train_metrics: Whether the metrics are computed of the training batches, too.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Classifier(L.LightningModule):
         *,
         average: Average | None = None,
         tta: View = single_view,
+        train_metrics: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -49,6 +51,7 @@ class Classifier(L.LightningModule):
         self._random_states: list[dict[str, Any]] = []  # of each process of the run that is resumed
         self.record: dict[str, Any] = {}  # config and data, as plain values: what a checkpoint needs to be rebuilt
         self.train_sums = TrainingSums()
+        self.train_metrics = TrainingMetrics(metrics if train_metrics and method.classifies else {})
         chosen = metrics if method.classifies else None
         self.val_metrics, self.test_metrics = SplitMetrics("val", chosen), SplitMetrics("test", chosen)
 
@@ -88,6 +91,7 @@ class Classifier(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         own = {"train_sums": vars(self.train_sums), "random_state": position.random_state()}
+        own["train_metrics"] = self.train_metrics.state()
         first, *others = gathered(own, self.trainer)
         progress = {**first, "other_processes": others, "epoch_metrics": self.epoch_metrics}
         checkpoint["lithydra"] = {**self.record, "progress": {**progress, **position.progress(self.trainer)}}
@@ -97,7 +101,9 @@ class Classifier(L.LightningModule):
         self.trainer.precision_plugin.convert_module(self)
         progress: dict[str, Any] = checkpoint["lithydra"]["progress"]
         rank, shares = self.trainer.global_rank, [progress, *progress.get("other_processes", [])]
-        self.train_sums = TrainingSums.total(share["train_sums"] for share in shares[rank :: self.trainer.world_size])
+        own = shares[rank :: self.trainer.world_size]
+        self.train_sums = TrainingSums.total(share["train_sums"] for share in own)
+        self.train_metrics.restore(share["train_metrics"] for share in own if share.get("train_metrics"))
         self._random_states = [share["random_state"] for share in shares]
         self.epoch_metrics = progress["epoch_metrics"]
         checkpoint["state_dict"] = self.state_of(checkpoint)
@@ -117,6 +123,7 @@ class Classifier(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.train_sums = TrainingSums()
+        self.train_metrics.reset()
         self.epoch_metrics = {}
 
     def _evaluate(self, metrics: SplitMetrics, batch: Batch) -> Tensor:
@@ -160,10 +167,18 @@ class Classifier(L.LightningModule):
         self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in values.items()})
         self.write(values, self.global_step)
 
+    def count(self, losses: list[Tensor], logits: list[Tensor | None], targets: list[Tensor]) -> None:
+        """Add batches that were trained on to the metrics of the epoch's training."""
+        self.train_sums.add(losses, logits, targets)
+        if self.train_metrics.named:
+            for of_batch, target in zip(logits, targets, strict=True):
+                if of_batch is not None:
+                    self.train_metrics.update(of_batch, target)
+
     def _report_training(self) -> None:
         """The training metrics of the epoch, over all processes."""
         shares = gathered(vars(self.train_sums), self.trainer)
-        self.report(TrainingSums.total(shares).metrics())
+        self.report(TrainingSums.total(shares).metrics() | self.train_metrics.compute())
 
     def write(self, values: dict[str, float], step: int) -> None:
         """Write scalars to every logger. `self.log` would count calls of `training_step`, not optimizer steps."""

@@ -46,18 +46,19 @@ def for_training(config: DictConfig, data: ImageDataModule, load: Callable[[str]
     method = _method(config)
     augment = augmentation(config, data.image_shape, data.num_classes)
     method.bind(Parts(net, loss, normalization, augment, data.image_shape, list(data.names), load))
-    metrics, views = _metrics(config, data.num_classes), VIEWS[config.get("tta", "none")]
+    metrics = _metrics(config, data.num_classes)
+    evaluated = {"tta": VIEWS[config.get("tta", "none")], "train_metrics": config.train_metrics}
     if hasattr(net, "fit_batch"):
         ignored = ", ".join(_of_gradients(config))
         log.info(f"This model learns from the data's statistics, in one pass. Not used: {ignored}.")
-        return StatisticsClassifier(method, data.num_classes, metrics, tta=views)
+        return StatisticsClassifier(method, data.num_classes, metrics, **evaluated)
     method.setup()
     return GradientClassifier(
         method,
         data.num_classes,
         metrics,
         average=_average(config, net),
-        tta=views,
+        **evaluated,
         optimization=optimization(config, _init(config)["backbone_lr_factor"]),
         scheduler_interval=config.scheduler.get("interval", "epoch"),
         monitor=config.monitor.metric,

@@ -101,6 +101,7 @@ def measured(copied: Classifier, batch: TrainingBatch) -> list[str]:
     """The metrics of an epoch, training's first. Raises ConfigError for one that is no single number."""
     trained = _step(copied, batch)
     names = ["train/loss", *(["train/acc"] if trained is None or trained.logits is not None else [])]
+    names += copied.train_metrics.named if trained is None or trained.logits is not None else ()
     names += [f"train/{name}" for name, _ in (trained.means if trained else ())]
     copied.eval()
     with torch.no_grad(), warnings.catch_warnings():

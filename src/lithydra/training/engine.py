@@ -259,7 +259,7 @@ class GradientClassifier(Classifier):
         if not trained:
             return
         losses = [batch.loss for batch in trained]
-        self.train_sums.add(losses, [batch.logits for batch in trained], [batch.labels for batch in trained])
+        self.count(losses, [batch.logits for batch in trained], [batch.labels for batch in trained])
         self.train_sums.add_means([(name, x, len(batch.labels)) for batch in trained for name, x in batch.means])
         if not self.agreed(math.isfinite(self.train_sums.loss)):
             position = torch.tensor(first_not_finite(losses), device=self.device)

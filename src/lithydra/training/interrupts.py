@@ -16,7 +16,7 @@ from lithydra.run.signals import EXIT_CODES
 from lithydra.run.trust import needed_trust
 from lithydra.training.checkpoint import RunCheckpoint
 from lithydra.training.lightning_inside import handle_no_signals
-from lithydra.training.position import within_epoch
+from lithydra.training.position import is_repeatable, within_epoch
 
 
 class Interrupts:
@@ -34,11 +34,11 @@ class Interrupts:
         if not self.training:
             self.stop(self.received)
 
-    def stop(self, number: signal.Signals) -> None:
-        raise self.stopped_by(number)
+    def stop(self, number: signal.Signals, saved: str = "saved") -> None:
+        raise self.stopped_by(number, saved)
 
-    def stopped_by(self, number: signal.Signals) -> RunInterrupted:
-        saved = "saved" if self.run.last.exists() else "nothing to save yet"
+    def stopped_by(self, number: signal.Signals, saved: str = "saved") -> RunInterrupted:
+        saved = saved if self.run.last.exists() else "nothing to save yet"
         command = " ".join(["python train.py", f"resume={self.run.path}", *needed_trust(self.run.read_config())])
         return RunInterrupted(f"Stopped by {number.name}, {saved}. Go on with: {command}", EXIT_CODES[number])
 
@@ -59,6 +59,8 @@ def interruptible(run: RunDir) -> Iterator[Interrupts]:
 
 class StopOnSignal(Checkpoint):  # a Checkpoint, so that it runs after the epoch was saved
     """Stops training at the next optimizer step, or after the validation at hand.
+
+    A person's own loader cannot go on within an epoch: what was trained of it is trained anew.
 
     Several processes must stop, and save, at the same step. After each execution they agree on whether a signal came to
     any of them, and on whether `checkpoint.every_seconds` have gone by on the main one's clock.
@@ -89,6 +91,8 @@ class StopOnSignal(Checkpoint):  # a Checkpoint, so that it runs after the epoch
         if within_epoch(trainer):  # else the epoch's end saves and stops
             self.keeper.save_within_epoch(trainer)
             self.interrupts.stop(number)
+        if not is_repeatable(trainer) and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self.interrupts.stop(number, f"saved at the end of epoch {self.keeper.epoch}, which it goes on from")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.several:

@@ -98,6 +98,10 @@ def try_out(config: DictConfig, data: Any, module: L.LightningModule, place: L.T
     if place.world_size > 1:
         raise ConfigError(f"trainer.devices={config.trainer.devices}: a module of one's own trains in one process")
     refuse_unsafe_hyperparameters(module)
+    for key in ("every_n_steps", "every_seconds") if not isinstance(data, ImageDataModule) else ():
+        if config.checkpoint[key] is not None:
+            given = f"checkpoint.{key}={config.checkpoint[key]}"
+            raise ConfigError(f"{given}: within an epoch a loader of one's own cannot go on; each epoch's end is saved")
     quiet: dict[str, Any] = {
         "logger": False,
         "enable_progress_bar": False,

@@ -31,6 +31,11 @@ def within_epoch(trainer: L.Trainer) -> bool:
     return isinstance(order, TrainingOrder) and order.position < order.num_batches
 
 
+def is_repeatable(trainer: L.Trainer) -> bool:
+    """Whether the batches of an epoch are in an order that is known; that of a person's own loader is not."""
+    return isinstance(getattr(trainer.train_dataloader, "sampler", None), TrainingOrder)
+
+
 def trained_batches(trainer: L.Trainer) -> int:
     """Of the epoch at hand."""
     order = getattr(trainer.train_dataloader, "sampler", None)

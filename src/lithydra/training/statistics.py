@@ -23,5 +23,5 @@ class StatisticsClassifier(Classifier):
         for batch in (b for chunk in order for b in chunk.batches()):
             images, labels = batch.images.to(self.device), batch.labels.to(self.device)
             logits = self(images)
-            self.train_sums.add([self.loss(logits, labels)], [logits], [labels])
+            self.count([self.loss(logits, labels)], [logits], [labels])
         self._report_training()
