@@ -44,7 +44,7 @@ def test_evaluate_gives_the_runs_numbers(run: RunDir, data_dir: Path, split: str
 
 def test_a_split_without_a_step_is_refused(run_train: RunTrain, run: RunDir, data_dir: Path) -> None:
     gan = run_train(*SHORT, "module=gan")
-    with pytest.raises(ConfigError, match="split=test: GAN has no step for it"):
+    with pytest.raises(ConfigError, match="split=test: GAN has no test_step"):
         evaluate(settings("evaluate", data_dir, f"run={gan.path}"))
     with pytest.raises(ConfigError, match="split=train: a module of one's own is evaluated on test or val"):
         evaluate(given("evaluate", data_dir, run, "split=train"))

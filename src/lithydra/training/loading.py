@@ -47,6 +47,18 @@ def load(
     Raises:
         LithydraError: There is no such run or checkpoint, it is damaged, or it names code of someone else's.
     """
+    return load_with_record(run_or_checkpoint, checkpoint, device, trust, weights, tta)[0]
+
+
+def load_with_record(
+    run_or_checkpoint: str | Path,
+    checkpoint: str = "best",
+    device: str | torch.device = "cpu",
+    trust: Iterable[str] = (),
+    weights: str = "averaged",
+    tta: str | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """`load`, and the checkpoint's record, which a module of a person's own does not have."""
     content, config, _ = stored(run_or_checkpoint, checkpoint, trust)
     record = content["lithydra"]
     facts = record["data"]
@@ -55,11 +67,11 @@ def load(
     if config.get("module"):
         own = own_module.module_like(config, facts)
         own.load_state_dict(content["state_dict"])
-        return own.to(device).eval().requires_grad_(False)  # pyright: ignore[reportReturnType]
+        return own.to(device).eval().requires_grad_(False), record
     module = classifiers.like(config, tuple(facts["image_shape"]), facts["class_names"])
     module.load_state_dict(evaluated_state(content["state_dict"], weights))
     module.record = record
-    return module.to(device).eval().requires_grad_(False)
+    return module.to(device).eval().requires_grad_(False), record
 
 
 def load_classifier(
@@ -70,10 +82,9 @@ def load_classifier(
     Raises:
         LithydraError: As `load`; or it is none.
     """
-    module: Any = load(run, checkpoint, device, **options)
+    module, record = load_with_record(run, checkpoint, device, **options)
     if isinstance(module, Classifier):
         return module
-    record = stored(run, checkpoint, options.get("trust", ()))[0]["lithydra"]
     return own_runs.as_classifier(module.cpu(), record).to(device)
 
 

@@ -17,12 +17,13 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lithydra.data.base import ImageDataModule
-from lithydra.errors import ConfigError, first_line
+from lithydra.errors import ConfigError
 from lithydra.training import position
 from lithydra.training.divergence import all_finite, loss_diverged, state_diverged
 from lithydra.training.instantiate import located, make
@@ -264,11 +265,17 @@ def test(trainer: L.Trainer, module: L.LightningModule, data: Any, state: dict[s
     """What the module logs of the test split, with these weights; nothing where it has no test step."""
     module.load_state_dict(state)
     forget_metrics(trainer)
-    try:
-        trainer.test(module, datamodule=data, verbose=False)
-    except Exception as error:
-        if "test_step" in str(error) or "test_dataloader" in str(error):
-            log.info("Not tested: %s", first_line(error))
-            return {}
-        raise
+    if lacking := missing("test", module, data):
+        log.info("Not tested: %s", lacking)
+        return {}
+    trainer.test(module, datamodule=data, verbose=False)
     return logged(trainer)
+
+
+def missing(what: str, module: L.LightningModule, data: Any) -> str | None:
+    """Why there is no test, or validation, if there is none: who lacks its step or its loader."""
+    loader = {"test": "test_dataloader", "validation": "val_dataloader"}[what]
+    for owner, method in ((module, f"{what}_step"), (data, loader)):
+        if not is_overridden(method, owner):
+            return f"{type(owner).__name__} has no {method}"
+    return None

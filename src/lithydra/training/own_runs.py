@@ -16,9 +16,9 @@ from lithydra.metrics import accuracy
 from lithydra.normalization import Normalization
 from lithydra.training.classifier import Classifier
 from lithydra.training.own_data import give_floats
-from lithydra.training.own_module import logged
+from lithydra.training.own_module import logged, missing
 
-DATASET = {"test": "test", "val": "validate"}  # by split, what Lightning's Trainer does
+STEPS = {"test": "test", "val": "validation"}  # by split
 
 
 def evaluate_own(trainer: L.Trainer, module: L.LightningModule, config: DictConfig, data: Any, split: str) -> Any:
@@ -30,15 +30,13 @@ def evaluate_own(trainer: L.Trainer, module: L.LightningModule, config: DictConf
     Raises:
         ConfigError: The module has no step for this split.
     """
-    if split not in DATASET:
-        raise ConfigError(f"split={split}: a module of one's own is evaluated on {' or '.join(DATASET)}")
+    if split not in STEPS:
+        raise ConfigError(f"split={split}: a module of one's own is evaluated on {' or '.join(STEPS)}")
+    if lacking := missing(STEPS[split], module, data):
+        raise ConfigError(f"split={split}: {lacking}")
     give_floats(config, data)
-    try:
-        getattr(trainer, DATASET[split])(module, datamodule=data, verbose=False)
-    except Exception as error:  # Lightning's own, for a step that is not there
-        if f"{'test' if split == 'test' else 'validation'}_step" in str(error):
-            raise ConfigError(f"split={split}: {type(module).__name__} has no step for it") from error
-        raise
+    evaluate = trainer.test if split == "test" else trainer.validate
+    evaluate(module, datamodule=data, verbose=False)
     part = getattr(data, split) if isinstance(data, ImageDataModule) else None
     return logged(trainer), None if part is None else len(part)
 

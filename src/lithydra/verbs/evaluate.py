@@ -1,7 +1,6 @@
 """Evaluate a run's checkpoint on a split of its data set, or of another one of the same form."""
 
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 from omegaconf import DictConfig
@@ -16,7 +15,7 @@ from lithydra.run.metric_names import by_split, words
 from lithydra.run.table import how
 from lithydra.training import build
 from lithydra.training.classifier import Classifier
-from lithydra.training.loading import load, load_data, stored
+from lithydra.training.loading import load_data, load_with_record
 from lithydra.training.own_runs import evaluate_own
 
 SPLITS = ("test", "val", "train")
@@ -32,9 +31,10 @@ def evaluate(config: DictConfig) -> dict[str, float]:
         raise ConfigError(f"split={config.split}: one of {', '.join(SPLITS)}.{nearest(config.split, SPLITS)}")
     run = RunDir.open(Path(config.run))
     file = run.named_checkpoint(config.checkpoint)
-    module: Any = load(file, trust=config.trust, weights=config.weights, tta=config.tta)
-    record = stored(file, config.checkpoint, config.trust)[0]["lithydra"]
+    module, record = load_with_record(file, trust=config.trust, weights=config.weights, tta=config.tta)
     data = load_data(record, config.paths.data, config.get("data"), config.seed)
+    if isinstance(data, ImageDataModule) and getattr(data, config.split) is None:
+        raise ConfigError("split=val: the run had no validation part (data.val_fraction=0)")
     trainer = L.Trainer(
         accelerator=build.device(config).type,
         devices=1,
@@ -60,8 +60,6 @@ def _of_classifier(
     trainer: L.Trainer, module: Classifier, data: ImageDataModule, name: str
 ) -> tuple[dict[str, float], int]:
     split = getattr(data, name)
-    if split is None:
-        raise ConfigError("split=val: the run had no validation part (data.val_fraction=0)")
     module.test_metrics.split = name
     trainer.test(module, dataloaders=EvaluationLoader(split, data.eval_batch_size), verbose=False)
     return module.epoch_metrics, len(split)
