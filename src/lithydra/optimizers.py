@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, optim
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # of x, x³ and x⁵: singular values go to between 0.7 and 1.2 in five steps
 SMALLEST_NORM = 1e-7
@@ -61,20 +62,24 @@ class Muon(Optimizer):
             for p in matrices:
                 self._step_matrix(p, p.grad, group)
             if len(matrices) < len(trained):
-                self._step_adamw([p for p in trained if p.ndim < 2 or not group["matrices"]], group)
+                self._step_others([p for p in trained if p.ndim < 2 or not group["matrices"]], group)
         return loss
 
     def _step_matrix(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        update = self._direction(weight, gradient, group)
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        weight.add_(update, alpha=-group["lr"] * ADAMW_RMS * math.sqrt(max(len(weight), weight[0].numel())))
+
+    def _direction(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        """The momentum's, of the shape of `weight`, with all singular values near 1."""
         state = self.state[weight]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(weight)
         mean = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
         matrix = (gradient.lerp(mean, group["momentum"]) if group["nesterov"] else mean).flatten(1)
-        update = orthogonalized(matrix, group["ns_steps"]).view_as(weight)
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(update, alpha=-group["lr"] * ADAMW_RMS * math.sqrt(max(matrix.shape)))
+        return orthogonalized(matrix, group["ns_steps"]).view_as(weight)
 
-    def _step_adamw(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+    def _step_others(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         for p in weights:
             if not self.state[p]:  # as torch's: without `fused` the step is counted on the CPU
                 step = torch.zeros((), dtype=torch.float32, device=p.device if group["fused"] else "cpu")
@@ -93,6 +98,61 @@ class Muon(Optimizer):
             beta2=beta2,
             maximize=False,
             **{key: group[key] for key in ("lr", "weight_decay", "eps")},
+        )
+
+
+class MuonSGD(Muon):
+    """Orthogonalized momentum for weights that keep their norm, SGD with Nesterov's momentum for all others.
+
+    For nets whose convolutions are followed by a normalization, which makes their norm meaningless: before each step a
+    weight (out, …) is scaled to the norm √out, so that lr is how far it turns. Jordan, airbench94_muon, 2024.
+
+    Args:
+        params: As of `Muon`; the net's head goes to SGD.
+        momentum: Of matrices, 0 to below 1.
+        nesterov: Of matrices: look ahead by the momentum.
+        ns_steps: Newton-Schulz iterations.
+        sgd_momentum: Of SGD, 0 to below 1.
+        weight_decay: Of SGD, added to the gradient.
+        matrices: Whether weights of two and more dimensions are orthogonalized.
+        fused: Of SGD.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.24,
+        momentum: float = 0.6,
+        nesterov: bool = True,
+        ns_steps: int = 3,
+        sgd_momentum: float = 0.85,
+        weight_decay: float = 0.0,
+        matrices: bool = True,
+        fused: bool | None = None,
+    ) -> None:
+        muon = {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps, "matrices": matrices}
+        others = {"sgd_momentum": sgd_momentum, "weight_decay": weight_decay, "fused": fused}
+        Optimizer.__init__(self, params, {"lr": lr, **muon, **others})
+
+    def _step_matrix(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        update = self._direction(weight, gradient, group)
+        weight.mul_(math.sqrt(len(weight)) / weight.norm().clamp(min=SMALLEST_NORM))
+        weight.add_(update, alpha=-group["lr"])
+
+    def _step_others(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        for p in weights:
+            if not self.state[p]:
+                self.state[p] = {"momentum_buffer": torch.zeros_like(p)}
+        sgd(
+            weights,
+            [p.grad for p in weights if p.grad is not None],
+            [self.state[p]["momentum_buffer"] for p in weights],
+            fused=group["fused"],
+            momentum=group["sgd_momentum"],
+            dampening=0.0,
+            nesterov=True,
+            maximize=False,
+            **{key: group[key] for key in ("lr", "weight_decay")},
         )
 
 

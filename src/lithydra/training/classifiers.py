@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 # Settings under `trainer` that a classifier carries out.
 CLASSIFIER_KEYS = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "log_every_n_steps")
 
+FIT_IMAGES = 5000  # at most, that a net is fitted to before training
+
 NO_INIT: dict[str, Any] = {"from": None, "freeze": "none", "head": "auto", "backbone_lr_factor": 1.0}
 
 
@@ -42,7 +44,7 @@ def for_training(config: DictConfig, data: ImageDataModule, load: Callable[[str]
     """
     normalization: Normalization = make(config, "normalization")(data.pixels())
     loss, num_outputs = _loss(config, data.class_counts)
-    net = layout(config).of_net(_net_to_train(config, data, num_outputs))
+    net = layout(config).of_net(_net_to_train(config, data, num_outputs, normalization))
     method = _method(config)
     augment = augmentation(config, data.image_shape, data.num_classes)
     method.bind(Parts(net, loss, normalization, augment, data.image_shape, list(data.names), load))
@@ -121,8 +123,13 @@ def _loss(config: DictConfig, class_counts: list[int]) -> tuple[nn.Module, int]:
     return loss, 1 if single_logit else num_classes
 
 
-def _net_to_train(config: DictConfig, data: ImageDataModule, num_outputs: int) -> nn.Module:
-    """The net with the weights that it starts from."""
+def _net_to_train(
+    config: DictConfig, data: ImageDataModule, num_outputs: int, normalization: Normalization
+) -> nn.Module:
+    """The net with the weights that it starts from.
+
+    A net with a method `fit_to` is given some of the training images, normalized, before anything is trained.
+    """
     init, weights = _init(config), config.model.get("weights")
     pretrained = init["from"] == transfer.TORCHVISION and "weights" in config.model and weights is None
     options = {"weights": "DEFAULT"} if pretrained else {}
@@ -130,6 +137,9 @@ def _net_to_train(config: DictConfig, data: ImageDataModule, num_outputs: int) -
     if hasattr(net, "fit_batch") and init != NO_INIT:
         raise ConfigError("init: this model learns from the data's statistics, it takes no weights and freezes none")
     if not config.resume:  # the checkpoint has them, and the source may be gone
+        if hasattr(net, "fit_to"):
+            images = data.pixels()
+            net.fit_to(normalization(images[:: -(-len(images) // FIT_IMAGES)]))  # pyright: ignore[reportCallIssue]
         source = transfer.source(net, init["from"], weights)
         if source is not None:
             transfer.take(net, source, init["head"], data.names)
