@@ -41,7 +41,8 @@ HYDRA: dict[str, Any] = {
 }
 
 _DROPOUT = {"dropout": FRACTION}
-_NORM = {"batch_norm_eps": POSITIVE, "batch_norm_momentum": Number(above=0, most=1)}
+_NORM_MOMENTUM = Number(above=0, most=1)
+_NORM = {"batch_norm_eps": POSITIVE, "batch_norm_momentum": _NORM_MOMENTUM}
 _CONVOLUTIONS = {"channels": ListOf(COUNT, min_length=1), "kernel_size": ODD}
 _HIDDEN = {"hidden": ListOf(COUNT)}
 _FLAG_NORM = {"batch_norm": FLAG, **_NORM}
@@ -86,6 +87,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "lithydra.models.alexnet.AlexNet": {"channels": ListOf(COUNT, 5, 5), **_HIDDEN, **_WORD, **_DROPOUT},
     "lithydra.models.alexnet.AlexNetImageNet": {"kernel_sizes": ListOf(ODD, 5, 5), **_DROPOUT},
     "lithydra.models.resnet9.ResNet9": {"width": COUNT, **_NORM},
+    "lithydra.models.airbench.Airbench": {"widths": ListOf(COUNT, 3, 3), "batch_norm_momentum": _NORM_MOMENTUM},
     "lithydra.models.torchvision_net.torchvision_net": {"name": TEXT, "weights": optional(TEXT)},
     "lithydra.models.nearest_mean.NearestMean": {"distance": Choice(("l1", "l2"))},
     "lithydra.models.autoencoder.Autoencoder": {"hidden": COUNT, "code": COUNT},
@@ -102,6 +104,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "torch.optim.RAdam": {**_BETAS, "decoupled_weight_decay": FLAG},
     "torch.optim.Adafactor": {"beta2_decay": Number(most=0), "eps": _EPS_PAIR, "d": Number(least=1), **_DECAY},
     "lithydra.optimizers.Muon": {**_BETAS, "momentum": FRACTION, "nesterov": FLAG, "ns_steps": COUNT, "matrices": FLAG},
+    "lithydra.optimizers.MuonSGD": {
+        **{"momentum": FRACTION, "nesterov": FLAG, "ns_steps": COUNT, "matrices": FLAG},
+        **{"sgd_momentum": FRACTION, **_DECAY},
+    },
     "torch.optim.RMSprop": {"alpha": FRACTION, "eps": POSITIVE, "momentum": FRACTION, "centered": FLAG, **_DECAY},
     "torch.optim.Adagrad": {
         "lr_decay": NOT_NEGATIVE,
@@ -118,6 +124,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "line_search_fn": Choice((None, "strong_wolfe")),
     },
     "torch.optim.lr_scheduler.CosineAnnealingLR": {"T_max": _LENGTH, "eta_min": NOT_NEGATIVE},
+    "torch.optim.lr_scheduler.LinearLR": {
+        "start_factor": Number(above=0, most=1),
+        "end_factor": Number(least=0, most=1),
+        "total_iters": _LENGTH,
+    },
     "torch.optim.lr_scheduler.ExponentialLR": _FACTOR,
     "torch.optim.lr_scheduler.MultiStepLR": {"milestones": ListOf(COUNT, min_length=1), **_FACTOR},
     "torch.optim.lr_scheduler.StepLR": {"step_size": COUNT, **_FACTOR},

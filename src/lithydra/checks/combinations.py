@@ -103,6 +103,7 @@ def _module(config: dict[str, Any]) -> Iterator[str]:
         "init.from": config.get("init", {}).get("from"),
         "compile": config["compile"],
         "train_metrics": config["train_metrics"],
+        "trainer.precision=auto": config["trainer"]["precision"] == "auto",
         "trainer.max_seconds": config["trainer"].get("max_seconds"),
     }
     for key, value in unused.items():

@@ -60,12 +60,13 @@ NEEDED: dict[str, Any] = {
     "sweep.job": optional(TEXT),
     "accelerator": Group(),
     "accelerator.channels_last": FLAG,
+    "accelerator.threads": AnyOf((COUNT, Choice(("auto",)))),
     "accelerator.matmul_precision": Choice(("highest", "high", "medium")),
     "trainer": Group(),
     "trainer.max_epochs": COUNT,
     "trainer.max_steps": AnyOf((COUNT, Choice((-1,)))),
     "trainer.precision": Choice(
-        ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true", "32", "bf16", "16", "64", 32, 16, 64)
+        ("auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true", "32", "bf16", "16", "64", 32, 16, 64)
     ),
     "trainer.gradient_clip_val": optional(POSITIVE),
     "trainer.gradient_clip_algorithm": Choice(("norm", "value")),

@@ -30,7 +30,10 @@ RUN = {
     **TRUST,
     **PATHS,
 }
-DEVICE_KEYS = ("accelerator.channels_last", "accelerator.matmul_precision", "trainer.accelerator", "trainer.devices")
+DEVICE_KEYS = (
+    *("accelerator.channels_last", "accelerator.threads", "accelerator.matmul_precision"),
+    *("trainer.accelerator", "trainer.devices"),
+)
 DEVICE = {key: RULES[key] for key in DEVICE_KEYS}
 
 # By verb, what each of its settings may be. All of them must be there, and no others.

@@ -22,7 +22,7 @@ from lithydra.run.directory import RunDir, now
 log = logging.getLogger(__name__)
 
 # What status.json says of a run's end, and no longer once it goes on.
-ENDING = ("finished", "error", "stopped", "more_epochs", "no_more_epochs")
+ENDING = ("finished", "error", "stopped", "more_epochs", "no_more_epochs", "compute")
 
 
 def new_run(parent: Path, name: str) -> RunDir:

@@ -46,16 +46,20 @@ def with_moved_names(config: Any) -> Any:
             module, _, name = target.rpartition(".")
             node["_target_"] = f"{MOVED.get(module, module)}.{name}" if module else target
         stack += node.values() if isinstance(node, dict) else node
-    if isinstance(config, dict) and "model" in config and "method" not in config:
-        _complete(config)
+    if isinstance(config, dict) and "model" in config:
+        if "method" not in config:
+            _rewrite(config)
+        for key, value in ADDED.items():
+            config.setdefault(key, copy.deepcopy(value))
+        if isinstance(accelerator := config.get("accelerator"), dict):
+            accelerator.setdefault("threads", "auto")
     return config
 
 
-def _complete(config: dict[str, Any]) -> None:
-    """Give a run's config of version 0.1 what it says by itself today."""
+def _rewrite(config: dict[str, Any]) -> None:
+    """What version 0.1 said in another way, as it is said today."""
     augmentation, loss = config.get("augmentation"), config.get("loss")
     if isinstance(augmentation, dict) and isinstance(target := augmentation.get("_target_"), str):
         config["augmentation"] = {target.rpartition(".")[2]: augmentation}
     if isinstance(loss, dict) and loss == {"label_smoothing": loss.get("label_smoothing"), **CROSS_ENTROPY}:
         loss |= {"_target_": "lithydra.losses.CrossEntropy", "class_weights": None}
-    config.update(copy.deepcopy(ADDED))

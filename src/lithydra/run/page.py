@@ -1,6 +1,7 @@
 """run.html: one file with what a run was, gave, and looks like; opens by double click, also after it was sent."""
 
 import base64
+import math
 import shlex
 from datetime import datetime
 from pathlib import Path
@@ -90,7 +91,7 @@ def content(run: RunDir) -> dict[str, Any]:
         "commands": commands(run, status),
         "command": run.read_command().strip(),
         "config": run.config.read_text(),
-        "environment": _environment(origin),
+        "environment": {**_environment(origin), **_compute(origin["trainer"], status.get("compute", {}))},
     }
 
 
@@ -126,6 +127,34 @@ def _environment(origin: dict[str, Any]) -> dict[str, str]:
         "GPU": ", ".join(hardware["gpus"]) or "none",
         "device": f"{trainer['device']}, {trainer['precision']}, {trainer['num_processes']} process(es)",
     }
+
+
+def _compute(trainer: dict[str, Any], spent: dict[str, float]) -> dict[str, str]:
+    """What training cost, as far as it is known: of a person's own module it is not."""
+    cells: dict[str, str] = {}
+    if "parameters" in trainer:
+        cells["parameters"] = f"{trainer['parameters']:,}"
+    if trainer.get("step_flops"):
+        cells["a batch"] = f"{_scaled(trainer['step_flops'])}FLOP"
+    if "flops_per_second" in spent:
+        share = spent["flops_per_second"] / spent["peak"]
+        cells["speed"] = (
+            f"{_scaled(spent['flops_per_second'])}FLOP/s, {share:.0%} of the {_scaled(spent['peak'])}FLOP/s that "
+            "a product of large matrices reached"
+        )
+    if seconds := trainer.get("step_seconds"):
+        timed = ", ".join(f"{1000 * value:.3g} ms in {precision}" for precision, value in seconds.items())
+        cells["a batch took"] = timed
+    if "peak_memory" in spent:
+        cells["memory"] = f"{_scaled(spent['peak_memory'])}B at most"
+    return cells
+
+
+def _scaled(value: float) -> str:
+    """Three digits and the prefix of a unit, `1.23 G`."""
+    prefixes = ("", "k", "M", "G", "T", "P")
+    power = min(int(math.log10(max(value, 1)) // 3), len(prefixes) - 1)
+    return f"{value / 1000**power:.3g} {prefixes[power]}"
 
 
 def _data_uri(path: Path) -> str:

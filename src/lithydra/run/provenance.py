@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lithydra.errors import LithydraError
 from lithydra.run.directory import RunDir
 
 PACKAGE = Path(__file__).parents[1]
@@ -54,10 +55,18 @@ def all_overrides(run: RunDir) -> list[str]:
     return [override for part in run.origins() for override in part["overrides"]]
 
 
+def threads_of(run: RunDir) -> int | None:
+    """Those that a run was trained with so far, if that is known."""
+    try:
+        parts = run.origins()
+    except LithydraError:  # damaged: who takes the run up again says so, and makes what can be made of it
+        return None
+    return parts[-1]["hardware"].get("torch_threads") if parts else None
+
+
 def warn_of_threads(run: RunDir) -> None:
     """A sum of many numbers depends on how many threads add them."""
-    parts = run.origins()
-    now, before = torch.get_num_threads(), parts[-1]["hardware"].get("torch_threads") if parts else None
+    now, before = torch.get_num_threads(), threads_of(run)
     if before not in (None, now):
         log.warning(
             "Trained with %d threads so far and with %d from here: results may differ in their last bits from those of "

@@ -35,7 +35,8 @@ LOADER_KEYS = ("limit_train_batches", "steps_per_execution", "max_seconds")
 
 __all__ = ["classifier", "data", "device", "how_it_trains", "module", "place", "trainer"]
 
-MIXED = {"16": "16-mixed", "bf16": "bf16-mixed"}  # names of before, of which Lightning warns
+# Names of before, of which Lightning warns; and auto, before it has been settled.
+PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "auto": "32-true"}
 
 
 def classifier(config: DictConfig, data: ImageDataModule) -> Classifier:
@@ -79,7 +80,7 @@ def _trainer_settings(config: DictConfig) -> dict[str, Any]:
         for key, value in config.trainer.items()
         if key not in (*classifiers.CLASSIFIER_KEYS, *LOADER_KEYS)
     }
-    return others | {"precision": MIXED.get(str(config.trainer.precision), config.trainer.precision)}
+    return others | {"precision": PRECISIONS.get(str(config.trainer.precision), config.trainer.precision)}
 
 
 def device(config: DictConfig) -> torch.device:
@@ -158,8 +159,8 @@ def _name_loggers(config: DictConfig, directory: Path) -> None:
                 OmegaConf.update(node, name, facts[name], force_add=True)
 
 
-def how_it_trains(config: DictConfig, trainer: L.Trainer, data: Any) -> dict[str, Any]:
-    """What decides speed and rounding, as it came out of `auto`."""
+def how_it_trains(config: DictConfig, trainer: L.Trainer, data: Any, module: L.LightningModule) -> dict[str, Any]:
+    """What decides speed and rounding, as it came out of `auto`; and what a step costs."""
     return {
         "device": str(trainer.strategy.root_device),
         "strategy": type(trainer.strategy).__name__,
@@ -169,4 +170,7 @@ def how_it_trains(config: DictConfig, trainer: L.Trainer, data: Any) -> dict[str
         "channels_last": isinstance(data, ImageDataModule) and data.layout.channels_last,
         "compile": config.compile,
         "steps_per_execution": getattr(data, "steps_per_execution", 1),
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "step_flops": getattr(module, "step_flops", None),
+        "step_seconds": getattr(module, "step_seconds", None),
     }

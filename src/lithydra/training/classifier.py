@@ -48,6 +48,8 @@ class Classifier(L.LightningModule):
         self.epoch_metrics: dict[str, float] = {}  # of the epoch at hand, by name
         self.metric_names: list[str] = []  # of what an epoch measures, as the dry run has found them
         self.layer_shapes: dict[str, tuple[int, ...]] = {}  # output of each layer of the net, without the batch
+        self.step_flops: int | None = None  # of a batch of this process, as the dry run has counted
+        self.step_seconds: dict[str, float] | None = None  # by precision, where they were compared
         self._random_states: list[dict[str, Any]] = []  # of each process of the run that is resumed
         self.record: dict[str, Any] = {}  # config and data, as plain values: what a checkpoint needs to be rebuilt
         self.train_sums = TrainingSums()

@@ -6,8 +6,9 @@ import logging
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -24,6 +25,7 @@ from lithydra.metrics import TrainedBatch
 from lithydra.training import own_module
 from lithydra.training.batch_hooks import refuse_unsupported, steps_beside
 from lithydra.training.classifier import Classifier
+from lithydra.training.compute import flops_of, settle_threads
 from lithydra.training.engine import GradientClassifier
 from lithydra.training.instantiate import refuse_unknown_arguments, targets
 from lithydra.training.lightning_inside import CommandLauncher
@@ -39,8 +41,15 @@ LONGEST_TRIAL, TRIAL_SHARE = 5.0, 0.1  # in seconds, and as a part of trainer.ma
 TIMED_STEPS = 3  # the fastest counts: on a busy machine a single one may take a hundred times as long
 
 
-def try_out(config: DictConfig, data: Any, module: Classifier | L.LightningModule, trainer: L.Trainer) -> list[str]:
-    """One step on a copy: refuses what does not fit together, and settles how many steps go into an execution.
+def try_out(
+    config: DictConfig, data: Any, module: Classifier | L.LightningModule, trainer: L.Trainer, before: int | None = None
+) -> list[str]:
+    """One step on a copy: refuses what does not fit together.
+
+    Settles on how many threads it is computed, and how many steps go into an execution.
+
+    Args:
+        before: Threads of the run that is resumed.
 
     Returns:
         What an epoch measures, by name.
@@ -58,11 +67,12 @@ def try_out(config: DictConfig, data: Any, module: Classifier | L.LightningModul
         what = type(module.method).__name__
         raise ConfigError(f"method: {what} compares the images of a batch, so one process has them; trainer.devices=1")
     refuse_unsupported(callbacks := targets(config, "callbacks"))
+    threads = partial(settle_threads, config.accelerator.threads, before=before, place=trainer)
     budget = config.trainer.get("max_seconds")
-    tried = dry_run(module, data, trainer, min(LONGEST_TRIAL, TRIAL_SHARE * budget) if budget else 0.0)
-    module.layer_shapes, module.metric_names, means, seconds = tried
-    module.val_metrics.expect(means)
-    module.test_metrics.expect(means)
+    tried = dry_run(module, data, trainer, threads, min(LONGEST_TRIAL, TRIAL_SHARE * budget) if budget else 0.0)
+    module.layer_shapes, module.metric_names, module.step_flops, seconds = tried[:4]
+    module.val_metrics.expect(tried.means)
+    module.test_metrics.expect(tried.means)
     refuse_unmeasured(config, module.metric_names)
     if budget:
         if trainer.world_size > 1 and not isinstance(trainer.strategy.launcher, CommandLauncher):
@@ -136,45 +146,61 @@ class DryRun(NamedTuple):
     Attributes:
         shapes: of the output of each layer of the net, without the batch dimension.
         metrics: what an epoch measures, by name.
-        means: what the method measures in evaluation, without the split.
+        flops: of a step of this process.
         seconds: of a step.
+        means: what the method measures in evaluation, without the split.
     """
 
     shapes: dict[str, tuple[int, ...]]
     metrics: list[str]
-    means: list[str]
+    flops: int
     seconds: float
+    means: list[str]
 
 
-def dry_run(module: Classifier, data: ImageDataModule, trainer: L.Trainer, trial_seconds: float = 0.0) -> DryRun:
+def dry_run(
+    module: Classifier,
+    data: ImageDataModule,
+    trainer: L.Trainer,
+    threads: Callable[[int], None] = lambda flops: None,
+    trial_seconds: float = 0.0,
+) -> DryRun:
     """Some training steps on a copy of `module` with the first training batch, or with a process's share of it.
 
     They are on the device, in the precision and for the number of processes of `trainer`.
 
     Args:
+        threads: Called with the operations of a step, before steps are timed.
         trial_seconds: How long steps are timed; their mean then counts, which has what else the machine does in it.
 
     Raises:
         ConfigError: Net, loss, metrics and data do not fit together.
     """
-    assert data.train is not None
-    world_size, device = trainer.world_size, trainer.strategy.root_device
-    order = TrainingOrder(len(data.train), data.batch_size, data.seed, 0, world_size)
-    batch = next(next(iter(TrainingLoader(data.train, order))).batches())
-    batch = batch._replace(images=batch.images.to(device), labels=batch.labels.to(device), is_last=True)
+    batch = first_batch(data, trainer)
     with trial(module, data, trainer) as (copied, _):
         shapes = _record_shapes(copied.net)
         try:
             _refuse_wrong_outputs(copied, batch.images)
-            seconds = _seconds_of_a_step(copied, batch, trial_seconds)
+            flops = flops_of_a_step(copied, batch)
+            threads(flops)
+            seconds = seconds_of_a_step(copied, batch, trial_seconds)
             metrics = measured(copied, batch)
         except (RuntimeError, ValueError, IndexError) as error:
             raise ConfigError(
                 f"model and data do not fit together: images {tuple(batch.images.shape)}, {data.num_classes} "
                 f"classes: {first_line(error)}{_place(error, copied.net)}"
             ) from error
-        _try_last_batch(copied, data, batch, world_size)
-    return DryRun(shapes, metrics, copied.val_metrics.means, seconds)
+        _try_last_batch(copied, data, batch, trainer.world_size)
+    return DryRun(shapes, metrics, flops, seconds, copied.val_metrics.means)
+
+
+def first_batch(data: ImageDataModule, trainer: L.Trainer) -> TrainingBatch:
+    """The first of training, or a process's share of it, on the trainer's device, as one that ends in a step."""
+    assert data.train is not None
+    order = TrainingOrder(len(data.train), data.batch_size, data.seed, 0, trainer.world_size)
+    batch = next(next(iter(TrainingLoader(data.train, order))).batches())
+    device = trainer.strategy.root_device
+    return batch._replace(images=batch.images.to(device), labels=batch.labels.to(device), is_last=True)
 
 
 @contextmanager
@@ -235,9 +261,12 @@ def _try_last_batch(copied: Classifier, data: ImageDataModule, batch: TrainingBa
         ) from error
 
 
-def _seconds_of_a_step(copied: Classifier, batch: TrainingBatch, trial_seconds: float) -> float:
+def flops_of_a_step(copied: Classifier, batch: TrainingBatch) -> int:
+    return flops_of(lambda: _step(copied, batch))
+
+
+def seconds_of_a_step(copied: Classifier, batch: TrainingBatch, trial_seconds: float = 0.0) -> float:
     """Of the fastest of a few steps, of fewer where they are long; or the mean over a given time."""
-    _step(copied, batch)
     times: list[float] = []
     while sum(times) < trial_seconds or (len(times) < TIMED_STEPS and sum(times) < CHUNK_SECONDS):
         start = time.perf_counter()

@@ -3,6 +3,7 @@
 import logging
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -14,15 +15,16 @@ from lithydra.run.checkpoints import load
 from lithydra.run.config import frozen, several
 from lithydra.run.directory import RunDir, now
 from lithydra.run.lifecycle import tracked
-from lithydra.run.provenance import all_choices, all_overrides, provenance, warn_of_threads
+from lithydra.run.provenance import all_choices, all_overrides, provenance, threads_of, warn_of_threads
 from lithydra.run.table import print_results
-from lithydra.training import build, hparams, own_data, own_module
+from lithydra.training import build, compute, hparams, own_data, own_module
 from lithydra.training.checkpoint import kept
 from lithydra.training.classifier import Classifier
 from lithydra.training.dry_run import try_out
 from lithydra.training.ending import ending, pruned
 from lithydra.training.interrupts import interruptible
 from lithydra.training.metrics_writer import images_per_second
+from lithydra.training.precision import settle_precision
 from lithydra.training.processes import other_processes
 from lithydra.training.start import open_run, owned
 
@@ -47,7 +49,10 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
     place = build.place(config)
     data = build.data(config)
     module = build.module(config, data)
-    names = try_out(config, data, module, place)
+    if isinstance(module, Classifier) and (seconds := settle_precision(config, data, module, place)):
+        module.step_seconds, place = seconds, build.place(config)
+    before = threads_of(RunDir(Path(config.resume))) if config.resume else None
+    names = try_out(config, data, module, place, before)
 
     main = place.is_global_zero
     run = open_run(config, choices, main=main)
@@ -70,7 +75,9 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
         if main:
             choices = all_choices(run, {**several(config), **choices}, overrides)
             facts |= checksums
-            origin = provenance(config.seed, choices, overrides, facts, build.how_it_trains(config, trainer, data))
+            origin = provenance(
+                config.seed, choices, overrides, facts, build.how_it_trains(config, trainer, data, module)
+            )
             warn_of_threads(run)
             run.add_provenance(origin)
             hparams.log_settings(trainer, record["config"])
@@ -84,7 +91,8 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
             metrics |= test(trainer, module, data, run)
         if main:
             state = "finished" if complete else "pruned"
-            run.update_status(state=state, finished=now(), metrics=metrics, **end.status())
+            cost = compute.spent(trainer, module, images_per_second(trainer))
+            run.update_status(state=state, finished=now(), metrics=metrics, **end.status(), compute=cost)
             hparams.write_hparams(trainer, config, choices, all_overrides(run), metrics)
             if complete:
                 on_run_end(trainer, module, data)

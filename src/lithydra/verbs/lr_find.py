@@ -20,6 +20,7 @@ from lithydra.run.style import SPLITS, style
 from lithydra.training import build
 from lithydra.training.dry_run import trial
 from lithydra.training.engine import GradientClassifier
+from lithydra.training.precision import settle_precision
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,6 +62,7 @@ def lr_find(config: DictConfig, overrides: list[str]) -> float:
     if not isinstance(module, GradientClassifier):
         raise ConfigError("model: learns without a gradient, so it has no lr to find")
     settings = config.lr_find
+    settle_precision(config, data, module, build.place(config))
     test = range_test(module, data, build.place(config), settings.min_lr, settings.max_lr, settings.num_steps)
     output = Path(config.paths.outputs) / "lr_find" / f"{data.name}_{type(module.net).__name__}.png"
     plots.save(picture(test), output)
