@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
-from .workloads import CIFAR_IMAGES, SCALING, WORKLOADS
+from .workloads import BUSY, CIFAR_IMAGES, SCALING, WORKLOADS
 
 Run = dict[str, Any]
 
@@ -21,6 +21,9 @@ def summarize(runs: list[Run]) -> dict[str, Any]:
     for name, settle in (("startup", _startup), ("memory", _memory), ("looking", _looking), ("bf16", _bf16)):
         if chosen := _of(runs, name):
             summary[name] = settle(chosen)
+    busy = {name: _busy(chosen) for name in BUSY if (chosen := _of(runs, f"busy_{name}"))}
+    if busy:
+        summary["busy"] = busy
     if chosen := _of(runs, "operators"):
         summary["operators"] = _operators(chosen)
     return summary
@@ -107,6 +110,18 @@ def _looking(runs: list[Run]) -> dict[str, float]:
         "epoch_ratio": epochs["with"] / epochs["without"],
         "once_seconds": outside["with"] - outside["without"],
         "ten_epochs_seconds": 10 * epochs["with"] * CIFAR_IMAGES / runs[0]["num_train"],
+    }
+
+
+def _busy(runs: list[Run]) -> dict[str, dict[str, float]]:
+    """By the number of neighbors: seconds of the whole command, and of an epoch."""
+    return {
+        str(count): {
+            "seconds": _median_of("seconds", some),
+            "epoch_seconds": median(map(epoch_seconds, some)),
+            "threads": some[0]["trainer"]["threads"],
+        }
+        for count, some in sorted(_by("point", runs).items())
     }
 
 

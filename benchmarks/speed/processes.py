@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,8 @@ def measure(job: Job, data: Path, output: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=output) as name:
         directory = Path(name)
         started = time.time()
-        seconds = run(_command(job), directory, data, str(job))
+        with neighbors(job.neighbors):
+            seconds = run(_command(job), directory, data, str(job))
         result: dict[str, Any] = {"seconds": seconds, **read_result(directory)}
         if "first_step" in result:
             result["first_step_seconds"] = result.pop("first_step") - started
@@ -43,6 +46,18 @@ def measure(job: Job, data: Path, output: Path) -> dict[str, Any]:
             result["import_bytes"] = read_result(directory)["peak_bytes"]
         result.pop("modules", None)
         return result
+
+
+@contextmanager
+def neighbors(count: int) -> Iterator[None]:
+    """So many processes that do nothing but compute."""
+    started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 def machine(data: Path, output: Path) -> dict[str, Any]:
@@ -111,5 +126,5 @@ def _recorded(run: RunDir) -> dict[str, Any]:
         "train_loss": float(rows[-1]["train/loss"]),
         "val_acc": float(rows[-1]["val/acc"]) if rows[-1]["val/acc"] else None,
         "test_acc": metrics.get("test/acc"),
-        "trainer": origin["trainer"],
+        "trainer": {**origin["trainer"], "threads": origin["hardware"]["torch_threads"]},
     }

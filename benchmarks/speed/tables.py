@@ -5,7 +5,7 @@ from typing import Any
 
 from rich import table as rich_table
 
-from .workloads import CONTENDERS, WORKLOADS
+from .workloads import CONTENDERS, NEIGHBORS, WORKLOADS
 
 RIVALS = [who for who in CONTENDERS if who != "lithydra"]
 
@@ -38,6 +38,8 @@ def tables(summary: dict[str, Any]) -> list[Table]:
         found.append(_bf16(summary["bf16"]))
     if "operators" in summary:
         found.append(_operators(summary["operators"]))
+    if "busy" in summary:
+        found.append(_busy(summary["busy"]))
     if "startup" in summary:
         found.append(_startup(summary["startup"]))
     if "memory" in summary:
@@ -135,6 +137,18 @@ def _operators(operators: dict[str, dict[str, float]]) -> Table:
     ]
     title = "Milliseconds of a bare step of cifar_cnn, by operator: what bf16 speeds up"
     return Table(title, ["operator", "fp32", "bf16", "fp32/bf16"], rows)
+
+
+def _busy(workloads: dict[str, Any]) -> Table:
+    rows = []
+    for name, by_count in workloads.items():
+        counts = list(by_count)
+        for what, key in (("whole command", "seconds"), ("epoch", "epoch_seconds")):
+            times = [by_count[count][key] for count in counts]
+            cells = [f"{seconds:.3g}" for seconds in times]
+            rows.append([f"{name}, {what}", str(by_count["0"]["threads"]), *cells, f"{times[-1] / times[0]:.2f}"])
+    header = ["workload", "threads", *(f"beside {count}" for count in NEIGHBORS), f"{NEIGHBORS[-1]} over none"]
+    return Table("Seconds beside other processes that compute all the time", header, rows)
 
 
 def _startup(values: dict[str, float]) -> Table:

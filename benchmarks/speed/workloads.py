@@ -53,7 +53,14 @@ WORKLOADS = {
 # The slow contenders: their epochs are long enough to time one by one.
 MOST_EPOCHS = {"dataloader": 3, "lightning": 3}
 SCALING = ("data", "depth", "batch_size")
-MEASUREMENTS = (*WORKLOADS, "startup", "memory", "looking", *(f"scaling_{axis}" for axis in SCALING), "bf16")
+# `python train.py`, and two of the others: beside as many processes that do nothing but compute.
+BUSY = {
+    "default": Workload("digits", 16, "mlp", {"hidden": [100]}, epochs=30),
+    **{name: WORKLOADS[name] for name in ("mnist_mlp", "cifar_cnn")},
+}
+NEIGHBORS = (0, 1, 2)
+SETS = (*(f"scaling_{axis}" for axis in SCALING), *(f"busy_{name}" for name in BUSY))
+MEASUREMENTS = (*WORKLOADS, "startup", "memory", "looking", *SETS, "bf16")
 MNIST_IMAGES, CIFAR_IMAGES = 60_000, 50_000
 LOOKING = {"with": (), "without": ("logger=none", "~callbacks.plots")}  # TensorBoard, pictures and run.html
 
@@ -65,8 +72,9 @@ class Job:
     Attributes:
         contender: one of `CONTENDERS`, "imports" or "operators".
         accelerator: the choice in conf/accelerator/.
-        point: what varies within the measurement: the number on the x axis, or the accelerator.
+        point: what varies within the measurement: the number on the x axis or of neighbors, or the accelerator.
         extra: of train.py's command line, besides what the workload is.
+        neighbors: processes beside it that do nothing but compute.
     """
 
     measurement: str
@@ -76,6 +84,7 @@ class Job:
     accelerator: str
     point: int | str | None = None
     extra: tuple[str, ...] = ()
+    neighbors: int = 0
 
     def __str__(self) -> str:
         return " ".join(str(part) for part in (self.measurement, self.contender, self.point) if part is not None)
@@ -109,6 +118,10 @@ def plan(
         if f"scaling_{axis}" in measurements:
             rivals = [who for who in ("bare", "lithydra") if who in contenders]
             jobs += [job(f"scaling_{axis}", who, some, point=point) for point, some in points.items() for who in rivals]
+    for name, workload in BUSY.items():
+        if f"busy_{name}" in measurements:
+            some = replace(workload, limit=limit) if limit else workload
+            jobs += [job(f"busy_{name}", "lithydra", some, point=count, neighbors=count) for count in NEIGHBORS]
     if "bf16" in measurements:
         for point in (accelerator, f"{accelerator}_bf16"):
             jobs.append(job("bf16", "lithydra", limited("cifar_cnn"), accelerator=point, point=point))

@@ -63,6 +63,29 @@ def test_fastest_epoch_of_all_processes_is_compared_too(benchmarks: Load) -> Non
     assert found["fastest_ratio"] == 1.5
 
 
+def test_busy_is_by_neighbors_and_the_last_is_over_none(benchmarks: Load) -> None:
+    runs = [
+        {
+            **epochs("lithydra", 9.0, own, own, measurement="busy_default"),
+            **{"point": count, "seconds": 10 * own, "trainer": {"threads": 1}},
+        }
+        for count, own in ((0, 1.0), (1, 1.5), (2, 3.0), (2, 4.0), (2, 5.0))
+    ]
+    summary = benchmarks("medians").summarize(runs)
+    assert summary["busy"]["default"]["2"] == {"seconds": 40.0, "epoch_seconds": 4.0, "threads": 1}
+    (table,) = benchmarks("tables").tables(summary)
+    assert table.rows[0] == ["default, whole command", "1", "10", "15", "40", "4.00"]
+
+
+def test_neighbors_end_with_the_job(benchmarks: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    real = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command: started.append(real(command)) or started[-1])
+    with benchmarks("processes").neighbors(2):
+        assert [process.poll() for process in started] == [None, None]
+    assert all(process.poll() is not None for process in started)
+
+
 def test_cost_of_looking_inside_is_by_epoch_and_once_a_run(benchmarks: Load) -> None:
     runs = [
         {**epochs("lithydra", 3.0, 2.0, 2.0, measurement="looking"), "point": "with", "seconds": 12.0},
