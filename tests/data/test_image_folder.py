@@ -20,7 +20,9 @@ CONF = Path(__file__).parents[2] / "conf" / "data"
 
 def make(folder: Path, **changes: Any) -> ImageFolder:
     files = [OmegaConf.load(CONF / f"{file}.yaml") for file in ("_base", "image_folder")]
-    settings: Any = OmegaConf.to_container(OmegaConf.merge(*files, {"path": str(folder), "seed": 0, **changes}))
+    settings: Any = OmegaConf.to_container(
+        OmegaConf.merge(*files, {"path": str(folder), "seed": 0, "dir": "", "cache_limit_gib": 0, **changes})
+    )
     del settings["defaults"], settings["_target_"]
     return ImageFolder(**settings)
 

@@ -81,6 +81,8 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "channels": Choice((1, 3)),
         "test_fraction": Number(above=0, below=1),
         "memory_limit_gib": NOT_NEGATIVE,
+        "cache_limit_gib": NOT_NEGATIVE,
+        **_DIR,
     },
     "lithydra.models.mlp.MLP": {**_HIDDEN, **_WORD, **_FLAG_NORM, **_DROPOUT},
     "lithydra.models.cnn.CNN": {**_CONVOLUTIONS, **_WORD, **_FLAG_NORM, **_DROPOUT},

@@ -1,5 +1,6 @@
 """A person's own images as files, one folder a class."""
 
+import hashlib
 import logging
 import zlib
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lithydra.data import decoded
 from lithydra.data.base import ImageDataModule
 from lithydra.data.images import ImageFiles, decode_all, file_size, find_images
 from lithydra.data.prepare import ONLY_VALIDATION, Arrays, validate
@@ -36,7 +38,8 @@ class ImageFolder(ImageDataModule):
 
     Without val/, validation is a part of train/; without test/, val/ is the test split. Of `CLASS/*` alone,
     `test_fraction` becomes the test split: stratified, and the same for every seed. Up to `memory_limit_gib` (GiB of
-    decoded pixels), the images are held in memory.
+    decoded pixels), the images are held in memory. Up to `cache_limit_gib`, their pixels are kept below `dir`, so that
+    the files are decoded once; beyond that, whenever an image is needed.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class ImageFolder(ImageDataModule):
         channels: int,
         test_fraction: float,
         memory_limit_gib: float,
+        dir: str = "",
+        cache_limit_gib: float = 0.0,
         **common: Any,
     ) -> None:
         super().__init__(image_size=image_size, **common)
@@ -55,10 +60,25 @@ class ImageFolder(ImageDataModule):
             raise ConfigError(f"data.path={path}: no such folder")
         self.side, self.channels = image_size, channels
         self.test_fraction, self.memory_limit_gib = test_fraction, memory_limit_gib
+        self.dir, self.cache_limit_gib = Path(dir), cache_limit_gib
 
     def files(self) -> dict[str, ImageFiles] | None:
-        num_bytes = sum(map(len, self._splits.values())) * self.side**2 * self.channels
-        return self._splits if num_bytes > self.memory_limit_gib * 2**30 else None
+        if self._gib <= self.memory_limit_gib:
+            return None
+        if self._gib > self.cache_limit_gib:
+            return self._splits
+        return {split: decoded.on_disk(self._cache, split, part) for split, part in self._splits.items()}
+
+    @property
+    def _gib(self) -> float:
+        """Of all decoded pixels."""
+        return sum(map(len, self._splits.values())) * self.side**2 * self.channels / 2**30
+
+    @property
+    def _cache(self) -> Path:
+        """Of this folder at this size."""
+        place = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:8]
+        return self.dir / "decoded" / f"{self.path.resolve().name}-{place}-{self.side}x{self.side}x{self.channels}"
 
     def read(self) -> Arrays:
         key = ("images", self.path.resolve(), *self.fingerprint().items(), self.side, self.channels)
@@ -67,11 +87,13 @@ class ImageFolder(ImageDataModule):
     def _decoded(self) -> Arrays:
         arrays: dict[str, np.ndarray] = {}
         for split, part in self._splits.items():
-            arrays[f"x_{split}"] = decode_all(part.paths, channels=self.channels, image_size=self.side)
-            arrays[f"y_{split}"] = part.labels.numpy()
-        decoded = Arrays(**arrays)
-        validate(decoded, f"data.path={self.path}")
-        return decoded
+            kept = self._gib <= self.cache_limit_gib
+            how = {"channels": self.channels, "image_size": self.side}
+            pixels = decoded.pixels(self._cache, split, part) if kept else decode_all(part.paths, **how)
+            arrays |= {f"x_{split}": pixels, f"y_{split}": part.labels.numpy()}
+        whole = Arrays(**arrays)
+        validate(whole, f"data.path={self.path}")
+        return whole
 
     def class_names(self) -> tuple[str, ...]:
         return tuple(self._paths["train"])

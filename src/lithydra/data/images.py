@@ -3,7 +3,7 @@
 import glob
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -78,8 +78,17 @@ def file_size(path: Path) -> int:
     return found.st_size
 
 
+def in_memory(shape: tuple[int, ...]) -> np.ndarray:
+    return np.empty(shape, np.uint8)
+
+
 def decode_all(
-    paths: Sequence[Path], *, channels: int, image_size: int | None, workers: int | None = None
+    paths: Sequence[Path],
+    *,
+    channels: int,
+    image_size: int | None,
+    workers: int | None = None,
+    allocate: Callable[[tuple[int, ...]], np.ndarray] = in_memory,
 ) -> np.ndarray:
     """All images as one uint8 array (N, H, W) or (N, H, W, 3), with a progress bar in a terminal.
 
@@ -88,6 +97,7 @@ def decode_all(
         channels: 1 or 3.
         image_size: side in pixels, as in `decode`.
         workers: threads; None for a number that fits the machine.
+        allocate: makes the array, of a shape.
 
     Raises:
         ImageError: names the first five of all the images that cannot be used.
@@ -113,7 +123,7 @@ def decode_all(
                 bad.append(str(result))
                 continue
             if images is None:
-                images = np.empty((len(paths), *result.shape), np.uint8)
+                images = allocate((len(paths), *result.shape))
             if result.shape != images.shape[1:]:
                 bad.append(f"{paths[i]}: shape {result.shape}, the first image has {images.shape[1:]}")
                 continue
