@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lithydra.checks.config import check
 from lithydra.data.digits import Digits
-from lithydra.run.directory import RunDir
+from lithydra.run.directory import TIMES, RunDir
 from lithydra.training.train import train
 from promises import pytest_collection_modifyitems, pytest_configure, pytest_terminal_summary
 
@@ -130,7 +130,7 @@ def weights(run: RunDir) -> dict[str, Tensor]:
 
 def rows(run: RunDir) -> list[dict[str, str]]:
     """metrics.csv without the column that differs from run to run."""
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in run.read_metrics()]
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in run.read_metrics()]
 
 
 def assert_equal(first: Any, second: Any) -> None:

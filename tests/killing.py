@@ -19,7 +19,7 @@ from lithydra.callbacks.look_inside import LookInside
 from lithydra.checks.config import check
 from lithydra.run import checkpoints
 from lithydra.run.checkpoints import load
-from lithydra.run.directory import RunDir
+from lithydra.run.directory import TIMES, RunDir
 from lithydra.training.checkpoint import RunCheckpoint
 from lithydra.training.classifier import Classifier
 from lithydra.training.engine import GradientClassifier
@@ -41,6 +41,7 @@ FILES = (
     "data=image_folder",
     "data.image_size=8",
     "data.memory_limit_gib=0",
+    "data.cache_limit_gib=0",
     "data.limit=null",
     "data.val_fraction=0.2",
     "trainer.max_epochs=2",
@@ -197,7 +198,7 @@ class SignalAt:
 def outcome(run: RunDir) -> dict[str, Any]:
     """All that must be equal between a run and its resumed twin."""
     checkpoint = load(run.last)
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in run.read_metrics()]
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in run.read_metrics()]
     return {
         "weights": checkpoint["state_dict"],
         "optimizer": checkpoint["optimizer_states"],

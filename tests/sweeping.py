@@ -13,7 +13,7 @@ from typing import Any
 
 from lithydra import cli
 from lithydra.data import shared
-from lithydra.run.directory import RunDir
+from lithydra.run.directory import TIMES, RunDir
 from lithydra.sweep import launcher
 from lithydra.sweep.directory import Job, SweepDir
 from lithydra.sweep.server import JobServer
@@ -132,7 +132,7 @@ def table(done: Done) -> dict[str, Any]:
     def row(job: Job) -> dict[str, Any]:
         run = done.sweep.run(job)
         status = run.read_status()
-        rows = [{k: v for k, v in r.items() if k != "seconds"} for r in run.read_metrics()]
+        rows = [{k: v for k, v in r.items() if k not in TIMES} for r in run.read_metrics()]
         kept = ("state", "metrics", "epoch", "step", "best_epoch")
         return {**{key: status.get(key) for key in kept}, "rows": rows, "key": job.key}
 

@@ -57,7 +57,9 @@ def write_folder(folder: Path, seed: int) -> Path:
 def load_folder(folder: Path, **changes: Any) -> Tensor:
     """The training images, as a job would have them."""
     defaults = OmegaConf.load(CONF / "data" / "image_folder.yaml")
-    settings: Any = OmegaConf.to_container(OmegaConf.merge(defaults, {"path": str(folder), "image_size": 300, "cache_limit_gib": 0}))
+    settings: Any = OmegaConf.to_container(
+        OmegaConf.merge(defaults, {"path": str(folder), "image_size": 300, "cache_limit_gib": 0})
+    )
     del settings["defaults"], settings["_target_"]
     return images(ImageFolder(**{**settings, **COMMON, **changes}))
 

@@ -64,6 +64,9 @@ def verdicts(sweep: SweepDir, *rules: dict[str, Any]) -> list[str]:
         ({"metric": "layers/weight_std", "of": {"net": "a"}, "above": 0.1, "at_epoch": 1}, "unclear"),  # not measured
         ({"metric": "diverged", "of": {"net": "d"}, "above": {"net": "a"}}, "unclear"),  # five coins agree in 1 of 16
         ({"metric": "seconds", "of": {"net": "a"}, "below": {"net": "b"}}, "unclear"),  # the same
+        ({"metric": "seconds", "until": {"val/acc": 0.6}, "of": {"net": "a"}, "below": 4}, "shows"),  # in epoch 2
+        ({"metric": "seconds", "until": {"val/loss": 0.9}, "of": {"net": "a"}, "below": 2.5}, "shows"),  # epoch 1
+        ({"metric": "seconds", "until": {"val/acc": 0.99}, "of": {"net": "a"}, "below": 3}, "unclear"),  # none ever
         ({"metric": "test/acc", "of": {"best": True}, "below": {}}, "shows"),  # here, what is good by validation is bad
         ({"metric": "test/acc", "of": {"best": True}, "above": {"net": "b"}}, "does not show"),
         ({"metric": "optimism", "of": {"best": True}, "above": 0.5}, "shows"),  # 0.8 - 0.2
@@ -72,6 +75,13 @@ def verdicts(sweep: SweepDir, *rules: dict[str, Any]) -> list[str]:
 )
 def test_a_verdict_is_given_where_chance_is_unlikely(sweep: SweepDir, rule: dict[str, Any], verdict: str) -> None:
     assert verdicts(sweep, {"metric": "val/acc", **rule}) == [verdict]
+
+
+def test_runs_that_never_reach_a_value_are_counted(sweep: SweepDir) -> None:
+    rule = {"metric": "seconds", "until": {"val/acc": 0.79}, "of": {"net": "a"}, "below": {"net": "b"}}
+    (outcome,) = outcomes(sweep, rule)
+    assert outcome.verdict == "unclear"
+    assert outcome.figures == "never reached val/acc ≥ 0.79 by 1 of net=a and 5 of net=b"
 
 
 def test_the_best_is_a_setting_by_its_mean(sweep: SweepDir) -> None:
@@ -202,6 +212,10 @@ def test_the_report_states_expectation_figures_and_verdict(tmp_path: Path) -> No
         ({"metric": "val/acc", "rises_with": "val/acc"}, "must be another metric"),
         ({"metric": "test/acc", "of": {"net": "a"}, "above": 0.5, "at_epoch": 2}, "test/acc has no value by epoch"),
         ({"metric": "val/acc", "of": {"net": "a"}, "above": 0.5, "at_epoch": "end"}, "at_epoch=end: must be a number"),
+        ({"metric": "val/acc", "until": {"val/acc": 0.5}, "above": 0.5}, "until: goes with metric=seconds"),
+        ({"metric": "seconds", "until": {"test/acc": 0.5}, "above": 5}, "test/acc has no value by epoch"),
+        ({"metric": "seconds", "until": {"val/margin": 0.5}, "above": 5}, "known whether more or less is better"),
+        ({"metric": "seconds", "until": 0.5, "above": 5}, "until=0.5: must be a metric and its value"),
         ("val/acc > 0.5", "must be a mapping"),
     ],
 )

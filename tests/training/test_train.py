@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from conftest import ROOT, SMALL, Compose, RunTrain, assert_equal, checkpoint, rows, weights
 from lithydra.run import lifecycle
-from lithydra.run.directory import RunDir
+from lithydra.run.directory import TIMES, RunDir
 from lithydra.run.lifecycle import new_run
 from lithydra.training.checkpoint import RunCheckpoint
 from lithydra.training.train import train
@@ -61,12 +61,13 @@ def test_run_directory_holds_what_the_design_lists(run_train: RunTrain, data_dir
     metrics = status.pop("metrics")
     assert metrics.keys() == METRICS and all(math.isfinite(value) for value in metrics.values())
     best = status.pop("best_epoch")
+    assert status.pop("compute").keys() == {"peak_memory", "flops_per_second", "peak"}
     expected = {"state": "finished", "epoch": 2, "step": 34}
     assert status == expected | {"best_checkpoint": "checkpoints/best.ckpt", "more_epochs": "trainer.max_epochs=4"}
 
     with run.metrics.open() as file:
         header, *values = csv.reader(file)
-    assert header == ["epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc", "seconds"]
+    assert header == ["epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc", *TIMES]
     assert [row[:3] for row in values] == [["1", "17", "0.001"], ["2", "34", "0.001"]]
     assert float(values[best - 1][5]) == metrics["val/loss"] and all(float(row[-1]) > 0 for row in values)
 

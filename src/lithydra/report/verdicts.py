@@ -14,6 +14,7 @@ import pandas as pd
 from lithydra.overrides import FOLDED, bare, typed
 from lithydra.report import significance
 from lithydra.report.significance import LEVEL
+from lithydra.run.metric_names import better
 from lithydra.sweep.directory import Plan
 from lithydra.sweep.results import Frame, number, ranked_settings
 from lithydra.sweep.study import BEST, LAST, is_number, mentions_best, others_of, rule_problem, rules_of
@@ -90,7 +91,8 @@ def judge(plan: Plan, frame: Frame, epochs: Frame) -> list[Outcome]:
         if problem := rule_problem(rule, axes, plan.objective["metric"]):
             comparisons.append(Comparison(f"{rule}", problem))
         else:
-            comparisons += _try_rule(rule, _with_epoch(frame, epochs, rule), settings, len(ranked))
+            chosen = _with_time(_with_epoch(frame, epochs, rule), epochs, rule)
+            comparisons += _try_rule(rule, chosen, settings, len(ranked))
     corrected = significance.holm(np.array([1.0 if c.p is None else c.p for c in comparisons]))
     return [c.outcome(float(p), len(comparisons)) for c, p in zip(comparisons, corrected, strict=True)]
 
@@ -109,6 +111,18 @@ def _with_epoch(frame: Frame, epochs: Frame, rule: Mapping[str, Any]) -> Frame:
     return frame.assign(**{metric: frame["name"].map(then[metric])})
 
 
+def _with_time(frame: Frame, epochs: Frame, rule: Mapping[str, Any]) -> Frame:
+    """With `until`, seconds of training to the end of the first epoch that has reached a value; infinite for none."""
+    if "until" not in rule:
+        return frame
+    ((metric, value),) = rule["until"].items()
+    if not {metric, "training_seconds"} <= set(epochs.columns):
+        return frame.assign(seconds=math.nan)
+    sign = 1.0 if better(metric) == "max" else -1.0
+    reached = epochs[sign * epochs[metric] >= sign * value].sort_values("epoch").groupby("name")["training_seconds"]
+    return frame.assign(seconds=frame["name"].map(reached.first()).fillna(math.inf))
+
+
 def _try_rule(rule: Mapping[str, Any], frame: Frame, settings: list[str], choices: int) -> list[Comparison]:
     if "rises_with" in rule:
         return [_correlate(rule, frame, settings)]
@@ -121,11 +135,16 @@ def _compare(
 ) -> Comparison:
     metric, by, of = rule["metric"], float(rule.get("by", 0)), rule.get("of", {})
     when = f" after {_epoch(rule['at_epoch'])}" if "at_epoch" in rule else ""
+    if "until" in rule:
+        ((reached, value),) = rule["until"].items()
+        when = f" until {reached} {'≥' if better(reached) == 'max' else '≤'} {value}"
     margin = f" by more than {rule['by']}" if by else ""
     claim = rule.get("claim") or f"{metric} of {_described(of)} is {direction} {_described(other)}{margin}{when}"
     mine = _Side(frame, of, metric, settings)
     theirs = None if is_number(other) else _Side(frame, other, metric, settings, without=of)
     sides = [mine] if theirs is None else [mine, theirs]
+    if never := [f"{side.never} of {side.name}" for side in sides if side.never]:
+        return Comparison(claim, f"never reached{when.replace(' until', '')} by {' and '.join(never)}")
     if missing := next((side.name for side in sides if not side.runs), None):
         return Comparison(claim, f"no finished run of {missing} has {metric}")
     sign = 1.0 if direction == "above" else -1.0
@@ -168,8 +187,9 @@ def _epoch(epoch: Any) -> str:
 class _Side:
     """One side of a comparison: the finished runs that a selector takes.
 
-    `repeats` has the mean over the side's settings for each seed and fold in which all of them have the metric, so
-    that no setting weighs more in one repeat than in another.
+    `never` counts the runs that never reached what they are timed to. `repeats` has the mean over the side's settings
+    for each seed and fold in which all of them have the metric, so that no setting weighs more in one repeat than in
+    another.
     """
 
     def __init__(
@@ -186,6 +206,7 @@ class _Side:
             taken = taken[~_matches(taken, without)]
         if metric != "diverged":
             taken = taken[taken["state"] == "finished"]
+        self.never = int(np.isinf(taken[metric].astype(float)).sum()) if metric in taken.columns else 0
         taken = taken[np.isfinite(taken[metric].astype(float))] if metric in taken.columns else taken[:0]
         values = taken[metric].astype(float).tolist() if metric in taken.columns else []
         self.has_folds = "data.fold" in taken.columns

@@ -14,6 +14,8 @@ from lithydra.files import append_rows, read_header, read_rows, write_json, writ
 from lithydra.run.moved import with_moved_names
 
 COLUMNS = ("epoch", "step", "seconds")  # of metrics.csv, beside what the run measures
+TIMES = ("training_seconds", "seconds")  # no two runs have the same
+NO_METRICS = ("epoch", "step", "lr", *TIMES)
 LAYER_COLUMNS = ("epoch", "layer", "quantity", "value")
 # Keys of status.json and provenance.json that are read, and what they hold.
 STATUS: dict[str, type] = {"state": str, "epoch": int, "step": int, "best_epoch": int, "metrics": dict}
@@ -129,8 +131,8 @@ class RunDir:
             expected: Metrics that get a column from the start; one that comes later has the file written anew.
         """
         header = read_header(self.metrics)
-        measured = [*expected, *(name for name in row if name not in (*COLUMNS, "lr"))]
-        columns = tuple(dict.fromkeys((*COLUMNS[:-1], "lr", *header[3:-1], *measured, COLUMNS[-1])))
+        measured = [name for name in (*header, *expected, *row) if name not in NO_METRICS]
+        columns = tuple(dict.fromkeys(("epoch", "step", "lr", *measured, *TIMES)))
         if not header or columns == header:
             append_rows(self.metrics, columns, [row])
         else:

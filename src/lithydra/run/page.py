@@ -9,7 +9,7 @@ from typing import Any
 
 from lithydra.files import write_text
 from lithydra.run import class_scores
-from lithydra.run.directory import RunDir
+from lithydra.run.directory import NO_METRICS, RunDir
 from lithydra.run.metric_names import by_split, names_of, parts, words
 from lithydra.run.trust import needed_trust
 
@@ -86,6 +86,7 @@ def content(run: RunDir) -> dict[str, Any]:
         "data": origin["data"],
         "pictures": {title: _data_uri(path) for title, path in pictures.items() if path.exists()},
         "classes": class_scores.read(run),
+        "no_metrics": NO_METRICS,
         "columns": list(rows[0]) if (rows := run.read_metrics()) else [],
         "rows": rows,
         "commands": commands(run, status),

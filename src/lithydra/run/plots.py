@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from lithydra.run.directory import COLUMNS
+from lithydra.run.directory import NO_METRICS
 from lithydra.run.metric_names import by_split, names_of, words
 from lithydra.run.style import BAD, GREY, INK, PALETTE, SOFT, SPLITS, shortened, style
 
@@ -65,7 +65,7 @@ def curves(runs: dict[str, list[dict[str, str]]], best_epoch: int | None = None)
         best_epoch: Marked where there is one.
     """
     measured = (name for rows in runs.values() for row in rows for name, value in row.items() if value)
-    found = names_of(name for name in measured if name not in (*COLUMNS, "lr"))
+    found = names_of(name for name in measured if name not in NO_METRICS)
     changes = len({row.get("lr") for rows in runs.values() for row in rows}) > 1
     panels = [name for name in ("loss", "acc") if name in found] or found[:2]
     panels += ["lr"] if changes else []

@@ -6,9 +6,9 @@ from typing import Any
 
 from lithydra.errors import ConfigError, nearest
 from lithydra.overrides import typed
-from lithydra.run.metric_names import parts
+from lithydra.run.metric_names import better, parts
 
-KEYS = ("claim", "metric", "of", "above", "below", "rises_with", "by", "at_epoch")
+KEYS = ("claim", "metric", "of", "above", "below", "rises_with", "by", "at_epoch", "until")
 KINDS = ("above", "below", "rises_with")
 # What can be compared besides the metrics of the best epoch.
 DERIVED = ("gap", "optimism", "seconds", "best_epoch", "diverged")
@@ -53,6 +53,8 @@ def rule_problem(rule: Any, axes: Mapping[str, list[str]], objective: str) -> st
         return f"must have one of {', '.join(KINDS)}"
     if "at_epoch" in rule and (problem := _epoch_problem(rule["metric"], rule["at_epoch"])):
         return problem
+    if "until" in rule and (problem := _until_problem(rule["metric"], rule["until"])):
+        return problem
     if not is_number(rule.get("by", 0)):
         return f"by={rule['by']}: must be a number"
     others = others_of(rule)
@@ -75,7 +77,7 @@ def _pointless(rule: Mapping[str, Any], selectors: list[Any], objective: str) ->
     if "rises_with" in rule:
         if not _is_metric(rule["rises_with"]) or rule["rises_with"] == metric:
             return f"rises_with={rule['rises_with']}: must be another metric"
-        if surplus := next((key for key in ("by", "at_epoch") if key in rule), None):
+        if surplus := next((key for key in ("by", "at_epoch", "until") if key in rule), None):
             return f"{surplus}: goes with above and below, not with rises_with"
     if metric == objective and any(map(mentions_best, selectors)):
         return f"metric={metric}: it chose {{best: true}}, which is its best by that; compare another, as test/acc"
@@ -97,6 +99,17 @@ def _epoch_problem(metric: str, epoch: Any) -> str | None:
         return f"at_epoch={epoch}: must be a number from 1 on, or {LAST}"
     if metric.startswith("test/") or (metric in DERIVED and metric not in BY_EPOCH):
         return f"at_epoch={epoch}: {metric} has no value by epoch"
+    return None
+
+
+def _until_problem(metric: str, until: Any) -> str | None:
+    if metric != "seconds":
+        return f"until: goes with metric=seconds, not with {metric}"
+    if not (isinstance(until, Mapping) and len(until) == 1 and all(map(is_number, until.values()))):
+        return f"until={until}: must be a metric and its value, as {{val/acc: 0.9}}"
+    (reached,) = until
+    if not _is_metric(reached) or reached.startswith("test/") or better(reached) is None:
+        return f"until={until}: {reached} has no value by epoch of which it is known whether more or less is better"
     return None
 
 

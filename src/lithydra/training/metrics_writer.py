@@ -1,6 +1,7 @@
 """Writes metrics.csv as the run goes, and measures its speed."""
 
 import time
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
@@ -12,6 +13,8 @@ from lithydra.training.teller import teller
 class MetricsWriter(Checkpoint):  # a Checkpoint, so that it runs when the epoch's metrics are known
     """A row in metrics.csv after each epoch; `images_per_second` is the last epoch's, validation left out.
 
+    `training_seconds` are those of all epochs so far, validation left out, and of all parts of a resumed run.
+
     The row is written before the checkpoint: a kill between the two leaves a row too many, which resuming drops, and
     never one too few.
     """
@@ -19,6 +22,7 @@ class MetricsWriter(Checkpoint):  # a Checkpoint, so that it runs when the epoch
     def __init__(self) -> None:
         self.images_per_second: float | None = None
         self._epoch_start = self._training_seconds = 0.0
+        self._before = 0.0  # training seconds of what was trained before `_epoch_start`
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_start = time.perf_counter()
@@ -35,10 +39,19 @@ class MetricsWriter(Checkpoint):  # a Checkpoint, so that it runs when the epoch
         if told.num_images is not None:
             self.images_per_second = told.num_images * trainer.world_size / (self._training_seconds or seconds)
             told.write({"images_per_second": self.images_per_second}, trainer.global_step)
+        self._before += self._training_seconds or seconds
+        self._epoch_start = time.perf_counter()
         if not trainer.is_global_zero:
             return
         row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **told.epoch_metrics}
-        run_dir(trainer).add_metrics({**row, "seconds": round(seconds, 3)}, told.metric_names)
+        times = {"training_seconds": round(self._before, 3), "seconds": round(seconds, 3)}
+        run_dir(trainer).add_metrics({**row, **times}, told.metric_names)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"training_seconds": self._before + time.perf_counter() - self._epoch_start}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._before = state_dict["training_seconds"]
 
 
 def images_per_second(trainer: L.Trainer) -> float | None:

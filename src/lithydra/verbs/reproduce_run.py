@@ -12,7 +12,7 @@ from rich.table import Table
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.run.checkpoints import load
 from lithydra.run.config import flatten, trainable
-from lithydra.run.directory import RunDir
+from lithydra.run.directory import TIMES, RunDir
 from lithydra.run.lifecycle import new_run, new_run_at
 from lithydra.training.train import train
 
@@ -61,7 +61,7 @@ def differences_of_results(run: RunDir, again: RunDir) -> list[str]:
         unequal.append(f"the number of epochs ({len(rows)} and {len(new_rows)})")
     for column in rows[0] if rows else ():
         pairs = zip(rows, new_rows, strict=False)
-        first = next((old["epoch"] for old, new in pairs if column != "seconds" and old[column] != new[column]), None)
+        first = next((old["epoch"] for old, new in pairs if column not in TIMES and old[column] != new[column]), None)
         if first is not None:
             unequal.append(f"{column} from epoch {first}")
     before, after = (r.read_status()["metrics"] for r in (run, again))
