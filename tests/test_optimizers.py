@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
 from conftest import assert_equal
-from lithydra.optimizers import Muon, NAdam, orthogonalized
+from lithydra.optimizers import Muon, MuonSGD, NAdam, orthogonalized
 
 Make = Callable[[Iterable[Any]], Optimizer]
 SETTINGS: dict[str, Any] = {"lr": 0.01, "weight_decay": 0.1}
@@ -114,7 +114,36 @@ def test_groups_have_their_own_lr_and_weight_decay() -> None:
     torch.testing.assert_close(ends[4:], [p * (1 - 0.01 * 0.5) for p in start[4:]])
 
 
-@pytest.mark.parametrize("make", [Muon, NAdam])
+def test_muon_sgd_is_the_optimizer_of_the_94_percent_recipe() -> None:
+    """airbench94_muon's update, written out: the weight keeps the norm √out, and lr is how far it turns."""
+    torch.manual_seed(0)
+    weight, gradients = torch.randn(16, 8, 3, 3), [torch.randn(16, 8, 3, 3) for _ in range(4)]
+    ours = after_steps(weight, lambda p: MuonSGD(p, lr=0.24), gradients)
+    theirs, buffer = weight.clone(), torch.zeros_like(weight)
+    for gradient in gradients:
+        buffer = 0.6 * buffer + gradient
+        theirs *= len(theirs) ** 0.5 / theirs.norm()
+        theirs -= 0.24 * orthogonalized((gradient + 0.6 * buffer).flatten(1), 3).view_as(theirs)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("fused", [None, True])
+def test_muon_sgd_trains_biases_and_the_head_by_torchs_sgd_exactly(fused: bool | None) -> None:
+    one, other = nn.Linear(6, 4), nn.Linear(6, 4)
+    other.load_state_dict(one.state_dict())
+    settings = {"lr": 0.05, "weight_decay": 0.01, "fused": fused}
+    ours = MuonSGD(one.parameters(), matrices=False, sgd_momentum=0.85, **settings)
+    theirs = torch.optim.SGD(other.parameters(), momentum=0.85, nesterov=True, **settings)
+    for seed in range(4):
+        inputs = torch.rand(5, 6, generator=torch.Generator().manual_seed(seed))
+        for net, optimizer in ((one, ours), (other, theirs)):
+            optimizer.zero_grad()
+            net(inputs).square().sum().backward()
+            optimizer.step()
+    assert_equal(dict(one.state_dict()), dict(other.state_dict()))
+
+
+@pytest.mark.parametrize("make", [Muon, MuonSGD, NAdam])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_goes_on_exactly_from_its_saved_state(make: Any, dtype: torch.dtype) -> None:
     net = small_net().to(dtype)
