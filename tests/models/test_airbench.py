@@ -61,7 +61,7 @@ def test_a_convolution_starts_as_the_identity_of_its_first_channels() -> None:
 
 def test_logits_are_small_at_first_and_norms_only_shift() -> None:
     module = net()
-    assert float(module.head.weight.std()) == pytest.approx(1.0)
+    assert module.head.weight.detach().std().item() == pytest.approx(1.0)
     norms = [layer for layer in module.features if isinstance(layer, nn.BatchNorm2d)]
     assert all([name for name, _ in norm.named_parameters()] == ["bias"] for norm in norms) and len(norms) == 6
     assert {norm.momentum for norm in norms} == {0.4}
