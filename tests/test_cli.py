@@ -236,3 +236,12 @@ def test_a_bug_has_its_traceback_once_and_names_the_run_directory(data_dir: Path
     assert said.count("Traceback") == 1 and said.count("ZeroDivisionError") == 2
     assert said.splitlines()[-1] == "error: ZeroDivisionError: division by zero; run directory here"
     assert (tmp_path / "here" / "train.log").read_text().count("Traceback") == 1
+
+
+@pytest.mark.parametrize("own", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_threads_wait_briefly_unless_a_person_has_said_how(
+    own: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(own))
+    cli.wait_briefly()
+    assert os.environ == (own or {"GOMP_SPINCOUNT": cli.SPINS})

@@ -83,4 +83,7 @@ def test_unknown_choice_names_the_new_ones_too(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "train.py", f"hydra.searchpath=[file://{tmp_path / 'conf'}]", "model=tyo"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: model=tyo: choose one of alexnet,") and "Did you mean toy?" in done.stderr
+    assert (
+        done.stderr.startswith("error: model=tyo: choose one of airbench, alexnet,")
+        and "Did you mean toy?" in done.stderr
+    )

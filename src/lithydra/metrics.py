@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from lightning.fabric.utilities.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
@@ -144,12 +143,16 @@ class TrainingMetrics(nn.Module):
         self.reset()
         for index, state in enumerate(states):
             for name, metric in self.named.items():
-                moved = apply_to_collection(state[name], Tensor, lambda value, to=metric.device: value.to(to))
+                moved = {key: _moved(value, metric.device) for key, value in state[name].items()}
                 if index:
                     metric.merge_state(moved)
                 else:
                     for key, value in moved.items():
                         setattr(metric, key, value)
+
+
+def _moved(value: Tensor | list[Tensor], device: torch.device) -> Tensor | list[Tensor]:
+    return [part.to(device) for part in value] if isinstance(value, list) else value.to(device)
 
 
 def update_by_batch(metrics: Iterable[Metric], logits: Tensor, labels: Tensor) -> None:

@@ -41,8 +41,9 @@ def color_jitter(
         ("probability", probability, 1),
     ):
         _check(f"color_jitter.{name}", value, lambda v, most=most: 0 <= v <= most, f"from 0 to {most}")
-    colors = {"saturation": saturation, "hue": hue} if _has_colors("color_jitter", image_shape) else {}
-    return ImageAugmentation(ColorJitter(brightness, contrast, **colors, p=probability))
+    if not _has_colors("color_jitter", image_shape):
+        saturation = hue = 0.0
+    return ImageAugmentation(ColorJitter(brightness, contrast, saturation, hue, p=probability))
 
 
 def grayscale(image_shape: Sequence[int], num_classes: int, probability: float = 0.2) -> nn.Module:

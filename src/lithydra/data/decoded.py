@@ -133,5 +133,5 @@ def _read(path: Path) -> np.ndarray | None:
 def _checksum(array: np.ndarray) -> bytes:
     flat, crc = array.reshape(-1), 0
     for start in range(0, len(flat), PART):
-        crc = zlib.crc32(flat[start : start + PART], crc)
+        crc = zlib.crc32(flat[start : start + PART].data, crc)
     return crc.to_bytes(4, "big")

@@ -88,9 +88,11 @@ class ImageFolder(ImageDataModule):
         arrays: dict[str, np.ndarray] = {}
         for split, part in self._splits.items():
             kept = self._gib <= self.cache_limit_gib
-            how = {"channels": self.channels, "image_size": self.side}
-            pixels = decoded.pixels(self._cache, split, part) if kept else decode_all(part.paths, **how)
-            arrays |= {f"x_{split}": pixels, f"y_{split}": part.labels.numpy()}
+            if kept:
+                arrays[f"x_{split}"] = decoded.pixels(self._cache, split, part)
+            else:
+                arrays[f"x_{split}"] = decode_all(part.paths, channels=self.channels, image_size=self.side)
+            arrays[f"y_{split}"] = part.labels.numpy()
         whole = Arrays(**arrays)
         validate(whole, f"data.path={self.path}")
         return whole

@@ -1,7 +1,6 @@
 """What a training step costs, and on how many threads of the CPU it is computed."""
 
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 # With more threads than it has work for, a step gains nothing on a quiet machine, and beside other work it waits for
 # threads that are not running: a small net takes ten times as long. By a count of the step's operations the number of
 # threads is the same each time, and with it the last bits of the result; by a clock it would not be.
-FLOPS_PER_THREAD = 0.5e9
+FLOPS_PER_THREAD = 0.06e9
 
 PEAK_SIZE, PEAK_SECONDS = 1024, 0.05  # of the matrices, and for which they are multiplied
 
@@ -53,11 +52,8 @@ def all_threads() -> int:
 def spent(trainer: L.Trainer, module: L.LightningModule, images_per_second: float | None) -> dict[str, Any]:
     """What status.json has of it: memory in bytes, and of each process FLOP/s and the most that can be had here."""
     device = trainer.strategy.root_device
-    if device.type == "cuda":
-        memory = torch.cuda.max_memory_allocated(device)
-    else:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    spent: dict[str, Any] = {"peak_memory": memory}
+    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_memory()
+    spent: dict[str, Any] = {} if memory is None else {"peak_memory": memory}
     if (flops := getattr(module, "step_flops", None)) and images_per_second:
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         spent["flops_per_second"] = flops * images_per_second / data.batch_size
@@ -65,15 +61,24 @@ def spent(trainer: L.Trainer, module: L.LightningModule, images_per_second: floa
     return spent
 
 
+def _peak_memory() -> int | None:
+    """Of this process, in bytes; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def peak(device: torch.device, precision: str) -> float:
     """FLOP/s of a product of large matrices, in what a run of this precision multiplies: the most that can be had."""
     kind = {"bf": torch.bfloat16, "16": torch.float16, "64": torch.float64}.get(precision[:2], torch.float32)
     matrix = torch.ones(PEAK_SIZE, PEAK_SIZE, dtype=kind, device=device)
-    matrix @ matrix
+    torch.mm(matrix, matrix)
     best, end = float("inf"), time.perf_counter() + PEAK_SECONDS
     while time.perf_counter() < end:
         start = time.perf_counter()
-        product = matrix @ matrix
+        product = torch.mm(matrix, matrix)
         float(product[0, 0])  # waits for the device
         best = min(best, time.perf_counter() - start)
     return 2 * PEAK_SIZE**3 / best

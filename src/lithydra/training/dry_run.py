@@ -1,13 +1,10 @@
 """One training step on a copy, before the first epoch: does everything fit together, and what does it cost?"""
 
-import copy
 import inspect
 import logging
-import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,21 +12,19 @@ import lightning as L
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from lithydra.checks.combinations import unmeasured
 from lithydra.data.base import ImageDataModule
-from lithydra.data.loaders import TrainingBatch, TrainingLoader, TrainingOrder
+from lithydra.data.loaders import TrainingBatch
 from lithydra.errors import ConfigError, first_line
-from lithydra.metrics import TrainedBatch
 from lithydra.training import own_module
 from lithydra.training.batch_hooks import refuse_unsupported, steps_beside
 from lithydra.training.classifier import Classifier
-from lithydra.training.compute import flops_of, settle_threads
-from lithydra.training.engine import GradientClassifier
+from lithydra.training.compute import settle_threads
 from lithydra.training.instantiate import refuse_unknown_arguments, targets
 from lithydra.training.lightning_inside import CommandLauncher
 from lithydra.training.statistics import StatisticsClassifier
+from lithydra.training.trial import first_batch, flops_of_a_step, seconds_of_a_step, step, trial
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +33,6 @@ log = logging.getLogger(__name__)
 CHUNK_SECONDS = 0.5
 MAX_STEPS = 1024  # bounds the logits that a chunk keeps
 LONGEST_TRIAL, TRIAL_SHARE = 5.0, 0.1  # in seconds, and as a part of trainer.max_seconds
-TIMED_STEPS = 3  # the fastest counts: on a busy machine a single one may take a hundred times as long
 
 
 def try_out(
@@ -109,7 +103,7 @@ def refuse_unmeasured(config: DictConfig, names: Sequence[str]) -> None:
 
 def measured(copied: Classifier, batch: TrainingBatch) -> list[str]:
     """The metrics of an epoch, training's first. Raises ConfigError for one that is no single number."""
-    trained = _step(copied, batch)
+    trained = step(copied, batch)
     names = ["train/loss", *(["train/acc"] if trained is None or trained.logits is not None else [])]
     names += copied.train_metrics.named if trained is None or trained.logits is not None else ()
     names += [f"train/{name}" for name, _ in (trained.means if trained else ())]
@@ -194,32 +188,6 @@ def dry_run(
     return DryRun(shapes, metrics, flops, seconds, copied.val_metrics.means)
 
 
-def first_batch(data: ImageDataModule, trainer: L.Trainer) -> TrainingBatch:
-    """The first of training, or a process's share of it, on the trainer's device, as one that ends in a step."""
-    assert data.train is not None
-    order = TrainingOrder(len(data.train), data.batch_size, data.seed, 0, trainer.world_size)
-    batch = next(next(iter(TrainingLoader(data.train, order))).batches())
-    device = trainer.strategy.root_device
-    return batch._replace(images=batch.images.to(device), labels=batch.labels.to(device), is_last=True)
-
-
-@contextmanager
-def trial(
-    module: Classifier, data: ImageDataModule, trainer: L.Trainer
-) -> Iterator[tuple[Classifier, Optimizer | None]]:
-    """A copy of `module` to train steps on, and its optimizer if it has one; on the trainer's device, in its precision.
-
-    Neither the weights and statistics of `module` change, nor torch's random state.
-    """
-    precision, optimizer = trainer.precision_plugin, None
-    with torch.random.fork_rng(), precision.train_step_context():
-        copied: Any = precision.convert_module(copy.deepcopy(module).to(trainer.strategy.root_device)).train()
-        if isinstance(copied, GradientClassifier):
-            optimizer, _ = copied.make_optimizer_and_scheduler(data.num_training_batches)
-            copied.prepare(optimizer, scaler=getattr(precision, "scaler", None))
-        yield copied, optimizer
-
-
 def _refuse_wrong_outputs(copied: Classifier, images: Tensor) -> None:
     """The net must give logits (B, num_classes), or (B, 1) where the loss wants a single one, in both modes."""
     expected = (len(images), 1 if getattr(copied.loss, "single_logit", False) else copied.num_classes)
@@ -252,36 +220,13 @@ def _try_last_batch(copied: Classifier, data: ImageDataModule, batch: TrainingBa
         return
     try:
         parts = {key: getattr(batch, key)[:share] for key in ("images", "labels", "positions")}
-        _step(copied, batch._replace(**parts))
+        step(copied, batch._replace(**parts))
     except (RuntimeError, ValueError) as error:
         shared = f", {share} for one of {world_size} processes" if world_size > 1 else ""
         raise ConfigError(
             f"data.batch_size={data.batch_size}: the last batch of the {len(data.train):,} training images has {size}"
             f"{shared}, which the model does not take ({first_line(error)}); choose another batch size"
         ) from error
-
-
-def flops_of_a_step(copied: Classifier, batch: TrainingBatch) -> int:
-    return flops_of(lambda: _step(copied, batch))
-
-
-def seconds_of_a_step(copied: Classifier, batch: TrainingBatch, trial_seconds: float = 0.0) -> float:
-    """Of the fastest of a few steps, of fewer where they are long; or the mean over a given time."""
-    times: list[float] = []
-    while sum(times) < trial_seconds or (len(times) < TIMED_STEPS and sum(times) < CHUNK_SECONDS):
-        start = time.perf_counter()
-        _step(copied, batch)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return sum(times) / len(times) if trial_seconds else min(times)
-
-
-def _step(copied: Classifier, batch: TrainingBatch) -> TrainedBatch | None:
-    if isinstance(copied, GradientClassifier):
-        return copied.train_on(batch)[0]
-    copied.loss(copied(batch.images), batch.labels)
-    return None
 
 
 def _record_shapes(net: nn.Module) -> dict[str, tuple[int, ...]]:

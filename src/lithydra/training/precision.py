@@ -11,9 +11,9 @@ from lithydra.errors import ConfigError
 from lithydra.training import build
 from lithydra.training.classifier import Classifier
 from lithydra.training.compute import settle_threads
-from lithydra.training.dry_run import first_batch, flops_of_a_step, seconds_of_a_step, trial
 from lithydra.training.engine import GradientClassifier
 from lithydra.training.lightning_inside import CommandLauncher
+from lithydra.training.trial import first_batch, flops_of_a_step, seconds_of_a_step, trial
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from lithydra.errors import ConfigError, LithydraError
 from lithydra.run import plots
 from lithydra.run.style import SPLITS, style
 from lithydra.training import build
-from lithydra.training.dry_run import trial
 from lithydra.training.engine import GradientClassifier
 from lithydra.training.precision import settle_precision
+from lithydra.training.trial import trial
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
