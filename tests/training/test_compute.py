@@ -132,7 +132,7 @@ def test_bf16_that_is_slower_is_said(
     assert "bfloat16 is slower" not in caplog.text
     timed["bf16-mixed"] = 0.4
     run = run_train(*SMALL, "accelerator=cpu_bf16")
-    told = "A step takes 200 ms in 32-true, 400 ms in bf16-mixed: bfloat16 is slower here"
+    told = "A step of 16 images takes 200 ms in 32-true, 400 ms in bf16-mixed: bfloat16 is slower here"
     assert told in caplog.text and run.read_config()["trainer"]["precision"] == "bf16-mixed"
 
 

@@ -145,7 +145,7 @@ def _compute(trainer: dict[str, Any], spent: dict[str, float]) -> dict[str, str]
         )
     if seconds := trainer.get("step_seconds"):
         timed = ", ".join(f"{1000 * value:.3g} ms in {precision}" for precision, value in seconds.items())
-        cells["a batch took"] = timed
+        cells["a step, timed"] = timed
     if "peak_memory" in spent:
         cells["memory"] = f"{_scaled(spent['peak_memory'])}B at most"
     return cells

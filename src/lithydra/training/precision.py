@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 AUTO, FULL, HALF = "auto", "32-true", "bf16-mixed"
 WORTH = 0.95  # of the time: bfloat16 rounds, so it must gain something
+MOST_IMAGES = 256  # of a batch that are timed: a large net takes seconds for more
 
 
 def settle_precision(
@@ -29,7 +30,7 @@ def settle_precision(
     Where bfloat16 has been chosen for a CPU, and is slower there, that is said.
 
     Returns:
-        Seconds of a step, by precision; empty where nothing was timed.
+        Seconds of a step of up to `MOST_IMAGES` images, by precision; empty where nothing was timed.
 
     Raises:
         ConfigError: Several processes would each time for themselves.
@@ -49,18 +50,20 @@ def settle_precision(
         config.trainer.precision = precision
         seconds[precision] = _seconds_of_a_step(config, data, module)
     faster = HALF if seconds[HALF] < WORTH * seconds[FULL] else FULL
-    told = ", ".join(f"{1000 * value:.3g} ms in {precision}" for precision, value in seconds.items())
+    times = ", ".join(f"{1000 * value:.3g} ms in {precision}" for precision, value in seconds.items())
+    told = f"A step of {min(data.batch_size, MOST_IMAGES)} images takes {times}"
     if chosen == AUTO:
-        log.info("A step takes %s: training in %s", told, faster)
+        log.info("%s: training in %s", told, faster)
     elif seconds[HALF] > seconds[FULL]:
-        log.warning("A step takes %s: bfloat16 is slower here; trainer.precision=auto takes the faster", told)
+        log.warning("%s: bfloat16 is slower here; trainer.precision=auto takes the faster", told)
     config.trainer.precision = faster if chosen == AUTO else chosen
     return seconds
 
 
 def _seconds_of_a_step(config: DictConfig, data: ImageDataModule, module: Classifier) -> float:
     place = build.place(config)
-    batch = first_batch(data, place)
+    whole = first_batch(data, place)
+    batch = whole._replace(**{key: getattr(whole, key)[:MOST_IMAGES] for key in ("images", "labels", "positions")})
     with trial(module, data, place) as (copied, _):
         settle_threads(config.accelerator.threads, flops_of_a_step(copied, batch), place=place)
         return seconds_of_a_step(copied, batch)
