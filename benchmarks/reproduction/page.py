@@ -35,6 +35,8 @@ RECIPE_COLUMNS = (
     "verdict",
 )
 ACCURACY = "test/acc"
+RECORD_COLUMNS = ("command", "test accuracy", "training", "PFLOP", "hardware", "published")
+RECIPES, ON_GPU, RECORDS, STUDIES = "Recipes", "On a GPU", "Records", "Studies"
 ORIGIN = " runs, of the commits "
 OTHERS = {"test acc": ACCURACY, "test loss": "test/loss", "train acc": "train/acc", "train loss": "train/loss"}
 
@@ -44,23 +46,29 @@ class Earlier:
     """The page as it was."""
 
     origins: list[str]  # the lines that say which commits the runs are of
-    rows: dict[str, str]  # by the command
+    rows: dict[tuple[str, str], str]  # by the table's heading and the command
     sections: dict[str, list[str]]  # of studies, by name
 
     @classmethod
     def read(cls, path: Path) -> "Earlier":
         lines = path.read_text().splitlines() if path.exists() else []
-        rows = {line.split("`")[1]: line for line in lines if line.startswith("| `")}
+        rows, heading = dict[tuple[str, str], str](), ""
+        for line in lines:
+            if line.startswith("## "):
+                heading = line.removeprefix("## ")
+            elif line.startswith("| `"):
+                rows[heading, line.split("`")[1]] = line
         heads = [index for index, line in enumerate(lines) if line.startswith("### ")]
         sections = {lines[start].split("`")[1]: lines[start:end] for start, end in pairwise([*heads, len(lines)])}
         return cls([line for line in lines if ORIGIN in line], rows, sections)
 
-    def measured(self, command: str) -> bool:
-        return command in self.rows and "not measured" not in self.rows[command]
+    def measured(self, heading: str, command: str) -> bool:
+        return "not measured" not in self.rows.get((heading, command), "not measured")
 
-    def row(self, command: str, cells: Sequence[str], here: bool) -> str:
+    def row(self, heading: str, command: str, cells: Sequence[str], here: bool) -> str:
         """A row of a table; where nothing was measured here but then, as it was."""
-        return self.rows[command] if not here and self.measured(command) else _row([f"`{command}`", *cells])
+        kept = not here and self.measured(heading, command)
+        return self.rows[heading, command] if kept else _row([f"`{command}`", *cells])
 
 
 def write(path: Path, items: Sequence[Item], *, quick: bool, command: str, note: str = "") -> None:
@@ -75,15 +83,17 @@ def write(path: Path, items: Sequence[Item], *, quick: bool, command: str, note:
         lines += ["**Of a quick pass: on a tenth of the data and with fewer seeds, so the goals do not apply.**"]
     lines += [*dict.fromkeys([*earlier.origins, *_origin(recipes, studies)]), TIMES]
     on_cpu = [recipe for recipe in recipes if not recipe.needs_gpu]
-    lines += ["", "## Recipes", "", *_recipes(on_cpu, recipes, quick, earlier), "", *_reasons(on_cpu)]
+    lines += ["", f"## {RECIPES}", "", *_recipes(RECIPES, on_cpu, recipes, quick, earlier), "", *_reasons(on_cpu)]
     picture = images / "recipes.png"
-    elsewhere = [recipe for recipe in on_cpu if not _finished(recipe) and earlier.measured(_command(recipe))]
+    elsewhere = [recipe for recipe in on_cpu if not _finished(recipe) and earlier.measured(RECIPES, _command(recipe))]
     if picture.exists() if elsewhere else plot_recipes(recipes, picture):  # it is of all
         lines += ["![Training accuracy by epoch, and the test accuracy](images/results/recipes.png)", ""]
     if on_gpu := [recipe for recipe in recipes if recipe.needs_gpu]:
-        lines += ["## On a GPU", "", *_recipes(on_gpu, recipes, quick, earlier), "", *_reasons(on_gpu)]
+        lines += [f"## {ON_GPU}", "", *_recipes(ON_GPU, on_gpu, recipes, quick, earlier), "", *_reasons(on_gpu)]
+    if records := [recipe for recipe in recipes if "published" in recipe.entry]:
+        lines += [f"## {RECORDS}", "", *_records(records, earlier), ""]
     judged = {study.name: _judge(study) for study in studies}
-    lines += ["## Studies", "", *([note, ""] if note else []), *_studies(studies, judged, earlier), ""]
+    lines += [f"## {STUDIES}", "", *([note, ""] if note else []), *_studies(studies, judged, earlier), ""]
     for study in studies:
         one = judged[study.name]
         lines += _details(one, images) if one else earlier.sections.get(study.name, [])
@@ -98,7 +108,9 @@ def _table(header: Sequence[str], rows: Sequence[str]) -> list[str]:
     return [_row(header), _row(["---"] * len(header)), *rows]
 
 
-def _recipes(recipes: Sequence[Recipe], others: Sequence[Recipe], quick: bool, earlier: Earlier) -> list[str]:
+def _recipes(
+    heading: str, recipes: Sequence[Recipe], others: Sequence[Recipe], quick: bool, earlier: Earlier
+) -> list[str]:
     by_name = {recipe.name: recipe for recipe in others}
     rows = []
     for recipe in recipes:
@@ -115,8 +127,31 @@ def _recipes(recipes: Sequence[Recipe], others: Sequence[Recipe], quick: bool, e
             hardware(runs[0]) if runs else DASH,
             "not judged" if quick and score else _verdict(recipe, score, by_name),
         ]
-        rows.append(earlier.row(_command(recipe), cells, here=bool(runs)))
+        rows.append(earlier.row(heading, _command(recipe), cells, here=bool(runs)))
     return _table(RECIPE_COLUMNS, rows)
+
+
+def _records(recipes: Sequence[Recipe], earlier: Earlier) -> list[str]:
+    """Time and work to a result, beside what others have published."""
+    rows = []
+    for recipe in recipes:
+        runs, score = _finished(recipe), judged_by(recipe)
+        seconds = [float(run.read_metrics()[-1].get("training_seconds") or math.nan) for run in runs]
+        cells = [
+            f"{score} (seed{'s' if len(runs) > 1 else ''} {_seeds(recipe)})" if score else "not measured",
+            duration(median(seconds)) if seconds else DASH,
+            f"{median(map(_petaflops, runs)):.2g}" if runs else DASH,
+            hardware(runs[0]) if runs else DASH,
+            recipe.entry["published"],
+        ]
+        rows.append(earlier.row(RECORDS, _command(recipe), cells, here=bool(runs)))
+    return _table(RECORD_COLUMNS, rows)
+
+
+def _petaflops(run: RunDir) -> float:
+    """Operations of all batches that were trained on, of matrix products and convolutions."""
+    batches = run.read_status()["step"] * run.read_config()["trainer"]["accumulate_grad_batches"]
+    return batches * (run.origin()["trainer"]["step_flops"] or math.nan) / 1e15
 
 
 def _others(recipe: Recipe) -> str:
@@ -223,7 +258,7 @@ def _studies(studies: Sequence[Study], judged: Mapping[str, Judged | None], earl
             machine = hardware(RunDir(Path(str(frame["run"].iloc[0]))))
         expectation = study.config["study"]["expectation"]
         cells = [expectation, runs, seconds, machine, verdict]
-        rows.append(earlier.row(f"python train.py -m study={study.name}", cells, here=one is not None))
+        rows.append(earlier.row(STUDIES, f"python train.py -m study={study.name}", cells, here=one is not None))
     return _table(("command", "expected", "runs", "time a run", "hardware", "verdict"), rows)
 
 

@@ -1,6 +1,7 @@
 """benchmarks/reproduce.py: runs what is missing, goes on where it stopped, and takes each number from a run."""
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -134,6 +135,22 @@ def test_what_ran_elsewhere_stays_on_the_page(tmp_path: Path) -> None:
     assert set(before.splitlines()) - set(now) == {line for line in before.splitlines() if "experiment=two" in line}
     assert any("experiment=two" in line and "0.7000 (seed 0)" in line for line in now)
     assert (tmp_path / "images/results/recipes.png").read_bytes() == picture
+
+
+def test_records_have_time_and_work_beside_what_is_published(tmp_path: Path) -> None:
+    one = recipe(tmp_path, "fast", seeds=[0], published="0.95 in a second")
+    run = one.run(0)
+    finish(run, 0.94)
+    run.config.write_text("{data: {}, model: {}, optimizer: {}, trainer: {accumulate_grad_batches: 2}}")
+    run.update_status(step=1000)
+    run.metrics.unlink()
+    run.add_metrics({"epoch": 1, "step": 1000, "train/acc": 0.99, "training_seconds": 75.0, "seconds": 80.0})
+    needed = {"choices": {}, "overrides": [], "trainer": {"step_flops": 10**12}}
+    write_json(run.provenance, {**json.loads(run.provenance.read_text()), **needed})
+    page.write(tmp_path / "results.md", [one], quick=False, command="it")
+    text = (tmp_path / "results.md").read_text()
+    row = "| 0.9400 (seed 0) | 1 min 15 s | 2 | Abacus, 1 of 2 cores | 0.95 in a second |"
+    assert row in text[text.index("## Records") :]
 
 
 def test_page_has_the_studies_with_the_pictures_that_their_rules_are_about(tmp_path: Path) -> None:
