@@ -38,6 +38,14 @@ def test_operations_are_those_of_products_forward_and_backward() -> None:
     assert flops_of(lambda: net(images).sum().backward()) == 2 * first + 3 * second  # images have no gradient
 
 
+def test_operations_are_counted_where_a_step_takes_gradients_of_its_own() -> None:
+    net, images = nn.Linear(20, 5), torch.ones(7, 20, requires_grad=True)
+    product = 2 * 7 * 20 * 5
+    assert flops_of(lambda: torch.autograd.grad(net(images).sum(), images)) == 2 * product
+    convolution = nn.Conv2d(3, 4, 3, padding=1)
+    assert flops_of(lambda: convolution(torch.ones(2, 3, 8, 8)).sum().backward()) == 2 * (2 * 2 * 64 * 4 * 27)
+
+
 @pytest.mark.parametrize(
     ("flops", "threads"),
     [(0, 1), (FLOPS_PER_THREAD, 1), (3 * FLOPS_PER_THREAD, 3), (1000 * FLOPS_PER_THREAD, 8)],

@@ -9,7 +9,8 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 # With more threads than it has work for, a step gains nothing on a quiet machine, and beside other work it waits for
 # threads that are not running: a small net takes ten times as long. By a count of the step's operations the number of
@@ -21,9 +22,26 @@ PEAK_SIZE, PEAK_SECONDS = 1024, 0.05  # of the matrices, and for which they are 
 
 def flops_of(step: Callable[[], Any]) -> int:
     """Floating-point operations of a call: of matrix products and convolutions, those of the backward pass too."""
-    with FlopCounterMode(display=False) as counter:
+    with _Counter() as counter:
         step()
-    return counter.get_total_flops()
+    return counter.flops
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up what torch knows of each operation.
+
+    Its own FlopCounterMode follows modules by hooks on gradients, too, which `torch.autograd.grad` does not allow.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if count := flop_registry.get(func.overloadpacket):
+            self.flops += count(*args, **(kwargs or {}), out_val=result)
+        return result
 
 
 def settle_threads(chosen: int | str, flops: int, *, place: L.Trainer, before: int | None = None) -> None:
