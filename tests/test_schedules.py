@@ -79,6 +79,7 @@ SHAPES: dict[str, dict[int, float]] = {  # rate at a step, as a part of lr
     "step": {9: 1, 10: 0.1, 20: 0.01},
     "multistep": {9: 1, 10: 0.1, 15: 0.01},
     "exponential": {0: 1, 1: 0.95, 10: 0.95**10},
+    "linear": {0: 1, 20: 0.5, 39: 1 / 40},
     "cosine": {0: 1, 20: 0.5, 39: 0.00154},
     "warmup_cosine": {0: 1 / 3, 2: 1, 21: 0.5},
     "onecycle": {0: 1 / 25, 11: 1, 39: 4e-6},

@@ -220,7 +220,7 @@ OF_SWEEPS = {
     "--cfg job -m": ("--cfg job -m lr=0.1,0.2", "-m and --cfg: one of them at a time"),
     "study narrowed to nothing": ("-m study=digits/optimizer optimizer=sgd lr=0.1 seed=0", "study.verdict[0]"),
     "sweeper of Hydra's": ("-m hydra/sweeper=basic lr=0.1,0.2", "hydra/sweeper=basic: one of grid, optuna"),
-    "group that is a number": ("model=1", "model=1: must be the name of a choice, alexnet"),
+    "group that is a number": ("model=1", "model=1: must be the name of a choice, airbench"),
 }
 PREDICT_EARLY = {
     "predict: no input": ("run=T/run", "input: must be given"),

@@ -171,8 +171,9 @@ def test_what_is_rebuilt_is_said(
 ) -> None:
     """One line for each file."""
     run = damaged(finished, tmp_path / "run", "config.yaml", cut)
-    for path in (run.provenance, run.histograms, run.metrics):
+    for path in (run.provenance, run.histograms):
         cut(path)
+    run.metrics.write_bytes(run.metrics.read_bytes()[:-30])  # in the middle of the last row
     with caplog.at_level(logging.WARNING, "lithydra"):
         killing.train(f"resume={run.path}", "trainer.max_epochs=3")
     said = [message for message in caplog.messages if str(run.path) in message]

@@ -23,7 +23,7 @@ REFUSED = {
     "lr=0.1,-1,0.01,0": ["lr=-1: must be a number above 0", "lr=0: must be a number above 0"],
     "optimizer=sgd,adma": ["optimizer=adma: choose one of", "Did you mean adam?"],
     "model.hiden=[8],[9]": ["model.hiden: no such setting. Did you mean model.hidden?"],
-    "model=mlp,null": ["model=null: must be the name of a choice, alexnet, "],
+    "model=mlp,null": ["model=null: must be the name of a choice, airbench, "],
     "scheduler=[cosine,step],none": ["scheduler: takes one choice, scheduler=NAME"],
     "seed=range(0,1,0)": ["seed=range(0,1,0): range() arg 3 must not be zero"],
     "seed=range(0,0)": ["seed=range(0,0): an empty list; nothing to sweep over"],
