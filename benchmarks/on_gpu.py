@@ -77,13 +77,14 @@ def main() -> int:
 
 def tasks(setting: Setting) -> Iterator[tuple[str, Any]]:
     """Name and function of each measurement, what is worth most first."""
-    for name in ("mnist_mlp", "cifar_cnn"):
+    for name in ("mnist_mlp", "cifar_cnn")[: 1 if setting.quick else None]:
         yield f"epoch of {name}", lambda name=name: epochs(setting, name, half=False)
     yield "epoch of cifar_cnn, bf16", lambda: epochs(setting, "cifar_cnn", half=True)
     for seed in SEEDS[: 1 if setting.quick else None]:
         yield f"cifar10_94, seed {seed}", lambda seed=seed: recipe(setting, seed)
-    yield "epoch of cifar_alexnet", lambda: epochs(setting, "cifar_alexnet", half=False)
-    yield f"{NUM_JOBS} jobs of a sweep", lambda: sweeps(setting)
+    if not setting.quick:
+        yield "epoch of cifar_alexnet", lambda: epochs(setting, "cifar_alexnet", half=False)
+    yield "jobs of a sweep", lambda: sweeps(setting)
     yield "augmentation", lambda: augmentations(setting)
 
 
@@ -99,6 +100,8 @@ def epochs(setting: Setting, name: str, half: bool) -> list[dict[str, Any]]:
             name, "lithydra", workload, count, accelerator, extra=("trainer.steps_per_execution=1",)
         ),
     }
+    if setting.quick:
+        del jobs["lithydra, a step an execution"]
     seconds = {who: epoch_seconds(measure(job, setting.data, setting.out)) for who, job in jobs.items()}
     return [
         {"case": who, "seconds": value, "over the bare loop": value / seconds["bare"]} for who, value in seconds.items()
@@ -124,14 +127,15 @@ def recipe(setting: Setting, seed: int) -> list[dict[str, Any]]:
 
 
 def sweeps(setting: Setting) -> list[dict[str, Any]]:
-    """Seconds of eight jobs at once, and in turn."""
+    """Seconds of some jobs at once, and in turn."""
     limit = [f"data.limit={setting.limit or 10_000}"]
-    common = ["-m", f"accelerator={setting.device}", "data=mnist", *limit, f"seed=range(0,{NUM_JOBS})"]
+    jobs = 2 if setting.quick else NUM_JOBS
+    common = ["-m", f"accelerator={setting.device}", "data=mnist", *limit, f"seed=range(0,{jobs})"]
     found = []
-    for count in (NUM_JOBS, 1):
+    for count in (jobs, 1):
         place = [f"sweep.n_jobs={count}", f"sweep.name=of_{count}", f"paths.sweeps={setting.out}"]
         seconds = train(setting, *common, "trainer.max_epochs=2", "callbacks=none", "logger=none", *place)
-        found.append({"case": f"{count} at a time", "seconds": seconds})
+        found.append({"case": f"{jobs} jobs, {count} at a time", "seconds": seconds})
     return found
 
 
