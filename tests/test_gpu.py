@@ -27,7 +27,8 @@ SMALL = ("data.limit=400", "trainer.max_epochs=3", *QUIET)
 
 
 def start(tmp_path: Path, *settings: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(ROOT / "train.py"), f"accelerator={DEVICE}", *settings]
+    resumes = any(setting.startswith("resume=") for setting in settings)  # a resumed run has its own
+    command = [sys.executable, str(ROOT / "train.py"), *settings, *([] if resumes else [f"accelerator={DEVICE}"])]
     return subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
