@@ -109,7 +109,7 @@ def epochs(setting: Setting, name: str, half: bool) -> list[dict[str, Any]]:
 
 
 def recipe(setting: Setting, seed: int) -> list[dict[str, Any]]:
-    """Accuracy with and without test-time views, and seconds of training."""
+    """Accuracy with test-time views, seconds of training, and what was computed in them."""
     path = setting.out / f"cifar10_94_{seed}"
     quick = ["data.limit=2000", *NARROW] if setting.quick else []
     settings = ["experiment=cifar10_94", f"accelerator={setting.accelerator(True)}", f"seed={seed}", *quick]

@@ -12,6 +12,7 @@ from torch import nn
 from conftest import QUIET, SMALL, RunTrain
 from killing import Killing, SignalAt
 from lithydra.errors import ConfigError
+from lithydra.models.mlp import MLP
 from lithydra.run.directory import RunDir
 from lithydra.training import compute, precision
 from lithydra.training.compute import FLOPS_PER_THREAD, flops_of, peak, settle_threads
@@ -147,6 +148,15 @@ def test_bf16_that_is_slower_is_said(
 def test_auto_of_a_net_without_gradients_is_full_precision(run_train: RunTrain) -> None:
     run = run_train(*SMALL, "model=nearest_mean", "trainer.precision=auto")
     assert run.read_config()["trainer"]["precision"] == "32-true"
+
+
+@pytest.mark.parametrize("setting", ["trainer.precision=auto", "accelerator=cpu_bf16"])
+def test_what_does_not_fit_together_is_refused_in_one_line(
+    run_train: RunTrain, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MLP, "forward", lambda self, x: self.head(x.flatten(1)))
+    with pytest.raises(ConfigError, match=r"^model and data do not fit together: images \(16, 1, 8, 8\)"):
+        run_train(*SMALL, "model.hidden=[20]", setting)
 
 
 def test_auto_beside_a_module_of_ones_own_is_refused(run_train: RunTrain) -> None:

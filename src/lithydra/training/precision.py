@@ -46,9 +46,13 @@ def settle_precision(
     if not has_bf16 or not isinstance(module, GradientClassifier) or (chosen != AUTO and place.world_size > 1):
         return {}
     seconds: dict[str, float] = {}
-    for precision in (FULL, HALF):
-        config.trainer.precision = precision
-        seconds[precision] = _seconds_of_a_step(config, data, module)
+    try:
+        for precision in (FULL, HALF):
+            config.trainer.precision = precision
+            seconds[precision] = _seconds_of_a_step(config, data, module)
+    except (RuntimeError, ValueError, IndexError):  # model and data do not fit together: the dry run says how
+        config.trainer.precision = FULL if chosen == AUTO else chosen
+        return {}
     faster = HALF if seconds[HALF] < WORTH * seconds[FULL] else FULL
     times = ", ".join(f"{1000 * value:.3g} ms in {precision}" for precision, value in seconds.items())
     told = f"A step of {min(data.batch_size, MOST_IMAGES)} images takes {times}"
