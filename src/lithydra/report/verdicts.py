@@ -143,7 +143,8 @@ def _compare(
     mine = _Side(frame, of, metric, settings)
     theirs = None if is_number(other) else _Side(frame, other, metric, settings, without=of)
     sides = [mine] if theirs is None else [mine, theirs]
-    if never := [f"{side.never} of {side.name}" for side in sides if side.never]:
+    never = [f"{side.never} of {side.name}" for side in sides if side.never]
+    if "until" in rule and never:
         return Comparison(claim, f"never reached{when.replace(' until', '')} by {' and '.join(never)}")
     if missing := next((side.name for side in sides if not side.runs), None):
         return Comparison(claim, f"no finished run of {missing} has {metric}")
