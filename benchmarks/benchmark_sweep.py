@@ -23,8 +23,8 @@ from rich.console import Console
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.files import write_json
 from lithydra.run.directory import RunDir
-from lithydra.sweep.directory import SweepDir
-from lithydra.sweep.launcher import num_cores
+from lithydra.sweeps.directory import SweepDir
+from lithydra.sweeps.launcher import num_cores
 from speed.tables import Table
 
 ROOT = Path(__file__).parents[1]

@@ -14,9 +14,9 @@ from typing import Any
 from lithydra import cli
 from lithydra.data import shared
 from lithydra.run.directory import TIMES, RunDir
-from lithydra.sweep import launcher
-from lithydra.sweep.directory import Job, SweepDir
-from lithydra.sweep.server import JobServer
+from lithydra.sweeps import launcher
+from lithydra.sweeps.directory import Job, SweepDir
+from lithydra.sweeps.server import JobServer
 
 QUICK = ("data.limit=200", "trainer.max_epochs=2", "model.hidden=[16]", "callbacks=none", "logger=none")
 

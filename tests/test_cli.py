@@ -20,6 +20,7 @@ from lithydra import cli
 from lithydra.checks.messages import MENDABLE, one_line
 from lithydra.errors import ConfigError
 from lithydra.training.train import train
+from lithydra.verbs import table
 
 Finished = dict[str, tuple[Path, Any]]  # command line: the folder it ran in, the finished process
 
@@ -243,5 +244,5 @@ def test_threads_wait_briefly_unless_a_person_has_said_how(
     own: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "environ", dict(own))
-    cli.wait_briefly()
-    assert os.environ == (own or {"GOMP_SPINCOUNT": cli.SPINS})
+    table.wait_briefly()
+    assert os.environ == (own or {"GOMP_SPINCOUNT": table.SPINS})

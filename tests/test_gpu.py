@@ -14,7 +14,7 @@ from augmenting import NAMES, SHAPE, batch, build
 from conftest import QUIET, ROOT, assert_equal, checkpoint, rows
 from lithydra.augmentations.chain import Chain
 from lithydra.run.directory import RunDir
-from lithydra.sweep.directory import SweepDir
+from lithydra.sweeps.directory import SweepDir
 
 DEVICE = os.environ.get("LITHYDRA_TEST_DEVICE", "gpu")
 pytestmark = [

@@ -7,11 +7,11 @@ from conftest import ROOT
 
 # From the top to the ground; those in one line do not import each other, but for data and models' own modules.
 ORDER = (
-    ("cli",),
+    ("cli", "api"),
     ("verbs",),
     ("search",),
     ("report",),
-    ("sweep",),
+    ("sweeps",),
     ("callbacks",),
     ("training",),
     ("checks",),
@@ -83,7 +83,7 @@ def test_nothing_imports_in_a_circle() -> None:
 
 def test_the_house_is_small() -> None:
     names = [path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"]
-    assert sum(name.endswith(".py") for name in names) <= 12 and sum("." not in name for name in names) <= 12
+    assert sum(name.endswith(".py") for name in names) <= 13 and sum("." not in name for name in names) <= 12
     long = {
         str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if len(path.read_text().splitlines()) > 300
     }

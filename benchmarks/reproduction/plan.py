@@ -9,7 +9,7 @@ import yaml
 
 from lithydra.errors import ConfigError, nearest
 from lithydra.run.directory import RunDir
-from lithydra.sweep.directory import SweepDir
+from lithydra.sweeps.directory import SweepDir
 
 ROOT = Path(__file__).parents[2]
 SOURCES = Path(__file__).with_name("sources.yaml")

@@ -20,8 +20,8 @@ class GridSweeper(Sweeper):
         self.context, self.task, self.master = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> None:
-        from lithydra.sweep.plan import Request
-        from lithydra.sweep.runner import SweepRunner
+        from lithydra.sweeps.plan import Request
+        from lithydra.sweeps.runner import SweepRunner
 
         request = Request.parse(self.context.config_loader, self.params, arguments)
         sweep = SweepRunner(self.master, self.context, self.task, request)

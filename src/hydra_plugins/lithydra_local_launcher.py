@@ -14,7 +14,7 @@ class LocalLauncher(Launcher):
     """Forks each job from a server that has imported torch and loaded the data once."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from lithydra.sweep.launcher import LocalJobs
+        from lithydra.sweeps.launcher import LocalJobs
 
         self.config = config
         self.jobs = LocalJobs()
@@ -24,7 +24,7 @@ class LocalLauncher(Launcher):
         self.jobs.start_server(modules)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from lithydra.sweep.launcher import job_returns, launched_jobs
+        from lithydra.sweeps.launcher import job_returns, launched_jobs
 
         sweep, jobs = launched_jobs(self.config, job_overrides)
         self.jobs.run(sweep, jobs, self.config)

@@ -20,6 +20,7 @@ from hydra.core.override_parser.types import Override
 from lithydra.errors import ConfigError, nearest, refuse
 
 PATHS = ("run", "resume", "input", "output", "sweep")  # one path each
+TEXTS = ("where", "sort", "columns", "tag", "untag", "note", "delete")  # of scripts/runs.py, taken as they are typed
 PATHS_OR_SWEEPS = ("data.path", "init.from", "paths.data", "paths.outputs")  # -m may give several
 HYDRA_OPTIONS = (
     "--config-path",
@@ -70,7 +71,7 @@ def named_targets(conf: Path = CONF) -> frozenset[str]:
 
 
 def quote_paths(arguments: list[str]) -> list[str]:
-    """The settings that are paths in a form that Hydra reads as they were typed; the others as they are."""
+    """The settings that are paths or texts in a form that Hydra reads as they were typed; the others as they are."""
     return [_quoted_setting(argument) for argument in arguments]
 
 
@@ -83,22 +84,26 @@ def quote(path: str) -> str:
 def _quoted_setting(argument: str) -> str:
     key, _, path = argument.partition("=")
     typed = os.path.expanduser(path)  # most shells leave the ~ in run=~/NAME
-    names_path = key in PATHS or (key in PATHS_OR_SWEEPS and os.path.exists(typed))
+    names_path = key in (*PATHS, *TEXTS) or (key in PATHS_OR_SWEEPS and os.path.exists(typed))
     if not names_path or not path or PLAIN.fullmatch(path) or path[0] in "'\"" or "${" in path:
         return argument
     return f"{key}={quote(typed)}"
 
 
 def name_runs(arguments: list[str]) -> list[str]:
-    """`RUN RUN …` of compare as its setting `runs`. A directory may have = in its name, as those of a sweep do."""
+    """`RUN RUN …` of compare and runs as their setting `runs`. A directory may have = in its name, as a sweep's."""
     runs = [a for a in arguments if not a.startswith(("-", "~", "+")) and ("=" not in a or os.path.isdir(a))]
     if not runs:
         return arguments
     return [*(a for a in arguments if a not in runs), f"runs=[{','.join(map(quote, runs))}]"]
 
 
-def refuse_arguments(verb: str) -> None:
-    """Raise ConfigError for what is typed and would do nothing, or something else than it says."""
+def refuse_arguments(verb: str, as_json: bool = False) -> None:
+    """Raise ConfigError for what is typed and would do nothing, or something else than it says.
+
+    Args:
+        as_json: Whether the result is to be one JSON object.
+    """
     if dashed := [a for a in sys.argv[1:] if re.match(r"--\w+(\.\w+)*=", a) and a.split("=")[0] not in HYDRA_OPTIONS]:
         raise ConfigError(f"{dashed[0]}: settings have no dashes: {dashed[0].lstrip('-')}")
     arguments = get_args_parser().parse_args()
@@ -110,6 +115,8 @@ def refuse_arguments(verb: str) -> None:
     problems: list[str | None] = []
     for override in OverridesParser.create().parse_overrides(arguments.overrides):
         problems += [_decided(override), group_problem(override), _sweep_problem(override, sweeps, alone, trains)]
+    if as_json and (sweeps or verb == "serve"):
+        problems.append(f"--json: not of {'a sweep, whose results scripts/report.py --json tells' if sweeps else verb}")
     if sweeps and not trains:
         problems.append("-m: trains many runs, with train.py; this takes one command at a time")
     refuse(filter(None, problems))

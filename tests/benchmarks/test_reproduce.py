@@ -15,13 +15,13 @@ import torch
 import yaml
 from rich.console import Console
 
+from by_hand import write_sweep
 from conftest import CONF, ROOT
 from lithydra.errors import ConfigError
 from lithydra.files import write_json
 from lithydra.run.directory import RunDir
 from reproduction import page, running
 from reproduction.plan import Recipe, Study, items
-from sweeps import write_sweep
 
 
 def recipe(folder: Path, name: str, **entry: Any) -> Recipe:

@@ -18,6 +18,7 @@ from tensorboard.plugins.hparams import api_pb2, list_session_groups
 from tensorboard.plugins.hparams.backend_context import Context
 
 import lithydra
+from by_hand import write_run, write_sweep
 from conftest import ROOT, RunTrain
 from lithydra.errors import ConfigError
 from lithydra.overrides import typed
@@ -27,9 +28,8 @@ from lithydra.report.layer_figures import layers_at_start
 from lithydra.report.page import commands, report_sweep
 from lithydra.run.directory import RunDir
 from lithydra.run.histograms import Histogram, add_histograms, bound, last_parameters, standard_deviation
-from lithydra.sweep.directory import Job, SweepDir, config_key
-from lithydra.sweep.results import Spread, ranked_settings
-from sweeps import write_run, write_sweep
+from lithydra.sweeps.directory import Job, SweepDir, config_key
+from lithydra.sweeps.results import Spread, ranked_settings
 
 AXES = {"optimizer": ["sgd", "adam"], "lr": ["0.1", "1e-3"], "seed": ["0", "1", "2"]}
 DIVERGED = "lr=0.1,optimizer=adam,seed=1"

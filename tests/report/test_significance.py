@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from by_hand import write_sweep
 from lithydra.report import significance
 from lithydra.report.significance import LEVEL, holm, paired, unpaired
 from lithydra.report.verdicts import UNCLEAR, judge
-from lithydra.sweep.directory import Plan
-from lithydra.sweep.results import results
-from sweeps import write_sweep
+from lithydra.sweeps.directory import Plan
+from lithydra.sweeps.results import results
 
 PROMISE = "16. A verdict means something"
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 import lithydra
+from by_hand import write_sweep
 from lithydra.errors import ConfigError
 from lithydra.report.page import report_sweep
 from lithydra.report.verdicts import Outcome, judge, overall
-from lithydra.sweep.directory import SweepDir
-from lithydra.sweep.results import curves
-from lithydra.sweep.study import check_rules
-from sweeps import write_sweep
+from lithydra.sweeps.directory import SweepDir
+from lithydra.sweeps.results import curves
+from lithydra.sweeps.study import check_rules
 
 PROMISE = "16. A verdict means something"
 SEEDS = ["0", "1", "2", "3", "4"]

@@ -21,7 +21,8 @@ from lithydra.files import remove_unfinished
 from lithydra.run import checkpoints
 from lithydra.run.checkpoints import link, load, save
 from lithydra.run.directory import RunDir
-from lithydra.run.lifecycle import own, tracked
+from lithydra.run.lifecycle import tracked
+from lithydra.run.locks import own
 
 PROMISE = "2. Checkpoints are never torn"
 

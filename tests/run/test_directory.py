@@ -12,7 +12,8 @@ import pytest
 from killing import COMMON, SETTINGS, Killing, SignalAt, differences, in_child, outcome, started
 from lithydra.errors import ConfigError
 from lithydra.run.directory import RunDir
-from lithydra.run.lifecycle import new_run, new_run_at, own
+from lithydra.run.lifecycle import new_run, new_run_at
+from lithydra.run.locks import own
 from lithydra.training.dry_run import try_out
 from lithydra.training.engine import GradientClassifier
 

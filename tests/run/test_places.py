@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from by_hand import write_sweep
 from conftest import Compose
 from lithydra.checks.verbs import check_verb
 from lithydra.errors import ConfigError
 from lithydra.run.directory import RunDir
-from lithydra.run.lifecycle import own
+from lithydra.run.locks import own
 from lithydra.run.trust import refuse_places
-from lithydra.sweep.directory import Job, SweepDir, config_key, readable_name
-from lithydra.sweep.job import run_job
+from lithydra.sweeps.directory import Job, SweepDir, config_key, readable_name
+from lithydra.sweeps.job import run_job
 from lithydra.training.checkpoint import RunCheckpoint
 from lithydra.training.resuming import resumed
 from strangers import MARK, Node, Victim, bare, write
 from sweeping import QUICK, sweep
-from sweeps import write_sweep
 
 PROMISE = "15. A stranger's files are data"
 

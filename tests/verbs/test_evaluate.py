@@ -42,12 +42,12 @@ def test_evaluate_gives_the_same_numbers_after_a_move(run: RunDir, data_dir: Pat
     moved = tmp_path / "elsewhere" / "renamed"
     moved.parent.mkdir()
     shutil.move(run.path, moved)
-    metrics = evaluate(settings("evaluate", data_dir, f"run={moved}", f"split={split}"))
+    metrics = evaluate(settings("evaluate", data_dir, f"run={moved}", f"split={split}"))["metrics"]
     assert metrics == {name: value for name, value in reported.items() if name.startswith(split)}
 
 
 def test_evaluate_takes_the_last_checkpoint_when_asked(run: RunDir, data_dir: Path) -> None:
-    metrics = evaluate(settings("evaluate", data_dir, f"run={run.path}", "split=val", "checkpoint=last"))
+    metrics = evaluate(settings("evaluate", data_dir, f"run={run.path}", "split=val", "checkpoint=last"))["metrics"]
     assert metrics["val/loss"] == float(run.read_metrics()[-1]["val/loss"])
 
 
@@ -106,7 +106,8 @@ def digit_files(data_dir: Path, folder: Path, count: int) -> np.ndarray:
 
 def test_predict_agrees_with_the_module(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
     images = digit_files(data_dir, tmp_path / "images", 7)
-    output = predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'images'}", "batch_size=3"))
+    settled = settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'images'}", "batch_size=3")
+    output = predict(settled)["output"]
     rows = list(csv.DictReader(output.read_text().splitlines()))
     module = lithydra.load(run.path)
     top = module.probabilities(module(torch.from_numpy(images)[:, None])).topk(3)
@@ -197,7 +198,7 @@ def test_images_of_an_npz_are_inverted_as_files_are(run: RunDir, data_dir: Path,
     found = []
     for name, invert in (("plain", "false"), ("inverted", "true"), ("inverted", "false")):
         given = (f"input={tmp_path / name}.npz", f"invert={invert}", "contact_sheet=0")
-        output = predict(settings("predict", data_dir, f"run={run.path}", *given))
+        output = predict(settings("predict", data_dir, f"run={run.path}", *given))["output"]
         found.append([line.split(",")[1:] for line in output.read_text().splitlines()])
     assert found[0] == found[1] != found[2]
 
@@ -217,7 +218,7 @@ def test_more_classes_than_there_are_is_refused(run: RunDir, data_dir: Path) -> 
 def test_of_two_classes_both_are_named(run_train: RunTrain, data_dir: Path, tmp_path: Path) -> None:
     run = run_train(*SMALL, "data.classes=[3,7]", "data.limit=100")
     digit_files(data_dir, tmp_path / "images", 2)
-    output = predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'images'}"))
+    output = predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'images'}"))["output"]
     rows = list(csv.DictReader(output.read_text().splitlines()))
     assert [{row["class_1"], row["class_2"]} for row in rows] == [{"3", "7"}] * 2 and "class_3" not in rows[0]
 
@@ -258,7 +259,8 @@ def test_images_of_other_kinds_are_predicted_as_the_plain_one(
     converted.save(tmp_path / "other" / "0.png")
     rows = []
     for name in ("plain", "other"):
-        output = predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / name / '0.png'}"))
+        settled = settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / name / '0.png'}")
+        output = predict(settled)["output"]
         rows.append(output.read_text().splitlines()[1].split(",")[1:])
     assert rows[0] == rows[1]
 
@@ -270,7 +272,7 @@ def test_an_image_is_fitted_to_a_run_of_images_that_are_not_square(
     data = ("data=npz", f"data.path={tmp_path / 'wide.npz'}", "data.batch_size=16")
     run = run_train(*data, "trainer.max_epochs=1", "callbacks=none", "logger=none")
     digit_files(data_dir, tmp_path / "images", 2)
-    output = predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'images'}"))
+    output = predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'images'}"))["output"]
     assert len(output.read_text().splitlines()) == 3
 
 
@@ -337,7 +339,7 @@ def test_wide_test_images_as_files_are_predicted_as_in_the_test(
         images, labels = file["x_test"], file["y_test"]
     for i, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / "images" / f"{i:02}.png")
-    output = predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'images'}"))
+    output = predict(settings("predict", data_dir, f"run={run.path}", f"input={tmp_path / 'images'}"))["output"]
     found = [row["class_1"] for row in csv.DictReader(output.read_text().splitlines())]
     right = sum(name == str(label) for name, label in zip(found, labels, strict=True))
     assert right / len(labels) == pytest.approx(run.read_status()["metrics"]["test/acc"]) == 1
@@ -361,13 +363,13 @@ def test_evaluate_names_the_weights_that_it_took(
 
 def test_another_data_set_is_looked_for_on_this_machine(run: RunDir, data_dir: Path, tmp_path: Path) -> None:
     """And it is divided by the run's seed, or by the seed given."""
-    before = evaluate(settings("evaluate", data_dir, f"run={run.path}", "split=val"))
+    before = evaluate(settings("evaluate", data_dir, f"run={run.path}", "split=val"))["metrics"]
     moved = Path(shutil.copytree(data_dir, tmp_path / "moved"))
     data_dir_then = data_dir.rename(data_dir.with_name("gone"))
     limit = ("data=digits", "data.limit=400", "split=val")
     try:
-        after = evaluate(settings("evaluate", moved, f"run={run.path}", *limit))
-        other = evaluate(settings("evaluate", moved, f"run={run.path}", *limit, "seed=1"))
+        after = evaluate(settings("evaluate", moved, f"run={run.path}", *limit))["metrics"]
+        other = evaluate(settings("evaluate", moved, f"run={run.path}", *limit, "seed=1"))["metrics"]
     finally:
         data_dir_then.rename(data_dir)
     assert after == before and other != before

@@ -45,7 +45,7 @@ def test_explanations_find_the_pixels_that_decide(
         assert inside > 0.5 * e.maps["integrated gradients"].sum()
         assert all(m.min() >= 0 and m.max() <= 1 for m in e.maps.values())
     config = settings(data_dir, f"run={run.path}", "images=[3,1]")
-    with Image.open(explain(config)) as picture:
+    with Image.open(explain(config)["picture"]) as picture:
         assert np.asarray(picture).std() > 20
 
 

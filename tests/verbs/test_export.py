@@ -49,8 +49,8 @@ def test_each_format_gives_the_runs_numbers(
     run_train: RunTrain, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_train(*SMALL, "model=cnn", "model.channels=[8]", "normalization=z_score", "model.batch_norm=true")
-    session = onnxruntime.InferenceSession(export(settings(run, data_dir)))
-    program = torch.export.load(export(settings(run, data_dir, "format=torch_export")))
+    session = onnxruntime.InferenceSession(export(settings(run, data_dir))["output"])
+    program = torch.export.load(export(settings(run, data_dir, "format=torch_export"))["output"])
     said = capsys.readouterr().out
     assert said.count("on 360 test images") == 2 and "MiB" in said and "ms" in said
     for count in (1, 7, 100):
@@ -113,5 +113,5 @@ def test_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("model", ["mlp", "cnn", "alexnet", "resnet18", "resnet9", "nearest_mean"])
 def test_models_export(run_train: RunTrain, data_dir: Path, model: str) -> None:
     run = run_train(*SMALL, f"model={model}", "data.image_size=32", "trainer.max_epochs=1")
-    assert export(settings(run, data_dir)).exists()
-    assert export(settings(run, data_dir, "format=torch_export")).exists()
+    assert export(settings(run, data_dir))["output"].exists()
+    assert export(settings(run, data_dir, "format=torch_export"))["output"].exists()

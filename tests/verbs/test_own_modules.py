@@ -37,7 +37,7 @@ def given(verb: str, data_dir: Path, run: RunDir, *overrides: str) -> DictConfig
 
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_evaluate_gives_the_runs_numbers(run: RunDir, data_dir: Path, split: str) -> None:
-    metrics = evaluate(given("evaluate", data_dir, run, f"split={split}"))
+    metrics = evaluate(given("evaluate", data_dir, run, f"split={split}"))["metrics"]
     reported = run.read_status()["metrics"]
     assert metrics == {name: value for name, value in reported.items() if name.startswith(split)} and metrics
 
@@ -52,7 +52,7 @@ def test_a_split_without_a_step_is_refused(run_train: RunTrain, run: RunDir, dat
 
 def test_its_own_data_are_evaluated_again(run_train: RunTrain, data_dir: Path) -> None:
     run = run_train("trainer.max_epochs=1", "callbacks=none", "logger=none", DATA, *OWN)
-    metrics = evaluate(given("evaluate", data_dir, run))
+    metrics = evaluate(given("evaluate", data_dir, run))["metrics"]
     assert metrics["test_acc"] == run.read_status()["metrics"]["test_acc"]
 
 
@@ -61,11 +61,12 @@ def test_a_module_that_classifies_predicts_and_is_exported(run: RunDir, data_dir
         images, labels = arrays["x_test"][:60], arrays["y_test"][:60]
     for number, image in enumerate(images):
         Image.fromarray(image).save(tmp_path / f"{number:03}.png")
-    output = predict(given("predict", data_dir, run, f"input='{tmp_path}/*.png'", f"output={tmp_path / 'p.csv'}"))
+    settled = given("predict", data_dir, run, f"input='{tmp_path}/*.png'", f"output={tmp_path / 'p.csv'}")
+    output = predict(settled)["output"]
     found = [int(row["class_1"]) for row in csv.DictReader(output.read_text().splitlines())]
     accuracy = float((np.array(found) == labels).mean())
     assert accuracy == pytest.approx(run.read_status()["metrics"]["test_acc"], abs=0.2) and accuracy > 0.4
-    assert export(given("export", data_dir, run)).exists()
+    assert export(given("export", data_dir, run))["output"].exists()
 
 
 def test_one_that_gives_images_back_classifies_none(run_train: RunTrain, data_dir: Path, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_inspecting_data_counts_classes_and_duplicates(
     np.savez(path, x_train=x_train, y_train=np.arange(60) % 3, x_test=x_test, y_test=np.arange(20) % 3)
     settings = ("data=npz", f"data.path={path}", "data.val_fraction=0.2", "data.batch_size=10")
     config = compose(*settings, "normalization=z_score", "augmentation=affine")
-    picture = inspect_data(config, {"normalization": "z_score", "augmentation": "affine"})
+    picture = inspect_data(config, {"normalization": "z_score", "augmentation": "affine"})["picture"]
     assert picture.exists()
     said = capsys.readouterr().out
     assert "npz: images 1 x 8 x 8 uint8, 3 classes" in said
@@ -66,7 +66,7 @@ def lr_config(compose: Compose, *overrides: str) -> DictConfig:
 
 def test_lr_find_suggests_what_learns(compose: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = lr_config(compose, "augmentation=affine")
-    lr = lr_find(config, ["data.limit=400", "lr=9"])
+    lr = lr_find(config, ["data.limit=400", "lr=9"])["lr"]
     assert 1e-4 < lr < 1
     said = capsys.readouterr().out
     assert f"train          python train.py data.limit=400 lr={lr:g}" in said
@@ -181,7 +181,8 @@ def test_reproduced_run_is_equal_bit_for_bit(
     run = run_train("data.limit=300", "trainer.max_epochs=2", "callbacks=none", *random)
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
     torch.manual_seed(99)
-    again = reproduce_run(settings("reproduce_run", tmp_path, f"run={run.path}", f"paths.data={data_dir}"))
+    found = reproduce_run(settings("reproduce_run", tmp_path, f"run={run.path}", f"paths.data={data_dir}"))
+    again = RunDir(found["again"])
     assert "Bit for bit equal: the metrics of 2 epochs" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in run.path.rglob("*")} == before
     assert list((again.path / "tensorboard").iterdir())

@@ -13,7 +13,7 @@ from lithydra.checks.combinations import gpu_device_exists, own_data
 from lithydra.checks.config import RULES, broken_rules, resolved
 from lithydra.checks.extras import require_extra
 from lithydra.checks.output import DEFAULTS, SUFFIXES, output_problem
-from lithydra.checks.rules import COUNT, FLAG, PATH, SEED, TEXT, Choice, ListOf, Number, optional, shown
+from lithydra.checks.rules import COUNT, FLAG, NULL, PATH, SEED, TEXT, AnyOf, Choice, ListOf, Number, optional, shown
 from lithydra.errors import ConfigError, nearest, refuse
 from lithydra.files import refuse_links_out
 from lithydra.run.directory import RunDir
@@ -62,6 +62,16 @@ VERBS: dict[str, dict[str, Any]] = {
     },
     "report": {"sweep": PATH},
     "reproduce_run": {"run": PATH, **TRUST, **OUTPUT, **PATHS},
+    "runs": {
+        "runs": optional(ListOf(PATH, min_length=1)),
+        **{key: optional(TEXT) for key in ("where", "sort", "columns", "tag", "untag")},
+        "note": AnyOf((NULL, TEXT, Choice(("",)))),
+        "limit": optional(COUNT),
+        "format": Choice(("table", "csv", "json", "html")),
+        "delete": AnyOf((NULL, TEXT, FLAG)),
+        "ask": FLAG,
+        **PATHS,
+    },
     "serve": {**RUN, "host": TEXT, "port": Number(least=1, most=65535, whole=True)},
 }
 # What some choices of accelerator set besides; a script computes on one device, in the run's precision.
@@ -134,7 +144,7 @@ def _no_gpu(plain: dict[str, Any]) -> Iterator[str]:
 
 def _open(plain: dict[str, Any]) -> None:
     """Raises ConfigError where a run or a checkpoint is not there."""
-    for path in plain.get("runs", ()):
+    for path in plain.get("runs") or ():
         RunDir.open(Path(path), "runs")
     if "run" in plain:
         run = RunDir.open(Path(plain["run"]))
@@ -147,6 +157,10 @@ def _file_problems(plain: dict[str, Any], verb: str) -> Iterator[str]:
     source = plain.get("input")
     if source and not os.path.exists(os.path.expanduser(source)) and not any(sign in source for sign in "*?["):
         yield f"input={source}: no such file or folder"
+    if verb == "runs" and not (plain["runs"] or plain["where"]):
+        changes = {"tag", "untag", "note"} | ({"delete"} if plain["delete"] is True else set())
+        for key in sorted(key for key in changes if plain[key] not in (None, False)):
+            yield f"{key}={shown(plain[key])}: of which runs? where=… chooses some, or name them: runs.py RUN RUN …"
     if verb == "serve" and (problem := _address_problem(plain["host"], plain["port"])):
         yield problem
     if verb in DEFAULTS and (problem := output_problem(verb, plain)):

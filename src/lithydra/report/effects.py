@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lithydra.report.figures import colors, distinct, is_numeric, plain_log_ticks, wants_log, words
 from lithydra.run.style import BAD, GREY, INK, PALETTE, SOFT
-from lithydra.sweep.results import Frame, Setting, Spread, number
+from lithydra.sweeps.results import Frame, Setting, Spread, number
 
 MAX_TICKS = 10  # an axis with more values is a scale
 MAX_CHARACTERS = 40  # of all labels along an axis, beside each other

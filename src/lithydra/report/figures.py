@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from lithydra.run.histograms import Histogram, bound, standard_deviation
 from lithydra.run.metric_names import words
 from lithydra.run.style import DASHES, GREY, PALETTE, SOFT, shortened
-from lithydra.sweep.results import Frame, Setting, number
+from lithydra.sweeps.results import Frame, Setting, number
 
 
 def is_numeric(values: Iterable[Any]) -> bool:

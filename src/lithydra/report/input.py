@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from lithydra.overrides import FOLDED
-from lithydra.sweep.directory import Plan, SweepDir
-from lithydra.sweep.results import Frame, Setting, curves, ranked_settings, results, varied
+from lithydra.sweeps.directory import Plan, SweepDir
+from lithydra.sweeps.results import Frame, Setting, curves, ranked_settings, results, varied
 
 
 class ReportData:

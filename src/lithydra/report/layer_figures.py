@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lithydra.run.directory import LAYER_COLUMNS, RunDir
 from lithydra.run.style import DASHES, PALETTE
-from lithydra.sweep.results import Frame, Setting, readable
+from lithydra.sweeps.results import Frame, Setting, readable
 
 PANELS = {
     "gradient": "Size of the gradient (RMS)",

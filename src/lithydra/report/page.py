@@ -1,6 +1,7 @@
 """A sweep's report: a table in the terminal, results.csv, report.html, and report.md with its plots."""
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,43 @@ from lithydra.report.pictures import sections
 from lithydra.report.tables import Table, jobs_table, settings_table
 from lithydra.report.verdicts import judge, overall
 from lithydra.run.page import render
-from lithydra.sweep.directory import Plan
-from lithydra.sweep.results import BAD_STATES, duration
+from lithydra.sweeps.directory import Plan
+from lithydra.sweeps.results import BAD_STATES, duration
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def report(config: DictConfig) -> None:
-    """`python scripts/report.py sweep=DIR`."""
-    report_sweep(Path(config.sweep))
+def report(config: DictConfig) -> dict[str, Any]:
+    """`python scripts/report.py sweep=DIR`; returns the settings with their metrics, best first, and the verdicts."""
+    sweep = report_sweep(Path(config.sweep))
+    settings = [
+        {
+            "setting": setting.values,
+            "states": setting.states,
+            "metrics": {name: {"mean": spread.mean, "std": spread.std} for name, spread in setting.metrics.items()},
+        }
+        for setting in sweep.settings
+    ]
+    outcomes = [asdict(outcome) for outcome in judge(sweep.plan, sweep.frame, sweep.epochs)]
+    page = sweep.directory.path / "report.html"
+    return {
+        "sweep": sweep.directory.path,
+        "metric": sweep.metric,
+        "settings": settings,
+        "outcomes": outcomes,
+        "page": page,
+    }
 
 
-def report_sweep(path: Path) -> None:
+def report_sweep(path: Path) -> ReportData:
     """Write the report of the sweep in `path`, as far as its jobs have come, and print its best.
 
     Raises:
         ConfigError: There is no sweep in `path`.
     """
-    print_best(write_report(path))
+    sweep = write_report(path)
+    print_best(sweep)
+    return sweep
 
 
 def write_report(path: Path) -> ReportData:

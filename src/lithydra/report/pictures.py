@@ -15,7 +15,7 @@ from lithydra.report.layer_figures import layers_at_start
 from lithydra.run.directory import RunDir
 from lithydra.run.histograms import Histogram, last_parameters
 from lithydra.run.style import style
-from lithydra.sweep.results import Setting, readable
+from lithydra.sweeps.results import Setting, readable
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lithydra.overrides import short
 from lithydra.run.metric_names import ordered
-from lithydra.sweep.results import FIGURES, MISSING, Frame, Setting, Spread, duration, metric_columns, number
+from lithydra.sweeps.results import FIGURES, MISSING, Frame, Setting, Spread, duration, metric_columns, number
 
 
 @dataclass

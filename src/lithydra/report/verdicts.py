@@ -15,9 +15,9 @@ from lithydra.overrides import FOLDED, bare, typed
 from lithydra.report import significance
 from lithydra.report.significance import LEVEL
 from lithydra.run.metric_names import better
-from lithydra.sweep.directory import Plan
-from lithydra.sweep.results import Frame, number, ranked_settings
-from lithydra.sweep.study import BEST, LAST, is_number, mentions_best, others_of, rule_problem, rules_of
+from lithydra.sweeps.directory import Plan
+from lithydra.sweeps.results import Frame, number, ranked_settings
+from lithydra.sweeps.study import BEST, LAST, is_number, mentions_best, others_of, rule_problem, rules_of
 
 SHOWS, DOES_NOT_SHOW, UNCLEAR = "shows", "does not show", "unclear"
 MIN_SETTINGS = 5  # that `rises_with` ranks; four agree by chance in 8 % of cases

@@ -1,8 +1,7 @@
-"""The life of a run directory: made, owned by one process, logged to, and its end kept in status.json."""
+"""The life of a run directory: made, logged to, and its end kept in status.json and in the page of all runs."""
 
 import logging
 import os
-import platform
 import shlex
 import shutil
 import sys
@@ -13,10 +12,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from filelock import AcquireReturnProxy, FileLock, Timeout
-
 from lithydra.errors import ConfigError, LithydraError
-from lithydra.files import naming, refuse_links_out, remove_unfinished, set_aside, write_bytes
+from lithydra.files import remove_unfinished, set_aside, write_bytes
+from lithydra.run import index
 from lithydra.run.directory import RunDir, now
 
 log = logging.getLogger(__name__)
@@ -53,33 +51,6 @@ def new_run_at(path: Path) -> RunDir:
 def refuse_second_run(run: RunDir) -> None:
     if run.status.exists():
         raise ConfigError(f"run={run.path}: holds a run already; resume={run.path} goes on with it")
-
-
-def own(run: RunDir) -> AcquireReturnProxy:
-    """Take the directory for this process until the lock is released."""
-    return lock_directory(run.path, f"run={run.path}")
-
-
-def lock_directory(path: Path, name: str, wait_seconds: float = 0) -> AcquireReturnProxy:
-    """Take a directory for this process. The lock of a dead process falls by itself.
-
-    Raises:
-        ConfigError: Another process has it, a link in it leads elsewhere, or it cannot be written.
-    """
-    refuse_links_out(path)
-    owner = path / ".owner"
-    try:
-        held = FileLock(path / ".lock").acquire(timeout=wait_seconds)
-    except Timeout as error:
-        who = owner.read_text(errors="replace").strip() if owner.is_file() else "another process"
-        raise ConfigError(f"{name}: in use by {who}") from error
-    except OSError as error:
-        raise ConfigError(f"{path / '.lock'}: cannot be locked: {error.strerror}") from error
-    if owner.is_dir():
-        set_aside(owner, "a folder")
-    with naming(owner):
-        owner.write_text(f"process {os.getpid()} on {platform.node()}\n")
-    return held
 
 
 @contextmanager
@@ -126,6 +97,9 @@ def tracked(run: RunDir, config: dict[str, Any]) -> Iterator[None]:
         log.error("%s", error, exc_info=not isinstance(error, LithydraError))
         write_failure(run, error)
         raise
+    finally:
+        if not (run.path.parent / "sweep.json").exists():  # a sweep brings its jobs' rows up to date at its end
+            index.update(Path(config["paths"]["outputs"]), [run])
 
 
 def write_failure(run: RunDir, error: BaseException) -> None:

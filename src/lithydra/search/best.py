@@ -9,7 +9,7 @@ import yaml
 from lithydra.files import write_text
 from lithydra.overrides import split_override, typed
 from lithydra.search.space import override_value
-from lithydra.sweep.directory import Job, Plan, SweepDir
+from lithydra.sweeps.directory import Job, Plan, SweepDir
 
 if TYPE_CHECKING:
     from optuna.study import Study

@@ -14,10 +14,10 @@ from lithydra.search import optuna_side
 from lithydra.search.best import write_best
 from lithydra.search.settings import Settings
 from lithydra.search.space import corners, grid, override_value, parse
-from lithydra.sweep.directory import ENDED, Job
-from lithydra.sweep.launcher import make_slots
-from lithydra.sweep.plan import Prepared, Request
-from lithydra.sweep.runner import SweepRunner
+from lithydra.sweeps.directory import ENDED, Job
+from lithydra.sweeps.launcher import make_slots
+from lithydra.sweeps.plan import Prepared, Request
+from lithydra.sweeps.runner import SweepRunner
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -153,7 +153,7 @@ class Search:
 
     def _tell(self, study: "Study", trial: "FrozenTrial", job: Job) -> None:
         """Tell Optuna how a trial ended: complete, with a number for each objective, pruned or failed."""
-        from lithydra.sweep.results import training_seconds  # imports pandas
+        from lithydra.sweeps.results import training_seconds  # imports pandas
 
         directory, states = self.sweep.directory, optuna_side.import_optuna().trial.TrialState
         state = directory.state(job)

@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 
 from lithydra.errors import ConfigError
 from lithydra.run.directory import RunDir
-from lithydra.run.lifecycle import logged, new_run, new_run_at, own, refuse_second_run
+from lithydra.run.lifecycle import logged, new_run, new_run_at, refuse_second_run
+from lithydra.run.locks import own
 from lithydra.training.repair import newest, repair
 from lithydra.training.resuming import refuse_changes, refuse_finished, refuse_shorter
 

@@ -19,8 +19,8 @@ UNIMPORTANT = ("paths.", "run", "resume", "sweep.", "logger.", "callbacks.plots"
 UNIMPORTANT_ENDS = ("._partial_", "data.name")
 
 
-def compare(config: DictConfig) -> Path:
-    """Print the differences and metrics of `runs`, and draw their curves; returns the picture.
+def compare(config: DictConfig) -> dict[str, Any]:
+    """Print the differences and metrics of `runs`, and draw their curves; returns all of it, in the order of `runs`.
 
     Raises:
         ConfigError: Fewer than two runs, or one of them is none.
@@ -35,12 +35,14 @@ def compare(config: DictConfig) -> Path:
     configs = [dict(flatten(run.read_config())) for run in runs]
     differing = differences(configs)
     console.print(settings_table(names, differing) if differing else "No different settings")
-    console.print(results_table(names, [run.read_status() for run in runs]))
+    statuses = [run.read_status() for run in runs]
+    console.print(results_table(names, statuses))
     output = output_of("compare", config)
     with writing(config, output):
         plots.save(plots.curves({name: run.read_metrics() for name, run in zip(names, runs, strict=True)}), output)
     console.print(f"curves  {output}", soft_wrap=True)
-    return output
+    metrics = [status.get("metrics", {}) for status in statuses]
+    return {"runs": [run.path for run in runs], "settings": differing, "metrics": metrics, "picture": output}
 
 
 def settings_table(names: list[str], differing: dict[str, list[Any]]) -> Table:

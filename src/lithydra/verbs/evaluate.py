@@ -1,6 +1,7 @@
 """Evaluate a run's checkpoint on a split of its data set, or of another one of the same form."""
 
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from omegaconf import DictConfig
@@ -21,8 +22,11 @@ from lithydra.training.own_runs import evaluate_own
 SPLITS = ("test", "val", "train")
 
 
-def evaluate(config: DictConfig) -> dict[str, float]:
-    """Loss and accuracy, as `{"test/loss": …, "test/acc": …}`; prints them.
+def evaluate(config: DictConfig) -> dict[str, Any]:
+    """Print loss and accuracy.
+
+    Returns:
+        The run, the checkpoint's file, the number of `images`, and `metrics` as `{"test/loss": …, "test/acc": …}`.
 
     Raises:
         ConfigError: No such run or split, or data that the checkpoint was not made for.
@@ -53,7 +57,7 @@ def evaluate(config: DictConfig) -> dict[str, float]:
     images = "" if count is None else f"{count:,}"
     table.add_row(config.split, images, *(f"{value:.4f}" for value in values.values()))
     Console(highlight=False).print(table)
-    return metrics
+    return {"run": run.path, "checkpoint": file.name, "images": count, "metrics": metrics}
 
 
 def _of_classifier(

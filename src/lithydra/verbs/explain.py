@@ -3,8 +3,7 @@
 Selvaraju et al., 2017, "Grad-CAM"; Sundararajan et al., 2017, "Axiomatic attribution for deep networks".
 """
 
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,8 +34,8 @@ class Explanation(NamedTuple):
     maps: dict[str, np.ndarray]
 
 
-def explain(config: DictConfig) -> Path:
-    """Draw the explanations of some test images; returns the picture.
+def explain(config: DictConfig) -> dict[str, Any]:
+    """Draw the explanations of some test images; returns their numbers and the picture.
 
     Raises:
         ConfigError: No such run or images, or a net that has no gradient.
@@ -56,7 +55,7 @@ def explain(config: DictConfig) -> Path:
         plots.save(picture(found, config.target), output)
     print(f"test images    {', '.join(map(str, positions.tolist()))}")
     print(f"picture        {output}")
-    return output
+    return {"run": config.run, "images": positions.tolist(), "picture": output}
 
 
 def choose(module: Classifier, test: Split, config: DictConfig) -> Tensor:

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,8 +40,11 @@ class Exported(nn.Module):
         return logits, Classifier.probabilities(logits)
 
 
-def export(config: DictConfig) -> Path:
+def export(config: DictConfig) -> dict[str, Any]:
     """Write the model to one file, compare it with the run's, and print difference, accuracy, size and latency.
+
+    Returns:
+        The file as `output`, and the figures that were printed.
 
     Raises:
         ConfigError: No such run or checkpoint.
@@ -65,12 +69,13 @@ def export(config: DictConfig) -> Path:
     difference = max(
         float((a - b).abs().max()) for a, b in zip((*ours, ours[0][:1]), (*theirs, single[0]), strict=True)
     )
-    _show(output, model, run, images, labels, ours[1], theirs[1])
+    measured = _measured(output, model, run, images, labels, ours[1], theirs[1])
+    _show(measured, output, len(images[:BATCH_SIZE]))
     print(f"largest difference of a logit or a probability on {len(images):,} test images: {difference:.2e}")
     if not difference <= TOLERANCE:
         raise LithydraError(f"{output}: differs from the run's model by {difference:.2e}, more than {TOLERANCE:g}")
     print(f"written        {output}")
-    return output
+    return {"run": config.run, "output": output, "largest_difference": difference, **measured}
 
 
 def metadata(module: Classifier, preprocessing: bool) -> dict[str, str]:
@@ -136,15 +141,29 @@ def _in_batches(run: Runner, images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat(logits), torch.cat(probabilities)
 
 
-def _show(path: Path, model: Runner, run: Runner, images: Tensor, labels: Tensor, ours: Tensor, theirs: Tensor) -> None:
-    size = path.stat().st_size / 2**20
-    table = Table("", "accuracy", "1 image", f"{len(images[:BATCH_SIZE])} images", title=f"{path.name}, {size:.2f} MiB")
+def _measured(
+    path: Path, model: Runner, run: Runner, images: Tensor, labels: Tensor, ours: Tensor, theirs: Tensor
+) -> dict[str, Any]:
+    """Bytes of the file, and of both models the accuracy and the milliseconds for one image and for a batch."""
+    figures: dict[str, Any] = {"bytes": path.stat().st_size}
+    for name, runner, probabilities in (("PyTorch", model, ours), (path.suffix[1:], run, theirs)):
+        figures[name] = {
+            "accuracy": float((probabilities.argmax(1) == labels).float().mean()),
+            "ms_for_one": latency(runner, images[:1]),
+            "ms_for_batch": latency(runner, images[:BATCH_SIZE]),
+        }
+    return figures
+
+
+def _show(measured: dict[str, Any], path: Path, batch: int) -> None:
+    title = f"{path.name}, {measured['bytes'] / 2**20:.2f} MiB"
+    table = Table("", "accuracy", "1 image", f"{batch} images", title=title)
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, runner, probabilities in (("PyTorch", model, ours), (path.suffix[1:], run, theirs)):
-        accuracy = float((probabilities.argmax(1) == labels).float().mean())
-        times = [f"{1000 * latency(runner, batch):.2f} ms" for batch in (images[:1], images[:BATCH_SIZE])]
-        table.add_row(name, f"{accuracy:.4f}", *times)
+    for name in ("PyTorch", path.suffix[1:]):
+        figures = measured[name]
+        times = (f"{figures[key]:.2f} ms" for key in ("ms_for_one", "ms_for_batch"))
+        table.add_row(name, f"{figures['accuracy']:.4f}", *times)
     Console(highlight=False).print(table)
 
 

@@ -1,7 +1,7 @@
 """Show what a data set holds, and what normalization and augmentation make of it, before anything is trained."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 BATCH = 1000
 
 
-def inspect_data(config: DictConfig, choices: dict[str, str]) -> Path:
-    """Print the facts of the data set and draw samples of each class; returns the picture."""
+def inspect_data(config: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
+    """Print the facts of the data set and draw samples of each class; returns some of them, and the picture."""
     torch.manual_seed(config.seed)
     choices = {**several(config), **choices}
     data = build.data(config)
@@ -40,7 +40,9 @@ def inspect_data(config: DictConfig, choices: dict[str, str]) -> Path:
     output = Path(config.paths.outputs) / "inspect" / f"{data.name}.png"
     plots.save(picture(data, normalization, choices, augment), output)
     console.print(f"pictures       {output}")
-    return output
+    images = {name: len(split) for name in ("train", "val", "test") if (split := getattr(data, name)) is not None}
+    shape = {"image_shape": list(data.image_shape), "class_names": list(data.names)}
+    return {"data": data.name, **shape, "images": images, "picture": output}
 
 
 def class_table(data: ImageDataModule) -> Table:

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -49,8 +49,11 @@ class RangeTest:
         return float(f"{self.lrs[SKIPPED + steepest]:.2g}") if slopes[steepest] < 0 else None
 
 
-def lr_find(config: DictConfig, overrides: list[str]) -> float:
+def lr_find(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
     """Train a copy for `lr_find.num_steps` steps while lr grows, draw the loss, and print the lr to take.
+
+    Returns:
+        It as `lr`, and the picture.
 
     Raises:
         ConfigError: The net learns without a gradient.
@@ -73,7 +76,7 @@ def lr_find(config: DictConfig, overrides: list[str]) -> float:
     kept = [override for override in overrides if not override.startswith(("lr=", "lr_find."))]
     print(f"suggestion     lr={test.suggestion:g}")
     print(f"train          {shlex.join(['python', 'train.py', *kept, f'lr={test.suggestion:g}'])}")
-    return test.suggestion
+    return {"lr": test.suggestion, "picture": output}
 
 
 def range_test(

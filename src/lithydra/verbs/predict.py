@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,13 +45,13 @@ class Prediction(NamedTuple):
     probabilities: list[float]
 
 
-def predict(config: DictConfig) -> Path:
+def predict(config: DictConfig) -> dict[str, Any]:
     """Write the `top_k` classes and probabilities of each image, show the first of them, and draw a contact sheet.
 
     Images that cannot be read are named and left out; the others are predicted all the same.
 
     Returns:
-        The CSV or JSON file.
+        The CSV or JSON file as `output`, the contact sheet as `picture`, and the number of `images`.
 
     Raises:
         LithydraError: After the good images were predicted: some could not be read.
@@ -84,7 +84,7 @@ def predict(config: DictConfig) -> Path:
     _warn_of_inverted(doubtful, len(found))
     if bad:
         raise LithydraError(f"{len(bad)} of {len(sources)} images could not be read: " + "; ".join(bad))
-    return output
+    return {"run": config.run, "images": len(found), "output": output, "picture": sheet}
 
 
 def read_npz(pattern: str, module: Classifier) -> list[tuple[str, np.ndarray]]:

@@ -20,8 +20,8 @@ from lithydra.training.train import train
 IGNORED = ("command", "overrides", "choices.callbacks", "choices.logger", "choices.paths", "choices.hydra", "resumed")
 
 
-def reproduce_run(config: DictConfig) -> RunDir:
-    """Run the training again in a new directory and compare metrics and weights.
+def reproduce_run(config: DictConfig) -> dict[str, Any]:
+    """Run the training again in a new directory, `again`, and compare metrics and weights.
 
     Raises:
         ConfigError: The run has not finished.
@@ -50,7 +50,7 @@ def reproduce_run(config: DictConfig) -> RunDir:
         raise LithydraError(f"{again.path}: not equal to {run.path} in {', '.join(unequal)}{why}")
     num = len(run.read_metrics())
     print(f"Bit for bit equal: the metrics of {num} epochs, the final metrics, and the last weights.")
-    return again
+    return {"run": run.path, "again": again.path, "equal": True}
 
 
 def differences_of_results(run: RunDir, again: RunDir) -> list[str]:

@@ -9,8 +9,8 @@ from omegaconf import DictConfig
 from lithydra.errors import ConfigError
 from lithydra.overrides import bare
 from lithydra.run.config import flatten
-from lithydra.sweep.directory import NEUTRAL, Job, Plan, SweepDir, readable_name
-from lithydra.sweep.plan import Prepared, Request
+from lithydra.sweeps.directory import NEUTRAL, Job, Plan, SweepDir, readable_name
+from lithydra.sweeps.plan import Prepared, Request
 
 
 def refuse_foreign(directory: SweepDir) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lithydra.run.directory import RunDir
-from lithydra.sweep.directory import Job, Plan, SweepDir
+from lithydra.sweeps.directory import Job, Plan, SweepDir
 
 Score = Callable[[dict[str, str]], float]
 

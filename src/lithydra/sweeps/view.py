@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lithydra.sweep.directory import DONE, FAILED, NOT_STARTED, Job, Plan, SweepDir
+from lithydra.sweeps.directory import DONE, FAILED, NOT_STARTED, Job, Plan, SweepDir
 
 STYLES = {"finished": "green", "failed": "red", "diverged": "red", "running": "cyan"}
 STYLES |= {"pruned": "yellow", "interrupted": "yellow"}

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -14,13 +13,12 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
-from filelock import FileLock, Timeout
 
 from lithydra.errors import ConfigError
 from lithydra.files import write_json, write_text
 from lithydra.overrides import bare
 from lithydra.run.directory import RunDir, now
-from lithydra.run.lifecycle import lock_directory
+from lithydra.run.locks import lock_directory
 from lithydra.run.moved import with_moved_names
 
 NOT_STARTED = "not started"
@@ -237,18 +235,6 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict) and all(_fits(item, parts[1]) for item in value.values())
     return isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
-
-
-def wait_until_free(run: RunDir, seconds: float) -> bool:
-    """Whether no process trains in `run`, or ceases to within `seconds`."""
-    if not run.path.is_dir():
-        return True
-    end = time.monotonic() + seconds
-    try:
-        with FileLock(run.path / ".lock", timeout=max(0.0, end - time.monotonic())):
-            return True
-    except Timeout:
-        return False
 
 
 def config_key(config: Mapping[str, Any]) -> str:

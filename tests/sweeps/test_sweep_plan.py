@@ -13,8 +13,8 @@ from hydra.core.global_hydra import GlobalHydra
 from conftest import CONF
 from lithydra import cli
 from lithydra.errors import ConfigError
-from lithydra.sweep.directory import config_key, readable_name
-from lithydra.sweep.plan import Request, prepare
+from lithydra.sweeps.directory import config_key, readable_name
+from lithydra.sweeps.plan import Request, prepare
 from sweeping import QUICK, sweep
 
 BASIC = "hydra/launcher=basic"  # one job after the other in the process that plans them

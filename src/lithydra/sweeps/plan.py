@@ -15,7 +15,7 @@ from lithydra.checks.messages import MENDABLE, one_line
 from lithydra.errors import ConfigError
 from lithydra.overrides import ABOUT_THE_SWEEP, group_problem, refuse_axis
 from lithydra.run.config import frozen
-from lithydra.sweep.directory import config_key, readable_name
+from lithydra.sweeps.directory import config_key, readable_name
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
-from lithydra.sweep.directory import SweepDir
+from lithydra.sweeps.directory import SweepDir
 from sweeping import QUICK, Done, sweep, table
 
 SWEEP = ("lr=0.1,0.001", "seed=0,1", *QUICK)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
@@ -12,14 +12,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lithydra.errors import LithydraError
 from lithydra.overrides import bare
+from lithydra.run import index
 from lithydra.run.config import trainable
 from lithydra.run.trust import own_code
-from lithydra.sweep.directory import DAMAGED, ENDED, FAILED, Job, Plan, SweepDir
-from lithydra.sweep.enqueue import enqueue, opened_plan, refuse_foreign
-from lithydra.sweep.job import retry, settle
-from lithydra.sweep.plan import Prepared, Request, prepare
-from lithydra.sweep.study import check_rules
-from lithydra.sweep.view import problem, summary
+from lithydra.sweeps.directory import DAMAGED, ENDED, FAILED, Job, Plan, SweepDir
+from lithydra.sweeps.enqueue import enqueue, opened_plan, refuse_foreign
+from lithydra.sweeps.job import retry, settle
+from lithydra.sweeps.plan import Prepared, Request, prepare
+from lithydra.sweeps.study import check_rules
+from lithydra.sweeps.view import problem, summary
 
 
 class SweepFailed(LithydraError):
@@ -33,11 +34,14 @@ class SweepRunner:
     `add` and `launch`, as often as it likes, and `finish`.
     """
 
+    last: ClassVar[SweepDir | None] = None  # of this process; Hydra gives back nothing of what a sweeper has done
+
     def __init__(self, config: DictConfig, context: HydraContext, task: TaskFunction, request: Request) -> None:
         self.config, self.loader, self.request = config, context.config_loader, request
         study = config.hydra.runtime.choices.get("study")
         name = config.sweep.name if config.sweep.name is not None else request.default_name(study)
         self.directory = SweepDir(Path(config.paths.sweeps) / str(name))
+        SweepRunner.last = self.directory
         self.launched: dict[str, Job] = {}
         self._plan: Plan | None = None
         self._pending: list[str] = []
@@ -83,6 +87,7 @@ class SweepRunner:
                 yield
         finally:
             self._close_launcher()
+            index.update(Path(self.config.paths.outputs), [directory.run(job) for job in self.launched.values()])
 
     def add(self, prepared: Sequence[Prepared]) -> list[Job]:
         """Put points into the plan, their configs frozen, and return their jobs: each once, in the order given.

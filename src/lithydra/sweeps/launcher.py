@@ -20,9 +20,9 @@ from omegaconf import DictConfig
 
 from lithydra.errors import ConfigError, LithydraError, RunInterrupted
 from lithydra.run.signals import EXIT_CODES
-from lithydra.sweep.directory import ENDED, FAILED, Job, SweepDir
-from lithydra.sweep.job import fail
-from lithydra.sweep.view import View, make_view
+from lithydra.sweeps.directory import ENDED, FAILED, Job, SweepDir
+from lithydra.sweeps.job import fail
+from lithydra.sweeps.view import View, make_view
 
 REFRESH_SECONDS = 0.25
 
@@ -159,7 +159,7 @@ class LocalJobs:
 def spawn_server(connection: Connection, modules: Sequence[str]) -> subprocess.Popen[bytes]:
     """A new process that serves `connection`, in a session of its own: Ctrl-C reaches only us, who pass it on once."""
     return subprocess.Popen(
-        [sys.executable, "-m", "lithydra.sweep.server", str(connection.fileno()), *modules],
+        [sys.executable, "-m", "lithydra.sweeps.server", str(connection.fileno()), *modules],
         pass_fds=[connection.fileno()],
         stdin=subprocess.DEVNULL,
         start_new_session=True,

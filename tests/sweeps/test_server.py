@@ -6,7 +6,7 @@ from pathlib import Path
 
 from killing import in_child
 from lithydra.run import provenance
-from lithydra.sweep import server
+from lithydra.sweeps import server
 
 PROMISE = "17. What was run is recorded"
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from by_hand import write_sweep
 from lithydra.errors import ConfigError
 from lithydra.report import page
 from lithydra.report.input import ReportData
-from lithydra.sweep.directory import Job, SweepDir, config_key
-from lithydra.sweep.results import results
+from lithydra.sweeps.directory import Job, SweepDir, config_key
+from lithydra.sweeps.results import results
 from sweeping import QUICK, Done, sweep, table
-from sweeps import write_sweep
 
 TWO = ("seed=0,1", *QUICK)
 

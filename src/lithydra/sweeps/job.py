@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from lithydra.errors import LithydraError
 from lithydra.run.config import frozen, trainable
 from lithydra.run.directory import RunDir, now
-from lithydra.sweep.directory import ENDED, FAILED, Job, SweepDir, wait_until_free
+from lithydra.run.locks import wait_until_free
+from lithydra.sweeps.directory import ENDED, FAILED, Job, SweepDir
 
 log = logging.getLogger(__name__)
 

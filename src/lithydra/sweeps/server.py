@@ -1,6 +1,7 @@
 """The process that a sweep's jobs are forked from: it imports torch and loads each data set once, for all of them.
 
-`python -m lithydra.sweep.server FD MODULE …` imports the modules, too, and serves the connection FD. The launcher sends
+`python -m lithydra.sweeps.server FD MODULE …` imports the modules, too, and serves the connection FD. The launcher
+sends
 
     {"start": job, "sweep": directory, "threads": 1, "gpu": "0" or None}
     {"signal": 15}                  to all jobs
@@ -111,7 +112,7 @@ def share_data(directory: Path, name: str) -> None:
     """
     from omegaconf import DictConfig, OmegaConf
 
-    from lithydra.sweep.directory import SweepDir
+    from lithydra.sweeps.directory import SweepDir
     from lithydra.training import build
     from lithydra.training.instantiate import make
 
@@ -137,8 +138,8 @@ def train_job(directory: Path, name: str, threads: int, gpu: str | None) -> int:
     """Train, with all output in the job's train.log; returns the exit code."""
     import torch
 
-    from lithydra.sweep.directory import SweepDir
-    from lithydra.sweep.job import begin, carry_out
+    from lithydra.sweeps.directory import SweepDir
+    from lithydra.sweeps.job import begin, carry_out
 
     sweep = SweepDir(directory)
     job = sweep.job(name)

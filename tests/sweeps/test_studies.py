@@ -10,8 +10,8 @@ from omegaconf import OmegaConf, open_dict
 
 from conftest import CONF
 from lithydra.checks.config import check
-from lithydra.sweep.plan import Request
-from lithydra.sweep.study import check_rules
+from lithydra.sweeps.plan import Request
+from lithydra.sweeps.study import check_rules
 
 STUDIES = sorted(str(path.relative_to(CONF / "study").with_suffix("")) for path in CONF.glob("study/*/*.yaml"))
 EXPECTED = {

@@ -1,0 +1,174 @@
+"""All runs at a glance: a table to filter and sort, a page, tags and notes, and what is no longer wanted."""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lithydra.errors import ConfigError, nearest
+from lithydra.overrides import short
+from lithydra.report.all_runs import chosen, frame
+from lithydra.run import index
+from lithydra.run.directory import RunDir
+from lithydra.run.listing import STATES, TRASH, find_runs, label, listed, move_to_trash
+from lithydra.sweeps.results import Frame, duration, number
+from lithydra.sweeps.view import STYLES
+
+MADE = ("best", "age")  # columns that are made of others
+USUAL = ("run", "state", "settings", "best", "test/acc", "seconds", "age")
+WIDE = 110  # characters of a terminal; a narrower one has no room for seconds, and for a run's time beside its name
+LEADING = re.compile(r"^[\w.]*\.(?=\w+=)")  # of trainer.max_epochs=3, all before its last part
+STAMP = re.compile(r"^(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_)(?=.)")
+STYLES = {**STYLES, "killed": "red", "damaged": "red"}
+
+
+def runs(config: DictConfig) -> dict[str, Any]:
+    """List the runs that `where` and the names choose, or tag, note or delete them; returns the rows as `runs`.
+
+    Raises:
+        ConfigError: No such column, an expression that cannot be read, or nobody to ask before deleting.
+    """
+    folder = Path(config.paths.outputs)
+    found = [RunDir.open(Path(path), "runs") for path in config.runs] if config.runs else [*find_runs(folder)]
+    columns = _words(config.columns)
+    table = frame([listed(run, folder) for run in found]).assign(path=[str(run.path) for run in found])
+    table = chosen(table, found, config.where, config.sort, [name for name in columns if name not in MADE])
+    if config.delete:
+        return {"deleted": _delete(config, folder, _doomed(config.delete, table))}
+    if config.tag or config.untag or config.note is not None:
+        table = _labeled(config, folder, table)
+    if config.format == "html":
+        page = index.write(folder, [listed(run, folder) for run in find_runs(folder)])
+        Console(highlight=False, soft_wrap=True).print(f"page  {page}")
+    else:
+        _show(table.drop(columns="path"), config, columns)
+    return {"runs": table.drop(columns="path")[: config.limit].to_dict("records")}
+
+
+def _labeled(config: DictConfig, folder: Path, table: Frame) -> Frame:
+    """Put the tags and the note on each run of the table."""
+    picked = [RunDir(Path(path)) for path in table["path"]]
+    for run in picked:
+        label(run, add=_words(config.tag), remove=_words(config.untag), note=config.note)
+    index.update(folder, picked)
+    again = [listed(run, folder) for run in picked]
+    return table.assign(tags=[row.tags for row in again], note=[row.note for row in again])
+
+
+def _doomed(what: str | bool, table: Frame) -> list[RunDir]:
+    """The runs that `delete` means: one by its directory, those of a state, or with true all that were chosen."""
+    if isinstance(what, str) and os.path.isdir(what):
+        return [RunDir.open(Path(what), "delete")]
+    if isinstance(what, str) and what not in STATES:
+        raise ConfigError(
+            f"delete={what}: no run's directory, and no state, {', '.join(STATES)}.{nearest(what, STATES)}"
+        )
+    paths = table["path"] if what is True else table["path"][table["state"] == what]
+    return [RunDir(Path(path)) for path in paths]
+
+
+def _delete(config: DictConfig, folder: Path, doomed: Sequence[RunDir]) -> list[dict[str, Any]]:
+    """Move runs to the trash, after a yes. Returns where each was and is."""
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    for run in doomed:
+        console.print(f"  {run.path}")
+    if not doomed or (config.ask and not _agreed(len(doomed))):
+        console.print("Nothing was deleted" if doomed else "No run to delete")
+        return []
+    moved = [{"run": str(run.path), "now": str(move_to_trash(run, folder))} for run in doomed]
+    index.update(folder, doomed)
+    console.print(f"moved to       {folder / TRASH}; take them back from there, or remove it")
+    return moved
+
+
+def _agreed(count: int) -> bool:
+    what = f"{count} runs" if count > 1 else "this run"
+    if not sys.stdin.isatty():
+        raise ConfigError(f"delete: asks before it moves {what} to the trash, and nobody can answer; ask=false deletes")
+    return input(f"Move {what} to the trash? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _show(table: Frame, config: DictConfig, columns: Sequence[str]) -> None:
+    shown = table if config.limit is None else table[: config.limit]
+    if config.format == "csv":
+        print((shown[[*columns]] if columns else shown).to_csv(index=False), end="")
+        return
+    console = Console(highlight=False)
+    if config.format == "table":
+        usual = [name for name in USUAL if name in MADE or name in table]
+        usual = usual if console.width >= WIDE else [name for name in usual if name != "seconds"]
+        console.print(_drawn(shown, columns or usual, console.width))
+        if len(shown) < len(table):
+            console.print(f"and {len(table) - len(shown)} more; limit=null shows all")
+
+
+def _drawn(table: Frame, columns: Sequence[str], width: int) -> Table:
+    """The rows for a terminal of so many characters."""
+    names = {"best": _monitored(table)}
+    drawn = Table(title=f"{len(table)} run{'' if len(table) == 1 else 's'}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in columns:
+        figure = "/" in name or name in ("best", "seconds", "age")
+        drawn.add_column(
+            names.get(name, name),
+            justify="right" if figure else "left",
+            overflow="fold",
+            no_wrap=figure,
+            min_width=20 if name == "run" else None,
+        )
+    for row in table.to_dict("records"):
+        cells = [_cell(name, row, in_name=names["best"] != "best") for name in columns]
+        drawn.add_row(*(STAMP.sub(r"\1\n", cell) if width < WIDE else cell for cell in cells))
+    return drawn
+
+
+def _monitored(table: Frame) -> str:
+    """The metric that all runs monitor, as the name of their column."""
+    found = set(table["metric"].dropna())
+    return found.pop() if len(found) == 1 else "best"
+
+
+def _cell(name: str, row: dict[str, Any], *, in_name: bool) -> str:
+    """What a terminal shows of a row in a column; `in_name` says that the column has the metric's name."""
+    if name == "best":
+        value = row.get(row["metric"])
+        return (
+            "" if value is None or value != value else number(value) if in_name else f"{row['metric']} {number(value)}"
+        )
+    if name == "age":
+        return "" if row["started"] != row["started"] else _age(row["started"])
+    value = row[name]
+    if value is None or str(value) in ("<NA>", "NaT", "nan"):
+        return ""
+    if name == "run":
+        return escape(str(value).removeprefix("runs/").removeprefix("sweeps/"))
+    if name == "state":
+        style = STYLES.get(value)
+        return f"[{style}]{value}[/{style}]" if style else escape(str(value))
+    if name == "settings":
+        return escape(" ".join(LEADING.sub("", text) for text in value.split(" ")))
+    if name == "seconds":
+        return duration(value)
+    if isinstance(value, float):
+        return number(value) if "/" in name else short(value)
+    return escape(",".join(map(str, value)) if isinstance(value, list) else str(value))
+
+
+def _age(started: datetime) -> str:
+    seconds = (datetime.now(UTC) - started).total_seconds()
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit}"
+    return "now"
+
+
+def _words(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").strip("[]").split(",") if word.strip()]
