@@ -38,7 +38,7 @@ DEVICE = {key: RULES[key] for key in DEVICE_KEYS}
 
 # By verb, what each of its settings may be. All of them must be there, and no others.
 VERBS: dict[str, dict[str, Any]] = {
-    "compare": {"runs": ListOf(PATH, min_length=1), **OUTPUT, **PATHS},
+    "compare": {"runs": ListOf(PATH, min_length=1), "mistakes": FLAG, **TRUST, **OUTPUT, **PATHS},
     "evaluate": {**RUN, **DEVICE, "seed": optional(SEED), "split": Choice(("test", "val", "train"))},
     "explain": {
         **RUN,

@@ -1,5 +1,6 @@
 """A sweep's report: a table in the terminal, results.csv, report.html, and report.md with its plots."""
 
+import math
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -16,9 +17,11 @@ from lithydra.report.input import ReportData
 from lithydra.report.pictures import sections
 from lithydra.report.tables import Table, jobs_table, settings_table
 from lithydra.report.verdicts import judge, overall
+from lithydra.run.directory import RunDir
+from lithydra.run.metric_names import parts
 from lithydra.run.page import render
 from lithydra.sweeps.directory import Plan
-from lithydra.sweeps.results import BAD_STATES, duration
+from lithydra.sweeps.results import BAD_STATES, Setting, duration, readable
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -117,15 +120,29 @@ def _best(sweep: ReportData) -> dict[str, Any] | None:
     best = sweep.settings[0] if sweep.settings else None
     if best is None or sweep.metric not in best.metrics:
         return None
-    tiles = [{"text": str(best.metrics[sweep.metric]), "label": figures.words(sweep.metric)}]
-    for name in ("val/acc", "test/acc", "test/loss"):
-        if name in best.metrics and name != sweep.metric:
-            label = figures.words(name) + (", not used to choose" if name.startswith("test") else "")
-            tiles.append({"text": str(best.metrics[name]), "label": label})
+    shown = [name for name in dict.fromkeys((sweep.metric, "val/acc", "test/acc", "test/loss")) if name in best.metrics]
+    tiles = [
+        {
+            "text": str(best.metrics[name]),
+            "label": figures.words(name) + (", not used to choose" if name.startswith("test") else ""),
+        }
+        for name in shown
+    ]
     if half_width := best.metrics[sweep.metric].half_width:
         tiles[0]["label"] += f"; 95 % interval ± {half_width:.4f}"
+    counts = readable(sweep.directory.path, lambda: _images(best), {})
+    for tile, name in zip(tiles, shown, strict=True):
+        split, metric = parts(name)
+        if metric == "acc" and (count := counts.get(f"num_{split}")):
+            mean = best.metrics[name].mean
+            tile["label"] += f"; ± {math.sqrt(mean * (1 - mean) / count):.4f} of one run by its {count:,} images alone"
     count = len(best.jobs)
     return {"name": best.name, "runs": f"{count} run{'s' if count > 1 else ''}", "tiles": tiles}
+
+
+def _images(setting: Setting) -> dict[str, int]:
+    """How many images each split of a setting's runs has: the fewer, the more an accuracy is chance (a binomial's)."""
+    return RunDir(Path(setting.jobs["run"].iloc[0])).read_provenance().get("data", {})
 
 
 def commands(sweep: ReportData, limit: int = 3) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lithydra.files import naming, write_bytes
-from lithydra.report import effects, figures
+from lithydra.report import effects, figures, importance
 from lithydra.report.input import ReportData
 from lithydra.report.layer_figures import layers_at_start
 from lithydra.run.directory import RunDir
@@ -76,6 +76,9 @@ def sections(sweep: ReportData) -> list[Section]:
 
     if sweep.has_scores:
         add("What each setting does", _effects_note(sweep), *_effect_pictures(sweep, plots))
+        add("What matters", _importance_note(sweep), _importance_picture(sweep, plots))
+        note = "A dot a setting; those on the line are beaten by no other in both. Jobs that ran at once took longer."
+        add("What it costs", note, plots.save("Time and result", "pareto", lambda: _pareto(sweep)))
     if not sweep.epochs.empty:
         note = "A line a setting, the mean over its repeats; faint, each run." if sweep.folded else "A line a run."
         add("Learning curves", note, *_curve_pictures(sweep, plots))
@@ -143,6 +146,27 @@ def _effect_pictures(sweep: ReportData, plots: Plots) -> list[Picture | None]:
             )
         )
     return pictures
+
+
+def _pareto(sweep: ReportData) -> Figure | None:
+    return importance.pareto(sweep.settings, sweep.metric, sweep.mode)
+
+
+def _importance_note(sweep: ReportData) -> str:
+    if sweep.is_search:
+        return (
+            "How much of the differences over the whole space each key explains, estimated by a random forest (fANOVA)."
+        )
+    return "How much of the differences between the runs each key explains alone (eta squared)."
+
+
+def _importance_picture(sweep: ReportData, plots: Plots) -> Picture | None:
+    measure = importance.importance_in_search if sweep.is_search else importance.shares_of_variance
+
+    def draw() -> Figure | None:
+        return importance.importance(measure(sweep.frame, sweep.axes, sweep.metric), sweep.metric)
+
+    return plots.save("Importance", "importance", draw)
 
 
 def _histograms(settings: list[Setting]) -> dict[str, Any]:

@@ -40,9 +40,16 @@ def compare(config: DictConfig) -> dict[str, Any]:
     output = output_of("compare", config)
     with writing(config, output):
         plots.save(plots.curves({name: run.read_metrics() for name, run in zip(names, runs, strict=True)}), output)
-    console.print(f"curves  {output}", soft_wrap=True)
+    console.print(f"curves         {output}", soft_wrap=True)
+    found: dict[str, Any] = {}
+    if config.mistakes:
+        from lithydra.verbs.mistakes import compare_mistakes  # imports torch
+
+        path = output.with_name(f"{output.stem}_mistakes.png")
+        found = compare_mistakes(runs, names, config.paths.data, list(config.trust), path)
     metrics = [status.get("metrics", {}) for status in statuses]
-    return {"runs": [run.path for run in runs], "settings": differing, "metrics": metrics, "picture": output}
+    paths = [run.path for run in runs]
+    return {"runs": paths, "settings": differing, "metrics": metrics, "picture": output, **found}
 
 
 def settings_table(names: list[str], differing: dict[str, list[Any]]) -> Table:
