@@ -40,10 +40,10 @@ def test_run_leaves_pictures_a_page_and_tensorboard(run_train: RunTrain) -> None
     events = EventAccumulator(str(run.path / "tensorboard"))
     events.Reload()
     tags = events.Tags()
-    assert set(tags["images"]) == PLOTS and tags["graph"]
-    assert {"lr", "gradient_norm", "images_per_second", "train/loss_step"} <= set(tags["scalars"])
-    assert all(event.value > 0 for event in events.Scalars("gradient_norm"))
-    assert len(events.Scalars("images_per_second")) == 2
+    assert set(tags["images"]) == {f"view/{name}" for name in PLOTS} and tags["graph"]
+    assert {"train/lr", "train/gradient_norm", "train/images_per_second", "train/loss_step"} <= set(tags["scalars"])
+    assert all(event.value > 0 for event in events.Scalars("train/gradient_norm"))
+    assert len(events.Scalars("train/images_per_second")) == 2
     layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
     assert b"^train/loss$" in layout and b"^val/loss$" in layout
     config = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
@@ -205,7 +205,7 @@ def test_gradient_norm_is_that_before_clipping(run_train: RunTrain) -> None:
         run = run_train(*settings, "trainer.log_every_n_steps=1", f"trainer.gradient_clip_val={clip}")
         events = EventAccumulator(str(run.path / "tensorboard"))
         events.Reload()
-        norms.append([event.value for event in events.Scalars("gradient_norm")])
+        norms.append([event.value for event in events.Scalars("train/gradient_norm")])
     assert norms[0] == norms[1] and norms[0][0] > 1e-3
 
 

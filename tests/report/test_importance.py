@@ -1,4 +1,4 @@
-"""What of a sweep matters and what it costs: shares of variance, an estimate for searches, the settings nobody beats."""
+"""What of a sweep matters and what it costs: shares of variance, an estimate for searches, the best for the time."""
 
 import itertools
 import random

@@ -286,7 +286,7 @@ def test_hparams_has_what_a_sweep_varies_and_the_final_metrics(run_train: RunTra
     rows = list_session_groups.Handler(RequestContext(), context, "", request).run().session_groups
     assert sorted(row.hparams["model.dropout"].number_value for row in rows) == [0.1, 0.3]
     finals = {RunDir(path).read_status()["metrics"]["val/acc"] for path in (tmp_path / "runs").iterdir()}
-    shown = {m.value for row in rows for m in row.metric_values if m.name.tag == "final/val/acc"}
+    shown = {m.value for row in rows for m in row.metric_values if m.name.tag == "with_best/val/acc"}
     assert sorted(shown) == pytest.approx(sorted(finals))
 
 

@@ -136,7 +136,7 @@ def test_hparams_of_a_resumed_run_are_its_own(killing: Killing, tmp_path: Path) 
     events.Reload()
     metrics = run.read_status()["metrics"]
     for name, value in metrics.items():
-        assert events.Scalars(f"final/{name}")[-1].value == pytest.approx(value)
+        assert events.Scalars(f"with_best/{name}")[-1].value == pytest.approx(value)
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     row = plugin_data_pb2.HParamsPluginData.FromString(content)  # pyright: ignore[reportAttributeAccessIssue]
     hparams = row.session_start_info.hparams

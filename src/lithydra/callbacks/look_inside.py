@@ -37,9 +37,9 @@ LAYOUT = {  # charts by title, with patterns of tags
         "accuracy": ["Multiline", ["^train/acc$", "^val/acc$"]],
     },
     "optimization": {
-        "learning rate": ["Multiline", ["^lr$"]],
-        "gradient norm": ["Multiline", ["^gradient_norm$"]],
-        "images per second": ["Multiline", ["^images_per_second$"]],
+        "learning rate": ["Multiline", ["^train/lr$"]],
+        "gradient norm": ["Multiline", ["^train/gradient_norm$"]],
+        "images per second": ["Multiline", ["^train/images_per_second$"]],
     },
 }
 
@@ -132,7 +132,7 @@ class LookInside(L.Callback):
             for name, drawn in self._pictures(run, module, data):
                 image = plots.save(drawn, run.plots / f"{name}.png")
                 for writer in open_writers:
-                    writer.add_image(name, image, trainer.global_step, dataformats="HWC")
+                    writer.add_image(f"view/{name}", image, trainer.global_step, dataformats="HWC")
             for writer in open_writers:
                 if isinstance(module, Classifier):
                     add_graph(writer, module, data.image_shape)

@@ -28,6 +28,7 @@ from lithydra.checks.rules import (
     optional,
 )
 
+TENSORBOARD = ("lithydra.callbacks.tensorboard_logger.TensorBoardLogger", "lightning.pytorch.loggers.TensorBoardLogger")
 EARLY_STOPPING = ("lithydra.callbacks.early_stopping.EarlyStopping", "lightning.pytorch.callbacks.EarlyStopping")
 _LENGTH = AnyOf((COUNT, Choice(("total",))))  # of a schedule
 
@@ -183,6 +184,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "lithydra.callbacks.histograms.ActivationHistograms": {**_BINS, **_IMAGES},
     "lithydra.callbacks.histograms.GradientHistograms": {**_BINS, **_IMAGES},
     "lithydra.callbacks.layer_statistics.LayerStatistics": _IMAGES,
-    "lightning.pytorch.loggers.TensorBoardLogger": {**_SAVED, "default_hp_metric": FLAG, "log_graph": FLAG},
+    **{target: {**_SAVED, "default_hp_metric": FLAG, "log_graph": FLAG} for target in TENSORBOARD},
     "lightning.pytorch.loggers.CSVLogger": {**_SAVED, "flush_logs_every_n_steps": COUNT},
 }

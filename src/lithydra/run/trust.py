@@ -46,7 +46,13 @@ KINDS: dict[str, tuple[str, ...]] = {
     "lightning.pytorch.callbacks": (CALLBACK,),
 }
 # The loggers that write to the run directory and nowhere else.
-LOGGERS = frozenset(f"lightning.pytorch.loggers.{name}" for name in ("TensorBoardLogger", "CSVLogger"))
+LOGGERS = frozenset(
+    (
+        "lightning.pytorch.loggers.TensorBoardLogger",
+        "lightning.pytorch.loggers.CSVLogger",
+        "lithydra.callbacks.tensorboard_logger.TensorBoardLogger",
+    )
+)
 
 DOTTED_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 STORE = re.compile(r"sqlite:///|file:(//(?=/))?")  # what follows is a path: absolute, or below the working directory

@@ -36,8 +36,8 @@ def write_hparams(
 ) -> None:
     """One row a run: the choices that were made and the metrics of the best epoch, under names of their own.
 
-    `final/…` keeps the row apart from the curves of the same metrics. What the command line or a sweep has set gets a
-    column too, so that the tab shows what a sweep varies.
+    `with_best/…` keeps the row apart from the curves of the same metrics, and sorts it behind them. What the command
+    line or a sweep has set gets a column too, so that the tab shows what a sweep varies.
     """
     settings: dict[str, Any] = {group: choices[group] for group in NAMED_GROUPS if group in choices}
     settings |= {"lr": config.lr, "seed": config.seed, "batch_size": config.data.get("batch_size")}
@@ -48,7 +48,7 @@ def write_hparams(
         if isinstance(logger, TensorBoardLogger):
             logger.hparams.update(settings)
             logger.save()
-            _write_row(Path(logger.log_dir), settings, {f"final/{name}": value for name, value in metrics.items()})
+            _write_row(Path(logger.log_dir), settings, {f"with_best/{name}": value for name, value in metrics.items()})
 
 
 def _write_row(directory: Path, settings: dict[str, Any], metrics: dict[str, float]) -> None:

@@ -62,7 +62,7 @@ def refuse_unknown_arguments(key: str, node: Any) -> None:
     unknown = sorted(str(name) for name in node.keys() - parameters.keys() if not str(name).startswith("_"))
     rest = [name for name, parameter in parameters.items() if parameter.kind is inspect.Parameter.VAR_KEYWORD]
     if unknown and rest:
-        if target is not TensorBoardLogger:
+        if not (inspect.isclass(target) and issubclass(target, TensorBoardLogger)):
             return
         from torch.utils.tensorboard import SummaryWriter  # gets the rest, and only when something is written
 
