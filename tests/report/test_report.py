@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
@@ -19,7 +20,7 @@ from tensorboard.plugins.hparams.backend_context import Context
 
 import lithydra
 from by_hand import write_run, write_sweep
-from conftest import ROOT, RunTrain
+from conftest import CONF, ROOT, RunTrain
 from lithydra.errors import ConfigError
 from lithydra.overrides import typed
 from lithydra.report import figures
@@ -30,6 +31,7 @@ from lithydra.run.directory import RunDir
 from lithydra.run.histograms import Histogram, add_histograms, bound, last_parameters, standard_deviation
 from lithydra.sweeps.directory import Job, SweepDir, config_key
 from lithydra.sweeps.results import Spread, ranked_settings
+from lithydra.training.hparams import NAMED_GROUPS, USUAL
 
 AXES = {"optimizer": ["sgd", "adam"], "lr": ["0.1", "1e-3"], "seed": ["0", "1", "2"]}
 DIVERGED = "lr=0.1,optimizer=adam,seed=1"
@@ -235,12 +237,24 @@ def test_a_few_low_accuracies_are_cut_off_and_a_setting_that_does_not_learn_is_n
     accuracies = {"good": [0.1, *[0.95] * 19], "bad": [0.1] * 20}
     for names, bottom in ((["good"], 0.8), (["good", "bad"], 0)):
         rows = [
-            {"name": name, "net": name, "epoch": epoch, "val/acc": accuracy}
+            {"name": name, "net": name, "state": "finished", "epoch": epoch, "val/acc": accuracy}
             for name in names
             for epoch, accuracy in enumerate(accuracies[name], start=1)
         ]
         panel = figures.learning_curves(pd.DataFrame(rows), "net", ["net"], "val/acc").axes[0]
         assert panel.get_ylim()[0] == pytest.approx(bottom, abs=0.1)
+
+
+def test_a_cross_ends_the_curve_of_a_trial_that_was_pruned() -> None:
+    ends = {"a": "finished", "b": "pruned"}
+    rows = [
+        {"name": name, "lr": name, "state": state, "epoch": epoch, "val/acc": 0.5}
+        for name, state in ends.items()
+        for epoch in (1, 2)
+    ]
+    lines = figures.learning_curves(pd.DataFrame(rows), "lr", ["lr"], "val/acc").axes[0].lines
+    assert [(line.get_marker(), line.get_markevery()) for line in lines][1] == ("x", [1])
+    assert lines[0].get_marker() != "x"
 
 
 def test_layers_are_shown_where_there_is_a_line_to_draw(tmp_path: Path) -> None:
@@ -285,9 +299,18 @@ def test_hparams_has_what_a_sweep_varies_and_the_final_metrics(run_train: RunTra
     request = api_pb2.ListSessionGroupsRequest(slice_size=10, allowed_statuses=list(range(4)))  # pyright: ignore
     rows = list_session_groups.Handler(RequestContext(), context, "", request).run().session_groups
     assert sorted(row.hparams["model.dropout"].number_value for row in rows) == [0.1, 0.3]
+    assert {*rows[0].hparams} == {"lr", "data", "model", "model.dropout", "optimizer"}  # five are shown, by name
     finals = {RunDir(path).read_status()["metrics"]["val/acc"] for path in (tmp_path / "runs").iterdir()}
     shown = {m.value for row in rows for m in row.metric_values if m.name.tag == "with_best/val/acc"}
     assert sorted(shown) == pytest.approx(sorted(finals))
+
+
+def test_the_usual_choices_are_those_of_the_config() -> None:
+    defaults = yaml.safe_load((CONF / "train.yaml").read_text())["defaults"]
+    chosen = {group: choice for entry in defaults if isinstance(entry, dict) for group, choice in entry.items()}
+    assert {group: chosen[group] for group in USUAL} == USUAL
+    others = {*NAMED_GROUPS} - {*USUAL, "data", "model", "optimizer"}
+    assert {chosen[group] for group in others} == {"none"}
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def learning_curves(epochs: Frame, axis: str, axes: Sequence[str], objective: st
     """The objective, validation accuracy and loss by epoch, colored by `axis`; of two axes, the other one is the kind
     of line.
 
-    A line is the mean over the repeats of a setting, and each of these is drawn faintly.
+    A line is the mean over the repeats of a setting.
     """
     wanted = dict.fromkeys(
         (objective, "val/acc", "val/loss") if objective.startswith("val/") else ("val/acc", "val/loss")
@@ -73,14 +73,9 @@ def learning_curves(epochs: Frame, axis: str, axes: Sequence[str], objective: st
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     for panel, metric in zip(panels, metrics, strict=True):
         for _, setting in epochs.groupby(list(axes) or [axis], sort=False, dropna=False):
-            color = shades.get(setting[axis].iloc[0], GREY)
-            runs = [run for _, run in setting.groupby("name", sort=False)]
-            for run in runs if len(runs) > 1 else ():
-                panel.plot(run["epoch"], run[metric], color=color, lw=0.7, alpha=0.22)
-            mean = setting.groupby("epoch")[metric].mean()
-            style = dashes.get(setting[other].iloc[0], "-") if other else "-"
-            panel.plot(
-                mean.index, mean, color=color, lw=1.3 if many else 2, ls=style, marker="o" if len(mean) == 1 else None
+            look = {"color": shades.get(setting[axis].iloc[0], GREY), "lw": 1.3 if many else 2}
+            _draw_setting(
+                panel, setting, metric, look | {"ls": dashes.get(setting[other].iloc[0], "-") if other else "-"}
             )
         panel.set_title(f"{words(metric)} by epoch".capitalize())
         panel.set_xlabel("epoch")
@@ -99,6 +94,17 @@ def learning_curves(epochs: Frame, axis: str, axes: Sequence[str], objective: st
             ),
         )
     return figure
+
+
+def _draw_setting(panel: Axes, setting: Frame, metric: str, look: dict[str, Any]) -> None:
+    """The mean of a setting's runs, and faintly each run; a cross ends what a search has pruned."""
+    runs = [run for _, run in setting.groupby("name", sort=False)]
+    for run in runs if len(runs) > 1 else ():
+        panel.plot(run["epoch"], run[metric], color=look["color"], lw=0.7, alpha=0.22)
+    mean = setting.groupby("epoch")[metric].mean()
+    pruned = bool((setting["state"] == "pruned").all())
+    marker = {"marker": "x", "ms": 6, "markevery": [len(mean) - 1], "alpha": 0.7} if pruned else {}
+    panel.plot(mean.index, mean, **{"marker": "o" if len(mean) == 1 else None, **look, **marker})
 
 
 def _legends(panel: Axes, groups: dict[str, list[tuple[Any, dict[str, Any]]]]) -> None:

@@ -80,7 +80,13 @@ def sections(sweep: ReportData) -> list[Section]:
         note = "A dot a setting; those on the line are beaten by no other in both. Jobs that ran at once took longer."
         add("What it costs", note, plots.save("Time and result", "pareto", lambda: _pareto(sweep)))
     if not sweep.epochs.empty:
-        note = "A line a setting, the mean over its repeats; faint, each run." if sweep.folded else "A line a run."
+        note = (
+            "A line a setting, the mean over its repeats; faint, each run."
+            if sweep.folded
+            else "A line a run; a cross ends those that were pruned."
+            if (sweep.frame["state"] == "pruned").any()
+            else "A line a run."
+        )
         add("Learning curves", note, *_curve_pictures(sweep, plots))
     note = "How much better a setting is on what it was trained on. A wide gap is overfitting."
     gap = plots.save("Training and validation accuracy", "gap", lambda: figures.gaps(sweep.settings))

@@ -122,13 +122,13 @@ def training_seconds(run: RunDir) -> float | None:
 
 
 def curves(frame: Frame, axes: Iterable[str]) -> pd.DataFrame:
-    """metrics.csv of all jobs below each other, with the job's name and axes beside each epoch."""
+    """metrics.csv of all jobs below each other, with the job's name, state and axes beside each epoch."""
     parts = []
     for job in frame.to_dict("records"):
         epochs = epochs_of(RunDir(Path(job["run"])))
         if epochs.empty:
             continue
-        parts.append(epochs.assign(name=job["name"], **{axis: job[axis] for axis in axes}))
+        parts.append(epochs.assign(name=job["name"], state=job["state"], **{axis: job[axis] for axis in axes}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

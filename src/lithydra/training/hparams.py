@@ -18,6 +18,9 @@ NAMED_GROUPS = (
     *("optimizer", "optimizer_groups", "scheduler", "regularizer", "average"),
 )
 
+# Of these, the choices that conf/train.yaml makes: they get no column, since TensorBoard shows the first five by name.
+USUAL = {"normalization": "min_max", "loss": "cross_entropy", "method": "supervised"}
+
 # Groups whose settings say nothing about it.
 NOT_ABOUT_RESULTS = ("hydra", "sweep", "paths", "callbacks", "logger", "checkpoint")
 
@@ -34,15 +37,18 @@ def log_settings(trainer: L.Trainer, settings: dict[str, Any]) -> None:
 def write_hparams(
     trainer: L.Trainer, config: DictConfig, choices: dict[str, str], overrides: list[str], metrics: dict[str, float]
 ) -> None:
-    """One row a run: the choices that were made and the metrics of the best epoch, under names of their own.
+    """One row a run: the choices that are not the usual ones, and the metrics of the best epoch, under their own names.
 
     `with_best/…` keeps the row apart from the curves of the same metrics, and sorts it behind them. What the command
     line or a sweep has set gets a column too, so that the tab shows what a sweep varies.
     """
-    settings: dict[str, Any] = {group: choices[group] for group in NAMED_GROUPS if group in choices}
-    settings |= {"lr": config.lr, "seed": config.seed, "batch_size": config.data.get("batch_size")}
-    for key, value in map(split_override, overrides):
-        if "." in key and key.split(".")[0] not in NOT_ABOUT_RESULTS and key != "data.batch_size":
+    given = dict(map(split_override, overrides))
+    settings: dict[str, Any] = {"lr": config.lr}
+    for group in NAMED_GROUPS:
+        if group in choices and (group in given or choices[group] != USUAL.get(group, "none")):
+            settings[group] = choices[group]
+    for key, value in given.items():
+        if ("." in key or key == "seed") and key.split(".")[0] not in NOT_ABOUT_RESULTS:
             settings[key] = typed(value)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
