@@ -32,7 +32,7 @@ for name in json.load(sys.stdin):
 print(json.dumps(equal))
 """
 NOT_TRAINED = {"accelerator/gpu", "accelerator/gpu_bf16", "accelerator/ddp", "accelerator/ddp_cpu", "accelerator/mps"}
-NEEDS_PACKAGE = {"logger/wandb", "logger/mlflow"}
+NEEDS_PACKAGE = {"logger/wandb", "logger/mlflow", "logger/trackio"}
 TAKE_NO_IMAGES = {"module/autoencoder", "module/gan"}  # uint8; they are loaded in test_own_module
 SHIPPED = [choice for choice in ALL if choice not in {*NOT_TRAINED, *NEEDS_PACKAGE, *TAKE_NO_IMAGES}]
 FAST = ["model/mlp", "model/cnn", "model/nearest_mean", "normalization/z_score", "loss/binary_cross_entropy"]

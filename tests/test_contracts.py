@@ -341,7 +341,7 @@ def test_logger_writes_to_the_run_directory(
     choice: str, run_train: RunTrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = choice.partition("/")[2]
-    if name in ("wandb", "mlflow") and find_spec(name) is None:
+    if name in ("wandb", "mlflow", "trackio") and find_spec(name) is None:
         pytest.skip(f"{name} is an extra, and not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.chdir(tmp_path)

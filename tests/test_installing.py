@@ -33,13 +33,13 @@ def pins(name: str) -> dict[str, str]:
 
 def test_every_extra_is_told_with_its_constraints() -> None:
     own = {extra for extra in EXTRAS if (ROOT / f"constraints-{extra}.txt").is_file()}
-    assert len(EXTRAS) > 8 and own == {*OWN_CONSTRAINTS} == {"ray", "serve"}
+    assert len(EXTRAS) > 8 and own == {*OWN_CONSTRAINTS} == {"ray", "serve", "trackio"}
     assert {(extra, f"constraints-{extra}.txt" if extra in own else "constraints.txt") for extra in EXTRAS} == TOLD
 
 
 def test_extras_with_constraints_of_their_own_are_those_that_clash() -> None:
     common = pins("constraints.txt")
-    for name, clashing in (("ray", {"cloudpickle", "joblib"}), ("serve", {"pillow"})):
+    for name, clashing in (("ray", {"cloudpickle", "joblib"}), ("serve", {"pillow"}), ("trackio", {"pillow"})):
         own = pins(f"constraints-{name}.txt")
         assert {package for package in own if common.get(package, own[package]) != own[package]} == clashing
 

@@ -1,7 +1,11 @@
 """Loggers, a person's own too, are told of the run: its name, directory, settings and metrics."""
 
 import inspect
+import os
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +14,8 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger
 
 from conftest import SMALL, RunTrain
 from lithydra.callbacks.mlflow_logger import LockedMLFlowLogger
+from lithydra.callbacks.trackio_logger import TrackioLogger
+from lithydra.errors import ConfigError
 
 
 class Own(Logger):
@@ -95,3 +101,37 @@ def test_mlflow_store_is_made_by_one_run_at_a_time(tmp_path: Path, monkeypatch: 
     assert logger.experiment == "client"
     with FileLock(f"{store}.lock", timeout=0):
         pass
+
+
+def test_trackio_has_the_settings_and_the_curves_of_each_step(
+    run_train: RunTrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trackio itself is an extra: what is held is what its run is given, in parts that continue each other."""
+    begun: list[dict[str, Any]] = []
+    written: list[tuple[dict[str, float], int]] = []
+    finished: list[int] = []
+    trackio = ModuleType("trackio")
+    trackio.__spec__ = ModuleSpec("trackio", None)
+    run_of = SimpleNamespace(
+        log=lambda values, step: written.append((values, step)), finish=lambda: finished.append(len(begun))
+    )
+    monkeypatch.setattr(
+        trackio, "init", lambda project, **given: begun.append({"project": project, **given}) or run_of, raising=False
+    )
+    monkeypatch.setitem(sys.modules, "trackio", trackio)
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "own"))
+    run = run_train(*SMALL[:2], "callbacks=none", "logger=trackio", "lr=0.01")
+    assert {(part["project"], part["name"], part["resume"]) for part in begun} == {("lithydra", run.path.name, "allow")}
+    assert begun[0]["config"]["lr"] == 0.01 and finished[-1] == len(begun)
+    curve = {step: values["val/acc"] for values, step in written if "val/acc" in values}
+    assert [f"{value}" for value in curve.values()] == [row["val/acc"] for row in run.read_metrics()]
+    assert os.environ["TRACKIO_DIR"] == str(tmp_path / "own")
+
+
+def test_trackio_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    monkeypatch.setattr("lithydra.checks.extras.find_spec", lambda name: None)
+    with pytest.raises(
+        ConfigError, match=r"trackio: not installed; this needs pip install -c constraints-trackio\.txt"
+    ):
+        TrackioLogger("run")

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 from lithydra.errors import ConfigError
 
-OWN_CONSTRAINTS = ("ray", "serve")  # they want other versions than constraints.txt has
+OWN_CONSTRAINTS = ("ray", "serve", "trackio")  # they want other versions than constraints.txt has
 
 
 def require_extra(extra: str, *packages: str) -> None:
