@@ -118,6 +118,16 @@ def test_auto_takes_the_faster_precision(
     assert f"training in {chosen}" in caplog.text
 
 
+def test_other_work_that_comes_upon_one_precision_does_not_decide(
+    run_train: RunTrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = iter([0.2, 5.0, 0.3, 0.1])  # full, half, full, half: the first step in half precision was disturbed
+    monkeypatch.setattr(precision, "_seconds_of_a_step", lambda *_: next(taken))
+    run = run_train(*SMALL, "trainer.precision=auto")
+    assert run.origin()["trainer"]["step_seconds"] == {"32-true": 0.2, "bf16-mixed": 0.1}
+    assert run.read_config()["trainer"]["precision"] == "bf16-mixed"
+
+
 def test_auto_measures_what_it_says(run_train: RunTrain) -> None:
     run = run_train(*SMALL, "trainer.precision=auto")
     seconds = run.origin()["trainer"]["step_seconds"]
