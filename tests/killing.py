@@ -204,7 +204,7 @@ def outcome(run: RunDir) -> dict[str, Any]:
         "optimizer": checkpoint["optimizer_states"],
         "scheduler": checkpoint["lr_schedulers"],
         "best": [v for k, v in checkpoint["callbacks"].items() if "RunCheckpoint" in k],
-        "random": checkpoint["lithydra"]["progress"]["random_state"],
+        "random": checkpoint["record"]["progress"]["random_state"],
         "metrics.csv": rows,
         "final": run.read_status()["metrics"],
     }

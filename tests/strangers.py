@@ -78,7 +78,7 @@ class Victim:
 def write(run: RunDir, config: Node) -> None:
     """Into the checkpoint and config.yaml, as a stranger would: the checksum is right."""
     content = checkpoints.load(run.last)
-    content["lithydra"]["config"] = config
+    content["record"]["config"] = config
     for path in (run.last, run.best):
         checkpoints.save(content, path)
     run.config.write_text(yaml.safe_dump(config))

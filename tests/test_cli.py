@@ -38,6 +38,8 @@ BAD = {
     ),
     "trainer.val_check_interval=0.5": "trainer.val_check_interval: not taken, validation follows each epoch",
     "max_epochs=abc": "max_epochs: no such setting. Did you mean trainer.max_epochs?",
+    "epochs=3": "epochs: no such setting. It is trainer.max_epochs here",
+    "gpu=1": "gpu: no such setting. It is accelerator=gpu here",
     "trainer.max_epochs=abc": "trainer.max_epochs='abc' (text): must be a whole number at least 1",
     "lr=-1": "lr=-1: must be a number above 0",
     "lr=nan": "lr=nan: must be a number above 0",

@@ -179,7 +179,7 @@ def test_a_run_of_before_there_were_methods_is_supervised(run_train: RunTrain) -
     run = run_train(*SMALL)
     content = checkpoint(run.last)
     for key in ("method", "metrics", "average", "tta"):
-        content["lithydra"]["config"].pop(key)
+        content["record"]["config"].pop(key)
     from lithydra.run import checkpoints
 
     checkpoints.save(content, run.path / "old.ckpt")

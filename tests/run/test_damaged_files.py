@@ -190,7 +190,7 @@ def test_a_foreign_checkpoint_is_not_resumed_from(killing: Killing, finished: Ru
     run = RunDir(shutil.copytree(finished.path, tmp_path / "run"))
     save({"weights": 1}, run.last)
     killing.train(f"resume={run.path}", "trainer.max_epochs=3")
-    assert load(run.last)["lithydra"]["progress"]["epochs"] == 3
+    assert load(run.last)["record"]["progress"]["epochs"] == 3
 
 
 def test_another_number_of_threads_is_said(

@@ -110,13 +110,13 @@ def test_a_checkpoint_that_pickles_code_is_one_line(victim: Victim, stranger: Ru
         def __reduce__(self) -> Any:
             return os.mkdir, (str(victim.folder / MARK),)
 
-    checkpoints.save({"lithydra": Evil()}, stranger.best)
+    checkpoints.save({"record": Evil()}, stranger.best)
     with pytest.raises(LithydraError, match=r"best\.ckpt: holds other things than tensors and plain values"):
         load(stranger.path)
     assert victim.is_whole()
 
 
-@pytest.mark.parametrize("content", [{}, {"lithydra": None}, {"lithydra": {"config": {}}}])
+@pytest.mark.parametrize("content", [{}, {"record": None}, {"record": {"config": {}}}])
 def test_another_programs_checkpoint_is_one_line(stranger: RunDir, content: Node) -> None:
     checkpoints.save(content, stranger.best)
     with pytest.raises(ConfigError, match=r"best\.ckpt: not a checkpoint of lithydra$"):

@@ -81,7 +81,7 @@ def test_a_checkpoint_keeps_the_weights(run_train: RunTrain, unbalanced: tuple[s
 def test_a_checkpoint_of_torchs_loss_loads(run_train: RunTrain) -> None:
     run = run_train(*SMALL)
     content = checkpoint(run.last)
-    content["lithydra"]["config"]["loss"] = {"_target_": "torch.nn.CrossEntropyLoss", "label_smoothing": 0.1}
+    content["record"]["config"]["loss"] = {"_target_": "torch.nn.CrossEntropyLoss", "label_smoothing": 0.1}
     checkpoints.save(content, run.last)
     loss = load(run.path, "last").loss
     assert type(loss) is torch.nn.CrossEntropyLoss and loss.label_smoothing == 0.1

@@ -170,4 +170,4 @@ def test_what_is_on_disk_is_said(data_dir: Path, tmp_path: Path, steps_per_execu
     killing.train(*SMALL, "trainer.max_epochs=1", "logger=none", chunk, f"run={run.path}")
     with pytest.raises(DivergedError, match=r"last\.ckpt is of step 15\."):
         killing.train(f"resume={run.path}", "trainer.max_epochs=2", "lr=1e30", "resume_anyway=true")
-    assert load(run.last)["lithydra"]["progress"]["steps"] == 15
+    assert load(run.last)["record"]["progress"]["steps"] == 15

@@ -56,7 +56,7 @@ def test_a_signal_in_training_is_obeyed_at_the_next_step(killing: Killing, tmp_p
     run = RunDir(tmp_path / "run")
     settings = (*COMMON, *SETTINGS["steps"], "checkpoint.every_n_steps=null")
     killing.child(*settings, f"run={run.path}", kill=SignalAt("batch", 6, signal.SIGTERM))
-    assert load(run.last)["lithydra"]["progress"]["steps"] == 6
+    assert load(run.last)["record"]["progress"]["steps"] == 6
 
 
 PLOTS = "+callbacks.plots={_target_: lithydra.callbacks.look_inside.LookInside}"

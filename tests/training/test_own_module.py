@@ -35,7 +35,7 @@ def test_a_module_is_a_run_as_any_other(run_train: RunTrain, name: str) -> None:
     best = checkpoint(run.best)
     loaded = lithydra.load(run.path, trust=[HERE])
     assert_equal(dict(loaded.state_dict()), dict(best["state_dict"]))
-    assert best["lithydra"]["progress"]["epochs"] == status["best_epoch"]
+    assert best["record"]["progress"]["epochs"] == status["best_epoch"]
 
 
 def test_batches_are_floats_normalized_and_augmented(run_train: RunTrain, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -123,7 +123,7 @@ def test_a_best_checkpoint_that_is_lost_stands_for_nothing(
         killing.train(f"resume={run.path}", "trainer.max_epochs=3")
     assert "best.ckpt does not hold epoch 1" in caplog.text
     assert run.read_status()["best_epoch"] == 3
-    assert load(run.best)["lithydra"]["progress"]["epochs"] == 3
+    assert load(run.best)["record"]["progress"]["epochs"] == 3
     assert_tells_of_itself(run)
 
 

@@ -87,7 +87,7 @@ def shuffled(order: TrainingOrder, device: torch.device) -> torch.Tensor:
 
 
 def forgets_sums(classifier: Classifier, checkpoint: dict[str, Any]) -> None:
-    checkpoint["lithydra"]["progress"]["train_sums"] = vars(TrainingSums())
+    checkpoint["record"]["progress"]["train_sums"] = vars(TrainingSums())
     LOAD(classifier, checkpoint)
 
 

@@ -143,7 +143,7 @@ def test_images_that_were_exchanged_are_refused(killing: Killing, tmp_path: Path
         killing.train(f"resume={run.path}", "trainer.max_epochs=2")
     written = load(run.last)
     for key in ("train_contents", "test_contents"):
-        del written["lithydra"]["checksums"][key]
+        del written["record"]["checksums"][key]
     save(written, run.last, run.previous)
     killing.train(f"resume={run.path}", "trainer.max_epochs=2")
     assert len(run.read_metrics()) == 2

@@ -39,7 +39,7 @@ def test_run_directory_holds_what_the_design_lists(run_train: RunTrain, data_dir
     config = yaml.safe_load(run.config.read_text())
     assert set(re.findall(r"\$\{.*?\}", run.config.read_text())) == {"${run}"}  # so that a moved run logs where it lies
     assert config["lr"] == config["optimizer"]["lr"] == 0.001 and config["data"]["seed"] == 3
-    assert checkpoint(run.best)["lithydra"]["config"] == config
+    assert checkpoint(run.best)["record"]["config"] == config
 
     assert re.fullmatch(r"python \S.*\n", run.command.read_text())
 
@@ -209,7 +209,7 @@ def test_best_checkpoint_is_that_of_the_best_epoch(
 def evaluated(path: Path, run: RunDir, split: str) -> tuple[int, float, float]:
     """Number of images, loss and accuracy of an MLP checkpoint on digits, without any of lithydra's code for it."""
     saved = checkpoint(path)
-    config, net = saved["lithydra"]["config"], saved["state_dict"]
+    config, net = saved["record"]["config"], saved["state_dict"]
     with np.load(Path(config["data"]["dir"]) / "digits.npz") as file:
         arrays = dict(file)
     if split == "test":

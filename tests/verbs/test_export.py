@@ -72,7 +72,7 @@ def test_a_checkpoint_alone_has_the_plain_weights(run_train: RunTrain) -> None:
     weights = {name.removeprefix("net."): x for name, x in content["state_dict"].items() if name.startswith("net.")}
     module.net.load_state_dict(weights)
     assert torch.equal(content["state_dict"]["normalization.mean"], module.normalization.mean)
-    assert content["lithydra"]["data"]["class_names"] == list("0123456789")
+    assert content["record"]["data"]["class_names"] == list("0123456789")
 
 
 def test_without_preprocessing_normalized_images_go_in(run_train: RunTrain, data_dir: Path) -> None:

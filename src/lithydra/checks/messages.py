@@ -13,6 +13,36 @@ from lithydra.checks.unread import TRAINER
 from lithydra.errors import LithydraError, first_line, nearest
 from lithydra.overrides import nodes
 
+# Names that other programs have for it, and what is typed here.
+ELSEWHERE = {
+    **dict.fromkeys(("epochs", "num_epochs", "n_epochs", "nb_epochs"), "trainer.max_epochs"),
+    **dict.fromkeys(("steps", "num_steps"), "trainer.max_steps"),
+    **dict.fromkeys(("learning_rate", "base_lr"), "lr"),
+    **dict.fromkeys(("bs", "batch", "train_batch_size"), "data.batch_size"),
+    **dict.fromkeys(("workers", "num_threads"), "data.num_workers"),
+    **dict.fromkeys(("net", "arch", "network", "backbone"), "model"),
+    **dict.fromkeys(("dataset", "datamodule", "data_module"), "data"),
+    **dict.fromkeys(("opt", "optim"), "optimizer"),
+    **dict.fromkeys(("sched", "lr_scheduler"), "scheduler"),
+    **dict.fromkeys(("aug", "transform", "transforms"), "augmentation"),
+    **dict.fromkeys(("criterion", "loss_fn"), "loss"),
+    **dict.fromkeys(("wd", "decay"), "optimizer.weight_decay"),
+    **dict.fromkeys(("gpu", "device", "cuda"), "accelerator=gpu"),
+    **dict.fromkeys(("gpus", "num_gpus", "devices"), "trainer.devices"),
+    **dict.fromkeys(("amp", "fp16", "bf16", "half"), "trainer.precision"),
+    **dict.fromkeys(("ckpt_path", "ckpt", "checkpoint_path", "resume_from_checkpoint"), "resume=RUN_DIRECTORY"),
+    **dict.fromkeys(("name", "run_name", "output_dir", "out", "save_dir"), "run=DIRECTORY"),
+    **dict.fromkeys(("val_split", "validation_split"), "data.val_fraction"),
+    **dict.fromkeys(("img_size", "input_size", "resolution"), "data.image_size"),
+    **dict.fromkeys(("clip", "clip_grad", "grad_clip", "max_grad_norm"), "trainer.gradient_clip_val"),
+    **dict.fromkeys(("pretrained", "weights"), "init.from=torchvision"),
+    "patience": "callbacks=[default,early_stopping] callbacks.early_stopping.patience",
+    "ema": "average=ema",
+    "callback": "callbacks",
+    "random_seed": "seed",
+    "task_name": "run=DIRECTORY",
+}
+
 MENDABLE = (LithydraError, HydraException, OmegaConfBaseException, YAMLError)
 
 
@@ -42,6 +72,8 @@ def _explain_unknown_key(cause: OmegaConfBaseException, message: str) -> str:
     prefix, name = str(parent._get_full_key("") or ""), str(cause.key)
     if prefix == "trainer" and name in TRAINER:
         return f"{key}: not taken, {TRAINER[name]}"
+    if not prefix and re.split(r"[.=]", ELSEWHERE.get(name, ""))[0] in parent:
+        return f"{key}: no such setting. It is {ELSEWHERE[name]} here"
     siblings = [str(k) for k in parent if not str(k).startswith("_")]
     near = nearest(name, siblings)
     if not near:  # the right name at the wrong level

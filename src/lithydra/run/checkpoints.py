@@ -16,9 +16,9 @@ from lightning.fabric.plugins import CheckpointIO
 
 from lithydra.errors import LithydraError
 from lithydra.files import beside, replacing, sync
-from lithydra.run.moved import with_moved_names
+from lithydra.run.moved import ORIGIN, with_moved_names
 
-MARK = b"lithydra sha256 "
+MARK = b"lithydra sha256 "  # kept by make project: old checkpoints have it
 TRAINING_STATE = ("method.", "average.")  # of a state_dict, what only training needs
 TRAILER_BYTES = len(MARK) + hashlib.sha256().digest_size
 
@@ -85,8 +85,11 @@ def load(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
             content = torch.load(file, map_location=map_location, weights_only=True)
         except pickle.UnpicklingError as error:
             raise LithydraError(f"{path}: holds other things than tensors and plain values, and is not read") from error
-    if isinstance(content, dict) and isinstance(written := content.get("lithydra"), dict):
-        with_moved_names(written.get("config"))
+    if isinstance(content, dict):
+        if ORIGIN in content:  # where checkpoints of version 0.2 have their record
+            content["record"] = content.pop(ORIGIN)
+        if isinstance(written := content.get("record"), dict):
+            with_moved_names(written.get("config"))
     return content
 
 

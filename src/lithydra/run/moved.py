@@ -3,6 +3,9 @@
 import copy
 from typing import Any
 
+# The template's package. A project that was made of it has another name, and reads the template's runs all the same.
+ORIGIN = "lithydra"  # kept by make project
+PACKAGE = __name__.partition(".")[0]
 # By the module of version 0.1, that of today. An entry may go with the version that no longer reads runs of 0.1.
 MOVED = {
     "lithydra.augmentations": "lithydra.augmentations.transforms",
@@ -44,6 +47,8 @@ def with_moved_names(config: Any) -> Any:
             node.clear()
         elif isinstance(node, dict) and isinstance(target := node.get("_target_"), str):
             module, _, name = target.rpartition(".")
+            if module.startswith(f"{ORIGIN}."):
+                module = PACKAGE + module.removeprefix(ORIGIN)
             node["_target_"] = f"{MOVED.get(module, module)}.{name}" if module else target
         stack += node.values() if isinstance(node, dict) else node
     if isinstance(config, dict) and "model" in config:

@@ -109,7 +109,7 @@ class RunCheckpoint(Checkpoint):
         if self.best_epoch is None or self.best_epoch == self._saved_epoch:
             return False
         try:
-            if run.best.exists() and load(run.best)["lithydra"]["progress"]["epochs"] == self.best_epoch:
+            if run.best.exists() and load(run.best)["record"]["progress"]["epochs"] == self.best_epoch:
                 return False
         except DamagedCheckpoint:
             pass

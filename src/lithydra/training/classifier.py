@@ -96,12 +96,12 @@ class Classifier(L.LightningModule):
         own["train_metrics"] = self.train_metrics.state()
         first, *others = gathered(own, self.trainer)
         progress = {**first, "other_processes": others, "epoch_metrics": self.epoch_metrics}
-        checkpoint["lithydra"] = {**self.record, "progress": {**progress, **position.progress(self.trainer)}}
+        checkpoint["record"] = {**self.record, "progress": {**progress, **position.progress(self.trainer)}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Lightning converts the module after it has loaded the weights, and so would round float64 to float32.
         self.trainer.precision_plugin.convert_module(self)
-        progress: dict[str, Any] = checkpoint["lithydra"]["progress"]
+        progress: dict[str, Any] = checkpoint["record"]["progress"]
         rank, shares = self.trainer.global_rank, [progress, *progress.get("other_processes", [])]
         own = shares[rank :: self.trainer.world_size]
         self.train_sums = TrainingSums.total(share["train_sums"] for share in own)
@@ -114,7 +114,7 @@ class Classifier(L.LightningModule):
     def state_of(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         """A checkpoint's state; with `resume_anyway`, new settings of the loss win over what it was saved with."""
         state: dict[str, Any] = checkpoint["state_dict"]
-        if checkpoint["lithydra"]["config"]["loss"] == self.record["config"]["loss"]:
+        if checkpoint["record"]["config"]["loss"] == self.record["config"]["loss"]:
             return state
         others = {key: value for key, value in state.items() if not key.startswith("loss.")}
         return others | self.loss.state_dict(prefix="loss.")

@@ -283,7 +283,7 @@ class GradientClassifier(Classifier):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """With `resume_anyway`, new settings of the optimizer win over those that it was saved with."""
         super().on_load_checkpoint(checkpoint)
-        before, now = checkpoint["lithydra"]["config"], self.record["config"]
+        before, now = checkpoint["record"]["config"], self.record["config"]
         if all(before[group] == now[group] for group in ("optimizer", "scheduler")):
             return
         fresh, scheduler = self.make_optimizer_and_scheduler(self.trainer.datamodule.num_training_batches)  # pyright: ignore

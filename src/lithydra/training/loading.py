@@ -60,7 +60,7 @@ def load_with_record(
 ) -> tuple[Any, dict[str, Any]]:
     """`load`, and the checkpoint's record, which a module of a person's own does not have."""
     content, config, _ = stored(run_or_checkpoint, checkpoint, trust)
-    record = content["lithydra"]
+    record = content["record"]
     facts = record["data"]
     if tta is not None:
         config.tta = tta
@@ -99,7 +99,7 @@ def stored(
     except DamagedCheckpoint as error:
         others = sorted(other.stem for other in file.parent.glob("*.ckpt") if other != file)
         raise DamagedCheckpoint(f"{error}; beside it lie {', '.join(others) or 'no others'}") from error
-    record: dict[str, Any] | None = content.get("lithydra")
+    record: dict[str, Any] | None = content.get("record")
     if not isinstance(record, dict) or not {"config", "data"} <= record.keys():
         raise ConfigError(f"{file}: not a checkpoint of lithydra")
     return content, trusted(record["config"], str(file), trust), file

@@ -244,10 +244,10 @@ class OwnModule(Checkpoint):  # a Checkpoint, so that it runs when the epoch's m
         place = position.progress(trainer) if self.exact else {"epochs": finished_epochs(trainer), "batches": 0}
         logged = logged_sums(trainer) if place["batches"] else {}
         progress = {**place, "steps": trainer.global_step, "epoch_metrics": self.epoch_metrics, "logged": logged}
-        checkpoint["lithydra"] = {**self.record, "progress": {**progress, "random_state": random_state()}}
+        checkpoint["record"] = {**self.record, "progress": {**progress, "random_state": random_state()}}
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        progress = checkpoint["lithydra"]["progress"]
+        progress = checkpoint["record"]["progress"]
         self.epoch_metrics, self._random_state = progress["epoch_metrics"], progress["random_state"]
         self._logged = progress["logged"]
 

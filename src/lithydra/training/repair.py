@@ -70,7 +70,7 @@ def newest(run: RunDir, *, writes: bool) -> tuple[Path, dict[str, Any]] | None:
         if not path.exists():
             continue
         try:
-            written = load(path)["lithydra"]
+            written = load(path)["record"]
         except (DamagedCheckpoint, KeyError) as error:
             known = isinstance(error, DamagedCheckpoint)
             damage = error if known else DamagedCheckpoint(f"{path}: not a checkpoint of a run")

@@ -55,7 +55,7 @@ def from_run(path: Path) -> Source:
         LithydraError: There is no such run or checkpoint, or it is damaged.
     """
     content = load(RunDir.open(path, "init.from").checkpoint() if path.is_dir() else path)
-    record = content["lithydra"]
+    record = content["record"]
     state = evaluated_state(content["state_dict"])
     weights = {key.removeprefix("net."): value for key, value in state.items() if key.startswith("net.")}
     kind = record["config"]["model"]["_target_"].rpartition(".")[2]

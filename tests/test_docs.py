@@ -1,0 +1,122 @@
+"""The documents are true where a program can tell: links, lengths, lists, commands."""
+
+import importlib.util
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import CONF, ROOT, Compose, write_npz
+from killing import in_child
+from lithydra import cli
+from lithydra.checks.messages import ELSEWHERE
+from lithydra.overrides import bare
+from lithydra.run.config import select
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+NULL_BY_DEFAULT = ("init.from", "resume", "run", "trainer.gradient_clip_val", "data.image_size")
+FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """Of the headings, as GitHub makes them."""
+    titles = (re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", title) for title in HEADING.findall(page.read_text()))
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def links() -> Iterator[tuple[Path, str]]:
+    for page in PAGES:
+        for link in LINK.findall(FENCE.sub("", page.read_text())):
+            if not link.startswith(("http:", "https:")):
+                yield page, link
+
+
+def test_no_link_is_dead() -> None:
+    dead: list[str] = []
+    for page, link in links():
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+            dead.append(f"{page.relative_to(ROOT)}: {link}")
+    assert dead == []
+
+
+def test_every_page_is_in_the_list() -> None:
+    listed = {link for page, link in links() if page == ROOT / "docs" / "README.md"}
+    assert {page.name for page in PAGES if page.parent.name == "docs"} - {"README.md"} <= listed
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+def test_the_list_of_choices_is_that_of_conf() -> None:
+    spec = importlib.util.spec_from_file_location("make_choices", ROOT / "docs" / "make_choices.py")
+    assert spec is not None and spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / "choices.md").read_text() == module.page(), "python docs/make_choices.py writes it anew"
+
+
+def test_help_is_a_screenful_and_names_every_group() -> None:
+    text = (CONF / "hydra" / "help" / "train.yaml").read_text().partition("template: |\n")[2]
+    assert len(text.splitlines()) <= 30 and max(map(len, text.splitlines())) <= 80 + 2  # YAML's own indent
+    groups = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra", "paths", "local"}
+    assert groups <= set(text.split())
+
+
+def test_names_from_elsewhere_lead_to_names_that_there_are(compose: Compose) -> None:
+    config = compose("callbacks=[default,early_stopping]")
+    for typed in ELSEWHERE.values():
+        for word in typed.split():
+            key = bare(word)
+            known = (CONF / key).is_dir() or key in config or select(config, key) is not None
+            assert known or key in NULL_BY_DEFAULT, key
+
+
+def typed() -> list[str]:
+    """The commands of the README, in their order."""
+    block = (ROOT / "README.md").read_text().partition("## What you type")[2].partition("\n## ")[0]
+    lines = [line.strip() for line in block.splitlines() if line.startswith("    ")]
+    commands = [re.sub(r"\s{2,}#.*| +# .*", "", line) for line in lines]
+    return [command for command in commands if command.startswith("python ") and "lrr" not in command]
+
+
+def test_the_readme_says_fifteen_things_to_type() -> None:
+    assert 12 <= len(typed()) <= 16
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_do_what_they_say(
+    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they stand, one after the other, in one folder; of the data sets small ones of the same form."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "digits.npz").symlink_to(data_dir / "digits.npz")
+    for name, shape in (("mnist", (28, 28)), ("fashion_mnist", (28, 28)), ("cifar10", (32, 32, 3))):
+        write_npz(folder / f"{name}.npz", num_classes=10, shape=shape, num_train=600, num_test=100)
+    monkeypatch.setenv("LITHYDRA_DATA", str(folder))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for number, command in enumerate(typed()):
+        _, script, *arguments = shlex.split(command)
+        if "accelerator=gpu" in arguments:
+            arguments.remove("accelerator=gpu")
+        if "trainer.max_seconds=60" in arguments:
+            arguments[arguments.index("trainer.max_seconds=60")] = "trainer.max_seconds=2"
+        log = tmp_path / f"{number}.log"
+
+        def run(script: str = script, arguments: list[str] = arguments) -> None:
+            os.chdir(tmp_path)
+            sys.argv[:] = [str(ROOT / script), *arguments]
+            cli.main(Path(script).stem)
+
+        assert in_child(run, log) == 0, f"{command}\n{log.read_text()}"
+    assert (tmp_path / "outputs" / "index.html").exists()
