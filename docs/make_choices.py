@@ -6,6 +6,7 @@ python docs/make_choices.py
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -83,6 +84,21 @@ def _settings(path: Path) -> Iterator[tuple[str, str, str]]:
         if not {key, dotted} & {*NOT_SHOWN} and (value or comment):
             yield dotted, value, comment
         parents.append((indent, key))
+
+
+@cache
+def described() -> dict[str, str]:
+    """What the files of conf/ say of each setting, by its dotted key from the root."""
+    found: dict[str, str] = {}
+    for path in [CONF / "train.yaml", *sorted(CONF.glob("*/**/*.yaml"))]:
+        group = path.relative_to(CONF).parts[0]
+        at_root = path.parent == CONF or "@package _global_" in path.read_text()
+        if group in TOLD_AT_THE_TOP:
+            continue
+        for key, _, comment in _settings(path):
+            if comment:
+                found.setdefault(key if at_root else f"{group}.{key}", comment.replace("\\|", "|"))
+    return found
 
 
 def _what(path: Path) -> str:

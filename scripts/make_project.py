@@ -1,7 +1,7 @@
 """Make the template a project of your own: make project NAME=shapes.
 
-Renames the package, resets version, README, results and the license's holder, and leaves the changes uncommitted, for you
-to look at. It takes itself away with them. docs/customizing.md says more.
+Renames the package, resets version, README, results and the license's holder, and leaves the changes uncommitted, for
+you to look at. It takes itself away with them. docs/customizing.md says more.
 """
 
 import argparse

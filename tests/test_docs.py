@@ -1,15 +1,17 @@
 """The documents are true where a program can tell: links, lengths, lists, commands."""
 
-import importlib.util
+import importlib
+import json
 import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from conftest import CONF, ROOT, Compose, write_npz
 from killing import in_child
@@ -57,12 +59,55 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
 
-def test_the_list_of_choices_is_that_of_conf() -> None:
-    spec = importlib.util.spec_from_file_location("make_choices", ROOT / "docs" / "make_choices.py")
-    assert spec is not None and spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "choices.md").read_text() == module.page(), "python docs/make_choices.py writes it anew"
+@pytest.fixture
+def writer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """`writer("make_choices")` is that script of docs/ as a module."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module
+
+
+def test_the_list_of_choices_is_that_of_conf(writer: Callable[[str], Any]) -> None:
+    page = writer("make_choices").page()
+    assert (ROOT / "docs" / "choices.md").read_text() == page, "python docs/make_choices.py writes it anew"
+
+
+def test_the_schemas_are_those_of_the_rules(writer: Callable[[str], Any]) -> None:
+    module = writer("make_schemas")
+    schemas = {path.stem: json.loads(path.read_text()) for path in (ROOT / ".vscode" / "schemas").iterdir()}
+    assert schemas == json.loads(json.dumps(module.schemas())), "python docs/make_schemas.py writes them anew"
+    files = json.loads((ROOT / ".vscode" / "settings.json").read_text())["yaml.schemas"]
+    assert files == module.mapping() and {Path(name).stem for name in files} == {*schemas}
+
+
+def test_every_file_of_conf_is_valid_by_its_schema() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    checked = 0
+    for name, patterns in json.loads((ROOT / ".vscode" / "settings.json").read_text())["yaml.schemas"].items():
+        validator = jsonschema.Draft202012Validator(json.loads((ROOT / name).read_text()))
+        for path in (path for pattern in patterns for path in ROOT.glob(pattern)):
+            content = yaml.safe_load(path.read_text()) or {}
+            assert [error.message for error in validator.iter_errors(content)] == [], path
+            checked += 1
+    assert checked > 100
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ("settings", "lr: -1"),
+        ("settings", "data: {batch_size: 1.5}"),
+        ("settings", "monitor: {mode: lowest}"),
+        ("model", "_target_: lithydra.models.mlp.MLP\nhidden: [0]"),
+        ("model", "dropout: 1.5"),
+        ("trainer", "precision: bf17"),
+    ],
+)
+def test_a_schema_refuses_what_the_rules_refuse(schema: str, text: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    content = json.loads((ROOT / ".vscode" / "schemas" / f"{schema}.json").read_text())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(text), content)
+    jsonschema.validate({"_target_": "mine.Net", "my_own": {"deep": 1}}, content)
 
 
 def test_help_is_a_screenful_and_names_every_group() -> None:
