@@ -17,7 +17,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = "lithydra"  # kept by make project
 KEPT = "kept by make project"  # ends a line that stays as it is
-GONE = ("scripts/make_project.py", "tests/test_project.py", "docs/images/results", "CHANGELOG.md", "CITATION.cff")
+GONE = (
+    "scripts/make_project.py",
+    "tests/test_project.py",
+    "docs/images/results",
+    "docs/comparison.md",
+    "CHANGELOG.md",
+    "CITATION.cff",
+)
 LONGEST = 100  # characters of a name
 
 
@@ -82,6 +89,9 @@ def _reset(name: str, origin: str, holder: str) -> None:
     readme = ROOT / "README.md"
     sections = [_section(readme.read_text(), title) for title in ("What you type", "The house")]
     readme.write_text(README.format(name=name, origin=origin, sections="".join(sections), today=date.today()))
+    pages = ROOT / "docs" / "README.md"
+    kept_pages = [line for line in pages.read_text().splitlines(keepends=True) if "comparison.md" not in line]
+    pages.write_text("".join(kept_pages))
     guide = ROOT / "docs" / "customizing.md"
     guide.write_text(guide.read_text().replace(_section(guide.read_text(), "A project of your own"), ""))
     make = ROOT / "Makefile"

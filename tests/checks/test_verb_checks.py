@@ -21,7 +21,7 @@ from lithydra.checks.messages import one_line
 from lithydra.checks.output import distinct_names, output_of, writing
 from lithydra.checks.verbs import VERBS, check_verb
 from lithydra.errors import ConfigError, LithydraError
-from lithydra.overrides import refuse_arguments
+from lithydra.overrides import TEXTS, refuse_arguments
 from lithydra.run.directory import RunDir
 from lithydra.verbs.serve import allowed_hosts
 
@@ -52,6 +52,8 @@ TAKEN = {
     *(f"paths.{name}=banana" for name in ("data", "outputs", "runs", "sweeps")),
     *("sweep=banana", "output=banana", "host=banana", "trainer.devices=99999999999999999999", "trainer.devices=-1"),
     *("num_images=99999999999999999999", "top_k=99999999999999999999", "batch_size=99999999999999999999"),
+    *(f"{key}={text}" for key in TEXTS for text in ("null", "banana", 300 * "x")),
+    *("note=''", "delete=true", "limit=null", "limit=99999999999999999999", "runs=null", "ask=true", "mistakes=true"),
     *("preprocessing=true", "invert=true", "accelerator.channels_last=true", "trust=[]"),
 }
 
@@ -69,6 +71,7 @@ def verb_config(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> D
     monkeypatch.setattr(verbs, "require_extra", lambda *names: None)
     given = {
         "compare": ["runs=[one,other]"],
+        "runs": ["runs=[one,other]"],
         "predict": ["run=one", "checkpoint=last", "input=image.png"],
         "report": ["sweep=somewhere"],
         "reproduce_run": ["run=one"],

@@ -118,7 +118,7 @@ def test_report_names_the_best_and_what_went_wrong(sweep: SweepDir) -> None:
     page = (sweep.path / "report.html").read_text()
     assert f"{DIVERGED} went astray" in page and "11 finished" in page and "1 diverged" in page
     assert "optimizer=adam, lr=0.001" in page and "0.8100 ± 0.0100" in page
-    assert "Student" in page and page.count("<svg") == 6  # heat map, two effects, two curves, gap
+    assert "Student" in page and page.count("<svg") == 8  # heat map, two effects, importance, costs, two curves, gap
     assert len(pd.read_csv(sweep.path / "results.csv")) == 12
 
 
@@ -131,7 +131,7 @@ def test_report_is_one_file_that_needs_no_network(sweep: SweepDir) -> None:
 
 def test_report_md_shows_its_plots(sweep: SweepDir) -> None:
     pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", (sweep.path / "report.md").read_text())
-    assert len(pictures) == 6
+    assert len(pictures) == 8
     assert all((sweep.path / picture).read_bytes().startswith(b"\x89PNG") for picture in pictures)
 
 
@@ -299,7 +299,16 @@ def test_hparams_has_what_a_sweep_varies_and_the_final_metrics(run_train: RunTra
     request = api_pb2.ListSessionGroupsRequest(slice_size=10, allowed_statuses=list(range(4)))  # pyright: ignore
     rows = list_session_groups.Handler(RequestContext(), context, "", request).run().session_groups
     assert sorted(row.hparams["model.dropout"].number_value for row in rows) == [0.1, 0.3]
-    assert {*rows[0].hparams} == {"lr", "data", "model", "model.dropout", "optimizer"}  # five are shown, by name
+    assert sorted(rows[0].hparams)[:2] == ["data", "data.limit"]  # five are shown, by name
+    assert {*rows[0].hparams} == {
+        "lr",
+        "data",
+        "model",
+        "optimizer",
+        "model.dropout",
+        "data.limit",
+        "trainer.max_epochs",
+    }
     finals = {RunDir(path).read_status()["metrics"]["val/acc"] for path in (tmp_path / "runs").iterdir()}
     shown = {m.value for row in rows for m in row.metric_values if m.name.tag == "with_best/val/acc"}
     assert sorted(shown) == pytest.approx(sorted(finals))

@@ -107,7 +107,7 @@ def test_what_a_killed_process_was_writing_is_swept(tmp_path: Path) -> None:
     ]
     for path in stale:
         path.write_bytes(b"half of")
-    with own(run), tracked(run, {}):
+    with own(run), tracked(run, {"paths": {"outputs": str(tmp_path / "outputs")}}):
         assert not any(path.exists() for path in stale)
 
 

@@ -378,4 +378,4 @@ def test_another_data_set_is_looked_for_on_this_machine(run: RunDir, data_dir: P
 def test_a_loaded_model_asks_for_no_gradient(run: RunDir) -> None:
     module = lithydra.load(run.path)
     assert not module(torch.zeros(2, 1, 8, 8, dtype=torch.uint8)).requires_grad
-    assert dir(lithydra) == ["load", "results"]
+    assert dir(lithydra) == ["Run", "Sweep", "load", "results", "runs", "sweep", "train"]

@@ -185,5 +185,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "lithydra.callbacks.histograms.GradientHistograms": {**_BINS, **_IMAGES},
     "lithydra.callbacks.layer_statistics.LayerStatistics": _IMAGES,
     **{target: {**_SAVED, "default_hp_metric": FLAG, "log_graph": FLAG} for target in TENSORBOARD},
+    "lithydra.callbacks.trackio_logger.TrackioLogger": {"name": optional(TEXT), "project": TEXT, "folder": PATH},
     "lightning.pytorch.loggers.CSVLogger": {**_SAVED, "flush_logs_every_n_steps": COUNT},
 }
