@@ -1,4 +1,4 @@
-"""make project: a fresh clone becomes a project of another name, which passes its tests and reads the template's runs."""
+"""make project: a fresh clone becomes a project of another name that passes its tests and reads the template's runs."""
 
 import os
 import shutil
