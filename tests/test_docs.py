@@ -147,7 +147,7 @@ def test_the_commands_of_the_readme_do_what_they_say(
     folder.mkdir()
     (folder / "digits.npz").symlink_to(data_dir / "digits.npz")
     for name, shape in (("mnist", (28, 28)), ("fashion_mnist", (28, 28)), ("cifar10", (32, 32, 3))):
-        write_npz(folder / f"{name}.npz", num_classes=10, shape=shape, num_train=600, num_test=100)
+        write_npz(folder / f"{name}.npz", num_classes=10, shape=shape, num_train=160, num_test=40)
     monkeypatch.setenv("LITHYDRA_DATA", str(folder))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for number, command in enumerate(typed()):
