@@ -86,7 +86,7 @@ def test_nothing_speaks_of_the_template_but_where_it_must(project: Path) -> None
     assert "A Person\n" in license_ and "The lithydra authors" in license_
     assert 'version = "0.1.0"' in (project / "pyproject.toml").read_text()
     assert not (project / "scripts" / "make_project.py").exists()
-    assert "project" not in (project / "Makefile").read_text()
+    assert "\nproject:" not in (project / "Makefile").read_text()
 
 
 def test_its_linters_and_its_tests_pass(project: Path) -> None:
