@@ -45,9 +45,8 @@ def main(verb: str) -> NoReturn:
     def guarded(config: DictConfig) -> Any:
         # Hydra puts a line of its own before an error that leaves the task; a sweep needs it to leave all the same.
         try:
-            if as_json or (verb == "runs" and config.format == "json"):
-                return _answer(verb, config)
-            return do(verb, config)
+            wants_json = as_json or (verb == "runs" and config.format == "json")
+            return (_answer if wants_json else do)(verb, config)
         except Exception as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise

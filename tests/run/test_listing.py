@@ -114,6 +114,12 @@ def test_the_trash_keeps_a_run_as_it_was(folder: Path) -> None:
     assert names(folder) == {"sweeps/s/lr=0.1,seed=0"}
 
 
+def test_a_run_from_elsewhere_goes_to_the_trash_too(folder: Path) -> None:
+    run = write_run(folder / "elsewhere" / "far", 0.5)
+    now = move_to_trash(run, folder / "runs")
+    assert now.resolve().is_relative_to((folder / "runs" / TRASH).resolve()) and now.name == "far"
+
+
 def test_a_run_that_is_trained_is_not_deleted(folder: Path) -> None:
     run = RunDir(folder / "runs" / "one")
     with FileLock(run.path / ".lock"), pytest.raises(ConfigError, match="a process trains in it"):

@@ -103,9 +103,13 @@ def _is_name(token: str) -> bool:
 
 def _column(name: str, table: Frame) -> str | None:
     """The column that a name begins with: of `note.str.len`, note."""
+    return next((head for head in _heads(name) if head in table.columns), None)
+
+
+def _heads(name: str) -> list[str]:
+    """`a.b.c`, `a.b` and `a`."""
     parts = name.split(".")
-    heads = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
-    return next((head for head in heads if head in table.columns), None)
+    return [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
 
 
 def _with_settings(table: Frame, found: list[RunDir], names: Iterable[str]) -> Frame:
@@ -118,8 +122,6 @@ def _with_settings(table: Frame, found: list[RunDir], names: Iterable[str]) -> F
             configs.append({})
     known = {key for config in configs for key in config}
     for name in names:
-        parts = name.split(".")
-        heads = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
-        if key := next((head for head in heads if head in known), None):
+        if key := next((head for head in _heads(name) if head in known), None):
             table[key] = [config.get(key) for config in configs]
     return table

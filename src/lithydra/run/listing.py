@@ -165,7 +165,7 @@ def label(run: RunDir, *, add: Iterable[str] = (), remove: Iterable[str] = (), n
 
 
 def move_to_trash(run: RunDir, folder: Path) -> Path:
-    """Move a run out of sight, to the same place below `folder`/trash/DATE_TIME; returns where it is now.
+    """Move a run out of sight, to its place in `folder`, below trash/DATE_TIME; returns where it is now.
 
     Raises:
         ConfigError: A process trains in it.
@@ -176,7 +176,9 @@ def move_to_trash(run: RunDir, folder: Path) -> Path:
     except Timeout as error:
         raise ConfigError(f"run={run.path}: a process trains in it; it is not deleted") from error
     try:
-        target = folder / TRASH / f"{datetime.now():%Y-%m-%d_%H-%M-%S}" / os.path.relpath(run.path, folder)
+        path, root = run.path.resolve(), folder.resolve()
+        place = path.relative_to(root) if path.is_relative_to(root) else path.name
+        target = folder / TRASH / f"{datetime.now():%Y-%m-%d_%H-%M-%S}" / place
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(run.path, target)
     finally:

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,17 @@ def runs(config: DictConfig) -> dict[str, Any]:
     folder = Path(config.paths.outputs)
     found = [RunDir.open(Path(path), "runs") for path in config.runs] if config.runs else [*find_runs(folder)]
     columns = _words(config.columns)
-    table = frame([listed(run, folder) for run in found]).assign(path=[str(run.path) for run in found])
+    rows = [listed(run, folder) for run in found]
+    table = frame(rows).assign(path=[str(run.path) for run in found])
     table = chosen(table, found, config.where, config.sort, [name for name in columns if name not in MADE])
     if config.delete:
         return {"deleted": _delete(config, folder, _doomed(config.delete, table))}
-    if config.tag or config.untag or config.note is not None:
+    marked = bool(config.tag or config.untag or config.note is not None)
+    if marked:
         table = _labeled(config, folder, table)
     if config.format == "html":
-        page = index.write(folder, [listed(run, folder) for run in find_runs(folder)])
+        as_read = not (marked or config.runs)
+        page = index.write(folder, rows if as_read else [listed(run, folder) for run in find_runs(folder)])
         Console(highlight=False, soft_wrap=True).print(f"page  {page}")
     else:
         _show(table.drop(columns="path"), config, columns)
@@ -163,7 +166,7 @@ def _cell(name: str, row: dict[str, Any], *, in_name: bool) -> str:
 
 
 def _age(started: datetime) -> str:
-    seconds = (datetime.now(UTC) - started).total_seconds()
+    seconds = (datetime.now(timezone.utc) - started).total_seconds()
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds // size:.0f} {unit}"
