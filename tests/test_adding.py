@@ -15,12 +15,21 @@ COPIED = ("src", "conf", "tests", "docs", "pyproject.toml", "train.py")
 BLOCK = re.compile(r"^`((?:src|conf)/\S+)`\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+def shown() -> list[tuple[str, str]]:
+    """The files of docs/adding.md: path and text of each."""
+    return BLOCK.findall((ROOT / "docs" / "adding.md").read_text())
+
+
+def test_no_choice_that_the_docs_add_is_there_already() -> None:
+    assert [name for name, _ in shown() if name.startswith("conf/") and (ROOT / name).exists()] == []
+
+
 @pytest.mark.slow
 def test_what_the_docs_add_passes_the_contracts(tmp_path: Path) -> None:
     for name in COPIED:
         source = ROOT / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
-    added = BLOCK.findall((ROOT / "docs" / "adding.md").read_text())
+    added = shown()
     assert {Path(name).suffix for name, _ in added} == {".py", ".yaml"}
     for name, text in added:
         path = tmp_path / name

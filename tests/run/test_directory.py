@@ -66,6 +66,18 @@ def test_rows_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     assert [(row["epoch"], row["step"]) for row in run.read_metrics()] == [("1", "10"), ("2", "20"), ("3", "31")]
 
 
+def test_rows_that_are_lost_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = RunDir(tmp_path)
+    for epoch in (1, 2, 3):
+        run.add_metrics({"epoch": epoch, "step": 10 * epoch, "train/loss": 0.5})
+    whole = run.metrics.read_text()
+    run.metrics.write_text(whole[: whole.rstrip().rindex("\n") + 1])  # as if cut at the end of a row
+    run.keep_metrics(2)
+    assert not caplog.messages
+    run.keep_metrics(4)
+    assert caplog.messages == [f"{run.metrics}: the rows of 2 of 4 epochs are lost: 3, 4"]
+
+
 @pytest.mark.counted("pairs of processes on one directory, one goes on", 3)
 @pytest.mark.parametrize("verb", ["run", "resume"])
 def test_of_two_processes_exactly_one_goes_on(data_dir: Path, tmp_path: Path, verb: str) -> None:

@@ -1,6 +1,7 @@
 """The files of a run, written and read back. Torch is not imported here, so that reading a run is instant."""
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,6 +13,8 @@ import yaml
 from lithydra.errors import ConfigError
 from lithydra.files import append_rows, read_header, read_rows, write_json, write_rows, write_text
 from lithydra.run.moved import with_moved_names
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("epoch", "step", "seconds")  # of metrics.csv, beside what the run measures
 TIMES = ("training_seconds", "seconds")  # no two runs have the same
@@ -148,8 +151,11 @@ class RunDir:
         return read_rows(self.layers, LAYER_COLUMNS, text=("layer", "quantity"))
 
     def keep_metrics(self, num_epochs: int) -> None:
-        """Drop the rows after `num_epochs`, which a resumed run writes again, and what is damaged."""
+        """Drop the rows after `num_epochs`, which a resumed run writes again, and what is damaged. Say what is lost."""
         rows = [row for row in self.read_metrics() if int(row["epoch"]) <= num_epochs]
+        if lost := sorted({*range(1, num_epochs + 1)} - {int(row["epoch"]) for row in rows}):
+            listed = ", ".join(map(str, lost[:5])) + (", …" if len(lost) > 5 else "")
+            log.warning("%s: the rows of %d of %d epochs are lost: %s", self.metrics, len(lost), num_epochs, listed)
         if rows:
             write_rows(self.metrics, tuple(rows[0]), rows)
         else:

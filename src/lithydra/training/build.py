@@ -104,12 +104,7 @@ def trainer(
         directory: The run's.
         module: What is trained, or of a person's own, what stands beside it.
     """
-    if device(config).type != "cuda":
-        # Lightning has torch look for Nvidia's driver through NVML, and torch 2.15 looks at every optimizer step.
-        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-    # It saves what it should: the weights after the step, as it does in automatic optimization.
-    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
-    warnings.filterwarnings("ignore", message="The number of training batches")  # of a short epoch: there is its mean
+    _quiet(config)
     torch.set_float32_matmul_precision(config.accelerator.matmul_precision)
     settings = _trainer_settings(config)
     if isinstance(module, StatisticsClassifier):
@@ -120,15 +115,7 @@ def trainer(
             settings["limit_train_batches"] = config.trainer.get("limit_train_batches")
     if isinstance(data, ImageDataModule) and data.val is None:
         settings["limit_val_batches"] = 0
-    keeper = RunCheckpoint(config.monitor.metric, config.monitor.mode, **config.checkpoint)
     chosen = {f"callbacks.{name}": callback for name, callback in make(config, "callbacks").items()}
-    # Once more: a function may have made them, and what they override may depend on their settings.
-    if isinstance(module, Classifier):
-        data.steps_per_execution = steps_beside(chosen, data.steps_per_execution, config.trainer.steps_per_execution)
-        first = [KeepAverage()] if module.average is not None else []  # before what saves
-    else:
-        first = [module]
-    callbacks = [*first, *chosen.values(), MetricsWriter(), keeper, StopOnSignal(interrupts, keeper)]
     _name_loggers(config, directory)
     loggers = list(make(config, "logger").values())
     if config.compile and isinstance(module, Classifier):
@@ -136,7 +123,7 @@ def trainer(
     with naming("trainer"):
         trainer: Any = L.Trainer(
             **{"log_every_n_steps": 1, **settings},  # a classifier writes to the loggers itself
-            callbacks=callbacks,
+            callbacks=_around(chosen, config, data, module, interrupts),
             logger=loggers or False,
             default_root_dir=directory,
             plugins=[AtomicCheckpointIO(), *_cluster()],
@@ -147,6 +134,34 @@ def trainer(
     if settings.get("profiler") and trainer.profiler.filename is None:  # it would tell a log that nobody reads
         trainer.profiler.dirpath, trainer.profiler.filename = directory, PROFILE
     return trainer, chosen
+
+
+def _quiet(config: DictConfig) -> None:
+    """Without what Lightning says or looks for and nobody needs."""
+    if device(config).type != "cuda":
+        # Lightning has torch look for Nvidia's driver through NVML, and torch 2.15 looks at every optimizer step.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+    # It saves what it should: the weights after the step, as it does in automatic optimization.
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+    warnings.filterwarnings("ignore", message="The number of training batches")  # of a short epoch: there is its mean
+
+
+def _around(
+    chosen: dict[str, L.Callback],
+    config: DictConfig,
+    data: Any,
+    module: Classifier | OwnModule,
+    interrupts: Interrupts,
+) -> list[L.Callback]:
+    """All callbacks in their order: the chosen ones, and round them those of each run."""
+    keeper = RunCheckpoint(config.monitor.metric, config.monitor.mode, **config.checkpoint)
+    # Once more: a function may have made them, and what they override may depend on their settings.
+    if isinstance(module, Classifier):
+        data.steps_per_execution = steps_beside(chosen, data.steps_per_execution, config.trainer.steps_per_execution)
+        first: list[L.Callback] = [KeepAverage()] if module.average is not None else []  # before what saves
+    else:
+        first = [module]
+    return [*first, *chosen.values(), MetricsWriter(), keeper, StopOnSignal(interrupts, keeper)]
 
 
 def _name_loggers(config: DictConfig, directory: Path) -> None:

@@ -56,14 +56,8 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
 
     main = place.is_global_zero
     run = open_run(config, choices, main=main)
-    facts, checksums = own_data.facts(data), own_data.fingerprint(data)
-    record = {"config": frozen(config), "data": facts, "checksums": checksums}
-    if isinstance(module, Classifier):
-        module.record, told = record, module
-    else:
-        record["normalization"] = own_data.constants(data)
-        told = own_module.OwnModule(record, names, exact=isinstance(data, ImageDataModule))
     config.run = str(run.path)
+    told, record = record_for(module, config, data, names)
     job = {"config": OmegaConf.to_container(config, resolve=True), "choices": choices, "overrides": overrides}
     with ExitStack() as stack:
         checkpoint = stack.enter_context(owned(run, config, record, writes=main))
@@ -74,10 +68,9 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
         stack.enter_context(other_processes(trainer, job, interrupts))
         if main:
             choices = all_choices(run, {**several(config), **choices}, overrides)
-            facts |= checksums
-            origin = provenance(
-                config.seed, choices, overrides, facts, build.how_it_trains(config, trainer, data, module)
-            )
+            facts = {**record["data"], **record["checksums"]}
+            how = build.how_it_trains(config, trainer, data, module)
+            origin = provenance(config.seed, choices, overrides, facts, how)
             warn_of_threads(run)
             run.add_provenance(origin)
             hparams.log_settings(trainer, record["config"])
@@ -98,6 +91,18 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
                 on_run_end(trainer, module, data)
             print_results(run, time.perf_counter() - started, images_per_second(trainer))
     return metrics.get(config.monitor.metric)
+
+
+def record_for(
+    module: L.LightningModule, config: DictConfig, data: Any, names: list[str]
+) -> tuple[Classifier | own_module.OwnModule, dict[str, Any]]:
+    """What tells a run of metrics, which go by `names`; and what its checkpoints say of config and data."""
+    record = {"config": frozen(config), "data": own_data.facts(data), "checksums": own_data.fingerprint(data)}
+    if isinstance(module, Classifier):
+        module.record = record
+        return module, record
+    record["normalization"] = own_data.constants(data)
+    return own_module.OwnModule(record, names, exact=isinstance(data, ImageDataModule)), record
 
 
 def test(trainer: L.Trainer, module: L.LightningModule, data: Any, run: RunDir) -> dict[str, float]:
