@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,14 @@ def git(folder: Path, *arguments: str) -> str:
 
 
 def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """With the packages that are installed here, but for the template: `make project` takes it away."""
+    own = folder.parent / "env" / "bin" / "python"
+    if not own.exists():
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", own.parents[1]], check=True)
+        (packages,) = own.parents[1].glob("lib/*/site-packages")
+        (packages / "others.pth").write_text(f"{sysconfig.get_path('purelib')}\n")  # whose .pth files are not read
     environment = {**os.environ, "PYTHONPATH": str(folder / "src"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run([own, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("name", ["torch", "lithydra", "json", "class", "My-Shapes", "9shapes"])
