@@ -25,6 +25,7 @@ GONE = (
     "CHANGELOG.md",
     "CITATION.cff",
 )
+OLD_RUNS = "tests/run/version_0_1/"  # of the template: they are read by its names
 LONGEST = 100  # characters of a name
 
 
@@ -50,14 +51,15 @@ def main() -> int:
 def rename(name: str) -> int:
     """The template's name gives way to `name`, in texts and in paths; returns how many files have changed."""
     changed = 0
-    for path in sorted(ROOT / line for line in _git("ls-files").splitlines()):
-        if not path.is_file() or path.is_symlink() or path.name == "LICENSE":
+    for line in sorted(_git("ls-files").splitlines()):
+        path = ROOT / line
+        if not path.is_file() or path.is_symlink() or path.name == "LICENSE" or line.startswith(OLD_RUNS):
             continue
         try:
             before = path.read_bytes().decode()
         except UnicodeDecodeError:  # a picture, or a checkpoint: that is read by its old names
             continue
-        after = "".join(line if KEPT in line else _renamed(line, name) for line in before.splitlines(keepends=True))
+        after = "".join(row if KEPT in row else _renamed(row, name) for row in before.splitlines(keepends=True))
         if after != before:
             path.write_bytes(after.encode())
             changed += 1

@@ -336,6 +336,7 @@ LOGGER_FILES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # sqlalchemy's, of what mlflow does
 @pytest.mark.parametrize("choice", choices("logger"))
 def test_logger_writes_to_the_run_directory(
     choice: str, run_train: RunTrain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

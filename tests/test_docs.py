@@ -131,7 +131,7 @@ SMALLER: dict[str, list[str]] = {
     "accelerator=gpu": [],
     "model=resnet9": ["model=resnet9", "trainer.max_epochs=2"],
     "trainer.max_seconds=60": ["trainer.max_seconds=2"],
-    "study=fashion_mnist/optimizer_and_lr": ["study=fashion_mnist/optimizer_and_lr", "data.limit=100", "seed=0"],
+    "study=fashion_mnist/optimizer_and_lr": ["study=fashion_mnist/optimizer_and_lr", "data.limit=160", "seed=0"],
 }
 
 

@@ -38,7 +38,8 @@ def test_it_installs_as_told_and_works(extra: str, constraints: str, tmp_path: P
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     uv = shutil.which("uv")
     pip = [uv, "pip", "install", "--python", python] if uv else [python, "-m", "pip", "install"]
-    subprocess.run([*pip, "--quiet", "-c", constraints, "-e", f".[{extra}]", "pytest"], cwd=ROOT, check=True)
+    for_tests = ("pytest", "websockets")  # with which a browser is driven
+    subprocess.run([*pip, "--quiet", "-c", constraints, "-e", f".[{extra}]", *for_tests], cwd=ROOT, check=True)
     tests = [*TESTS[extra], "-m", "not gpu", "-rs", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'tests'}"]
     done = subprocess.run(
         [python, "-m", "pytest", *tests],

@@ -83,6 +83,8 @@ def test_nothing_speaks_of_the_template_but_where_it_must(project: Path) -> None
     left: list[str] = []
     for name in git(project, "ls-files").splitlines():
         assert "lithydra" not in name
+        if name.startswith("tests/run/version_0_1/"):
+            continue
         try:
             lines = (project / name).read_text().splitlines()
         except UnicodeDecodeError:

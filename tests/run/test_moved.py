@@ -54,7 +54,7 @@ def call(folder: Path) -> Call:
 
 def test_a_run_evaluates_resumes_and_exports(folder: Path, call: Call) -> None:
     run = RunDir(folder / "outputs/runs/before")
-    assert "lithydra.schedulers." in run.config.read_text()
+    assert "lithydra.schedulers." in run.config.read_text()  # kept by make project
     call("evaluate", f"run={run.path}", "split=val", "accelerator=cpu")
     measured = run.read_status()["metrics"]["val/acc"]
     assert f"{measured:.4f}" in (folder / "log").read_text()

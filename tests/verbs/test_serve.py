@@ -144,7 +144,7 @@ class Browser:
     """A tab of headless Chromium, spoken to in its debugging protocol."""
 
     def __init__(self, folder: Path, address: str) -> None:
-        connect = pytest.importorskip("websockets.sync.client").connect  # comes with gradio
+        connect = pytest.importorskip("websockets.sync.client").connect
         assert CHROMIUM is not None
         flags = [
             "--headless",

@@ -14,7 +14,7 @@ from lithydra.files import write_text
 from lithydra.run.directory import RunDir, now
 from lithydra.run.listing import Listed, find_runs, listed, newest_first
 from lithydra.run.metric_names import BETTER
-from lithydra.run.page import TEMPLATES, render
+from lithydra.run.rendering import TEMPLATES, render
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from lithydra.files import write_text
 from lithydra.run import class_scores
 from lithydra.run.directory import NO_METRICS, RunDir
 from lithydra.run.metric_names import by_split, names_of, parts, words
+from lithydra.run.rendering import TEMPLATES, render
 from lithydra.run.trust import needed_trust
 
-TEMPLATES = Path(__file__).with_name("templates")
 PICTURES = {
     "curves": "Curves",
     "confusion": "Confusion matrix",
@@ -43,22 +43,6 @@ def write(run: RunDir) -> Path:
     """Make the page of a run from what its directory holds."""
     write_text(run.page, render(TEMPLATES / "run.html.j2", content(run)))
     return run.page
-
-
-def render(template: Path, content: dict[str, Any]) -> str:
-    """A page in HTML or Markdown, by its template's name; one in HTML extends base.html.j2, the look of all."""
-    from jinja2 import Environment, FileSystemLoader
-
-    html = template.name.endswith(".html.j2")
-    environment = Environment(
-        loader=FileSystemLoader([template.parent, TEMPLATES]),
-        autoescape=html,
-        trim_blocks=True,
-        lstrip_blocks=html,
-        keep_trailing_newline=True,
-    )
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
-    return environment.get_template(template.name).render(content)
 
 
 def content(run: RunDir) -> dict[str, Any]:
