@@ -1,8 +1,10 @@
 """What a sweep's report is made of."""
 
+from functools import cached_property
 from pathlib import Path
 
 from lithydra.overrides import FOLDED
+from lithydra.report.verdicts import Outcome, judge
 from lithydra.sweeps.directory import Plan, SweepDir
 from lithydra.sweeps.results import Frame, Setting, curves, ranked_settings, results, varied
 
@@ -20,6 +22,11 @@ class ReportData:
         self.metric, self.mode = self.plan.objective["metric"], self.plan.objective["mode"]
         self.folded = [axis for axis in FOLDED if len(self.plan.axes.get(axis, [])) > 1]
         self.is_search = any((path / name).exists() for name in ("optuna.db", "optuna.log"))
+
+    @cached_property
+    def outcomes(self) -> list[Outcome]:
+        """Of the study's rules; none where the sweep is no study."""
+        return judge(self.plan, self.frame, self.epochs)
 
     @property
     def settings_as_given(self) -> list[Setting]:

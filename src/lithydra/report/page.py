@@ -16,7 +16,7 @@ from lithydra.report import effects, figures
 from lithydra.report.input import ReportData
 from lithydra.report.pictures import sections
 from lithydra.report.tables import Table, jobs_table, settings_table
-from lithydra.report.verdicts import judge, overall
+from lithydra.report.verdicts import overall
 from lithydra.run.directory import RunDir
 from lithydra.run.metric_names import parts
 from lithydra.run.rendering import render
@@ -37,13 +37,12 @@ def report(config: DictConfig) -> dict[str, Any]:
         }
         for setting in sweep.settings
     ]
-    outcomes = [asdict(outcome) for outcome in judge(sweep.plan, sweep.frame, sweep.epochs)]
     page = sweep.directory.path / "report.html"
     return {
         "sweep": sweep.directory.path,
         "metric": sweep.metric,
         "settings": settings,
-        "outcomes": outcomes,
+        "outcomes": [asdict(outcome) for outcome in sweep.outcomes],
         "page": page,
     }
 
@@ -72,7 +71,6 @@ def write_report(path: Path) -> ReportData:
 
 def _content(sweep: ReportData) -> dict[str, Any]:
     plan, study = sweep.plan, sweep.plan.study or {}
-    outcomes = judge(plan, sweep.frame, sweep.epochs)
     bad = sweep.frame[sweep.frame["state"].isin([*BAD_STATES, "interrupted"])]
     return {
         "title": study.get("title") or f"Sweep {plan.name}",
@@ -83,8 +81,8 @@ def _content(sweep: ReportData) -> dict[str, Any]:
         "command": shlex.join(plan.command),
         "states": {str(k): int(v) for k, v in sweep.frame["state"].value_counts().items()},
         "time": duration(float(sweep.frame["seconds"].sum())),
-        "outcomes": outcomes,
-        "verdict": overall(outcomes) if outcomes else None,
+        "outcomes": sweep.outcomes,
+        "verdict": overall(sweep.outcomes) if sweep.outcomes else None,
         "objective": f"{figures.words(sweep.metric)} ({'highest' if sweep.mode == 'max' else 'lowest'})",
         "tested": "test/acc" in sweep.frame,
         "best": _best(sweep),

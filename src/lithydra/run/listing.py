@@ -21,7 +21,7 @@ from lithydra.run.locks import wait_until_free
 
 TRASH = "trash"  # folder of deleted runs, beside runs/ and sweeps/
 KILLED = "killed"  # what status.json calls running, and no process owns
-DAMAGED = "damaged"
+DAMAGED = "damaged"  # status.json cannot be read
 STATES = ("finished", "failed", "diverged", "interrupted", "pruned", "running", KILLED, DAMAGED)
 CURVE_POINTS = 60  # of a sparkline, at most
 # Overrides that say where a run lies and how it was shown, not what it is.

@@ -18,11 +18,11 @@ from lithydra.errors import ConfigError
 from lithydra.files import write_json, write_text
 from lithydra.overrides import bare
 from lithydra.run.directory import RunDir, now
+from lithydra.run.listing import DAMAGED
 from lithydra.run.locks import lock_directory
 from lithydra.run.moved import with_moved_names
 
 NOT_STARTED = "not started"
-DAMAGED = "damaged"  # its status.json cannot be read
 FAILED = ("failed", "diverged")
 DONE = ("finished", "pruned")  # a search stops runs without prospects
 ENDED = (*DONE, *FAILED)

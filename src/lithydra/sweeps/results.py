@@ -21,8 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from lithydra.errors import ConfigError
 from lithydra.overrides import FOLDED, short, split_override, typed
 from lithydra.run.directory import RunDir
+from lithydra.run.listing import DAMAGED
 from lithydra.run.metric_names import ordered
-from lithydra.sweeps.directory import DAMAGED, NOT_STARTED, Job, Plan, SweepDir
+from lithydra.sweeps.directory import NOT_STARTED, Job, Plan, SweepDir
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ from lithydra.errors import LithydraError
 from lithydra.overrides import bare
 from lithydra.run import index
 from lithydra.run.config import trainable
+from lithydra.run.listing import DAMAGED
 from lithydra.run.trust import own_code
-from lithydra.sweeps.directory import DAMAGED, ENDED, FAILED, Job, Plan, SweepDir
+from lithydra.sweeps.directory import ENDED, FAILED, Job, Plan, SweepDir
 from lithydra.sweeps.enqueue import enqueue, opened_plan, refuse_foreign
 from lithydra.sweeps.job import retry, settle
 from lithydra.sweeps.plan import Prepared, Request, prepare
