@@ -201,3 +201,8 @@ def test_steps_per_execution_changes_nothing(run_train: RunTrain, settings: tupl
     assert_equal(weights(many), weights(one))
     assert_equal(checkpoint(many.last)["optimizer_states"], checkpoint(one.last)["optimizer_states"])
     assert rows(many) == rows(one)
+
+
+def test_a_group_with_a_factor_of_zero_is_not_trained(make: Make) -> None:
+    named, *_ = make("optimizer=sgd", "+optimizer_groups.head={parameters: [head], lr_factor: 0}")
+    assert having(named, "lr", 0.0) == {"head.weight", "head.bias"}
