@@ -126,7 +126,7 @@ optimizer=lbfgs optimizer_groups=no_decay
 optimizer_groups=no_decay optimizer_groups.no_decay.weight_decay=-1
 optimizer_groups=no_decay optimizer_groups.no_decay.parameters=biases
 optimizer_groups=no_decay optimizer_groups.no_decay.parameters=[]
-optimizer_groups=no_decay +optimizer_groups.no_decay.lr_factor=0
+optimizer_groups=no_decay +optimizer_groups.no_decay.lr_factor=-1
 optimizer_groups=no_decay +optimizer_groups.no_decay.lr=0.1
 +optimizer_groups.mine={lr_factor:0.1}
 +optimizer_groups.mine=1

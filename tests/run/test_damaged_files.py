@@ -169,7 +169,7 @@ def test_what_cannot_be_resumed_is_one_line(killing: Killing, finished: RunDir, 
 def test_what_is_rebuilt_is_said(
     killing: Killing, finished: RunDir, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One line for each file."""
+    """A line for each file, and which epochs are lost."""
     run = damaged(finished, tmp_path / "run", "config.yaml", cut)
     for path in (run.provenance, run.histograms):
         cut(path)
@@ -181,6 +181,7 @@ def test_what_is_rebuilt_is_said(
         next(m for m in said if m.startswith(f"{run.config}: c") and m.endswith("; taken from last.ckpt")),
         next(m for m in said if m.startswith(f"{run.histograms}: damaged (") and m.endswith("; it begins anew")),
         f"{run.metrics}: damaged (1 of 2 rows left out)",
+        f"{run.metrics}: the rows of 1 of 2 epochs are lost: 2",
         f"{run.provenance}: damaged, set aside as provenance.json.damaged",
     ]
     assert yaml.safe_load(run.config.read_text())["trainer"]["max_epochs"] == 3
