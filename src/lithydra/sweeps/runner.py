@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from lithydra.errors import LithydraError
 from lithydra.overrides import bare
@@ -158,7 +158,7 @@ class SweepRunner:
     def _point_hydra_here(self) -> None:
         """Launchers name their directories after Hydra's config; their workers compose it anew from its overrides."""
         place = self.directory.path.absolute()
-        with open_dict(self.config):
+        with read_write(self.config.hydra), open_dict(self.config.hydra):
             self.config.hydra.sweep.dir = str(place)
             overrides = self.config.hydra.overrides.hydra
             kept = [text for text in overrides if not text.startswith("hydra.sweep.dir=")]
