@@ -2,6 +2,8 @@
 # docker run --rm -v "$PWD/outputs:/app/outputs" lithydra optimizer=sgd lr=0.1
 # docker run --rm --gpus all -v "$PWD/outputs:/app/outputs" -v "$PWD/data:/app/data" lithydra data=cifar10 accelerator=gpu
 FROM python:3.11-slim AS development
+# Of any version: a Debian release keeps one of each.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends git make \
     && rm -rf /var/lib/apt/lists/*

@@ -89,7 +89,7 @@ def tasks(setting: Setting) -> Iterator[tuple[str, Any]]:
 
 
 def epochs(setting: Setting, name: str, half: bool) -> list[dict[str, Any]]:
-    """Seconds an epoch of the bare loop, of lithydra, and of lithydra at one step an execution."""
+    """Seconds an epoch of the bare loop, of lithydra, of lithydra at one step an execution and with graphs."""
     workload = replace(WORKLOADS[name], limit=setting.limit or WORKLOADS[name].limit)
     accelerator = setting.accelerator(half)
     count = 2 if setting.quick else 4
@@ -99,9 +99,12 @@ def epochs(setting: Setting, name: str, half: bool) -> list[dict[str, Any]]:
         "lithydra, a step an execution": Job(
             name, "lithydra", workload, count, accelerator, extra=("trainer.steps_per_execution=1",)
         ),
+        "lithydra, compile=graph": Job(name, "lithydra", workload, count, accelerator, extra=("compile=graph",)),
     }
     if setting.quick:
         del jobs["lithydra, a step an execution"]
+    if setting.device == "cpu":
+        del jobs["lithydra, compile=graph"]
     seconds = {who: epoch_seconds(measure(job, setting.data, setting.out)) for who, job in jobs.items()}
     return [
         {"case": who, "seconds": value, "over the bare loop": value / seconds["bare"]} for who, value in seconds.items()

@@ -53,6 +53,7 @@ BAD = {
     "model.hidden=[0]": "model.hidden=[0]: must be a list",
     "monitor.mode=min": "monitor.mode=min: val/acc is better the higher; use max",
     "optimizer=lbfgs trainer.precision=bf16-mixed": "optimizer=lbfgs: needs full precision",
+    "compile=graph accelerator=cpu": "compile=graph: needs a GPU of Nvidia's; compile=true compiles for others",
     "data.num_folds=5 data.fold=5": "data.fold=5: data.num_folds=5 has folds 0 to 4",
     "scheduler=cosine scheduler.T_max=0": "scheduler.T_max=0: must be a whole number at least 1",
     "lr": "lr: not of the form key=value",

@@ -71,6 +71,16 @@ def test_chunks_of_steps_change_nothing(tmp_path: Path) -> None:
     assert_equal(dict(checkpoint(one.last)["state_dict"]), dict(checkpoint(many.last)["state_dict"]))
 
 
+@pytest.mark.skipif(DEVICE == "cpu", reason="CUDA graphs")
+@pytest.mark.parametrize("net", [NET, ("model=airbench", "data.image_size=10", "optimizer=muon_sgd")])
+def test_a_replayed_graph_trains_the_weights_of_the_eager_net(tmp_path: Path, net: tuple[str, ...]) -> None:
+    settings = (*SMALL, *net, "model.dropout=0" if net is NET else "trainer.precision=bf16-mixed")
+    eager, graph = (
+        train(tmp_path, name, *settings, f"compile={name}", "trainer.deterministic=true") for name in ("false", "graph")
+    )
+    assert_equal(dict(checkpoint(eager.last)["state_dict"]), dict(checkpoint(graph.last)["state_dict"]))
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_a_killed_run_resumes_bit_for_bit(tmp_path: Path, precision: str) -> None:
     settings = ("data.limit=400", *QUIET, "model.dropout=0.2", "augmentation=affine", f"trainer.precision={precision}")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from conftest import CONF, ROOT
 from lithydra.checks.extras import OWN_CONSTRAINTS, require_extra
@@ -26,9 +27,19 @@ TOLD = {
 POSIX_SIGNALS = ("SIGUSR1", "SIGUSR2", "SIGHUP", "SIGKILL", "SIGCHLD", "SIGALRM", "SIGQUIT", "set_wakeup_fd")
 
 
-def pins(name: str) -> dict[str, str]:
-    lines = [line for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
-    return dict(line.split("==") for line in lines)
+def pins(name: str, python: str = "3.11") -> dict[str, str]:
+    """Versions by package, of those lines that hold for this Python."""
+    lines = [Requirement(line) for line in (ROOT / name).read_text().splitlines() if not line.startswith("#")]
+    chosen = [line for line in lines if line.marker is None or line.marker.evaluate({"python_version": python})]
+    assert len(chosen) == len({line.name for line in chosen})
+    return {line.name: str(line.specifier).removeprefix("==") for line in chosen}
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
+def test_constraints_name_all_that_is_installed(python: str) -> None:
+    pinned = {re.sub(r"[-_.]+", "-", name).lower() for name in pins("constraints.txt", python)}
+    needed = re.findall(r'"([\w-]+)', (ROOT / "pyproject.toml").read_text().split("dependencies = [")[1].split("]")[0])
+    assert len(needed) > 15 and pinned >= {*needed}
 
 
 def test_every_extra_is_told_with_its_constraints() -> None:

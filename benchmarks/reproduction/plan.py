@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra import compose, initialize_config_dir
 
 from lithydra.errors import ConfigError, nearest
+from lithydra.run.config import flatten, frozen
 from lithydra.run.directory import RunDir
 from lithydra.sweeps.directory import SweepDir
+from lithydra.verbs.compare import differences
 
 ROOT = Path(__file__).parents[2]
 SOURCES = Path(__file__).with_name("sources.yaml")
@@ -59,14 +62,33 @@ class Recipe:
     def arguments(self, seed: int) -> list[str]:
         """Of train.py: for a new run, or to resume one."""
         run = self.run(seed)
-        if run.config.exists():
-            return [f"resume={run.path}"]
+        return [f"resume={run.path}"] if run.config.exists() else self.settings(seed)
+
+    def settings(self, seed: int) -> list[str]:
+        """Of train.py, for a new run."""
+        run = self.run(seed)
         places = {key: self.recipes / name / "seed_0" for key, name in self.entry.get("from", {}).items()}
         places["run"] = run.path
         overrides = [one for one in self.overrides if one.partition("=")[0] not in places]
         quick = self.entry.get("quick", QUICK) if self.quick else []
         given = [f"{key}={path}" for key, path in places.items()]
         return [f"experiment={self.experiment}", *overrides, *quick, f"seed={seed}", *given]
+
+    def refuse_others(self, seed: int) -> None:
+        """A run that is there must be one of today's recipe, as far as the two have the same settings.
+
+        Raises:
+            ConfigError: It had a setting that conf/ gives another value.
+        """
+        run = self.run(seed)
+        if not run.config.exists():
+            return
+        with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+            today = dict(flatten(frozen(compose("train", overrides=self.settings(seed)))))
+        then = dict(flatten(run.read_config()))
+        common = [key for key in today if key in then and today[key] != "auto"]
+        for key, (was, value) in differences([{key: of[key] for key in common} for of in (then, today)]).items():
+            raise ConfigError(f"{run.path}: {key} was {was} and is {value} in conf/; move that run away")
 
     def finished(self, seed: int) -> bool:
         return self.run(seed).read_status().get("state") == "finished"
@@ -118,7 +140,7 @@ def items(folder: Path, quick: bool, only: Sequence[str] = ()) -> list[Item]:
     """All recipes and studies in the order to run them, or those that `only` names.
 
     Raises:
-        ConfigError: There is none of a name.
+        ConfigError: There is none of a name, or a run there is of another recipe than today's.
     """
     sources = yaml.safe_load(SOURCES.read_text())
     entries, notes = sources["recipes"], sources["notes"]
@@ -131,4 +153,9 @@ def items(folder: Path, quick: bool, only: Sequence[str] = ()) -> list[Item]:
     for name in only:
         if name not in names:
             raise ConfigError(f"--only {name}: no such recipe or study.{nearest(name, names)}")
-    return [item for item in found if not only or item.name in only]
+    chosen = [item for item in found if not only or item.name in only]
+    for item in chosen:
+        if isinstance(item, Recipe):
+            for seed in item.seeds:
+                item.refuse_others(seed)
+    return chosen

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from by_hand import write_sweep
 from conftest import CONF, ROOT
 from lithydra.errors import ConfigError
 from lithydra.files import write_json
+from lithydra.run.config import frozen
 from lithydra.run.directory import RunDir
 from reproduction import page, running
 from reproduction.plan import Recipe, Study, items
@@ -53,6 +55,21 @@ def test_every_recipe_and_study_is_in_the_plan(tmp_path: Path) -> None:
 def test_unknown_name_is_refused_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--only cifar10_cn: no such recipe or study\. Did you mean cifar10_cnn\?"):
         items(tmp_path, quick=False, only=["cifar10_cn"])
+
+
+def test_a_run_of_another_recipe_than_todays_is_refused(tmp_path: Path) -> None:
+    today = recipe(tmp_path, "mnist_99_fast")
+    run = today.run(1)
+    finish(run, 0.9)
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = frozen(compose("train", overrides=today.settings(1)))
+    config["trainer"]["precision"] = "bf16-mixed"  # what precision=auto chose
+    run.write_config(config)
+    assert [item.name for item in items(tmp_path, quick=False, only=[today.name])] == [today.name]
+    config["trainer"]["max_epochs"] = 8
+    run.write_config(config)
+    with pytest.raises(ConfigError, match=r"seed_1: trainer\.max_epochs was 8 and is 1 in conf/; move that run away"):
+        items(tmp_path, quick=False, only=[today.name])
 
 
 def test_only_what_has_not_ended_is_run_and_what_was_begun_goes_on(tmp_path: Path) -> None:

@@ -172,6 +172,8 @@ def _device(config: dict[str, Any]) -> Iterator[str]:
     on_cpu = trainer["accelerator"] == "cpu" or (trainer["accelerator"] == "auto" and not gpu_device_exists())
     if str(trainer["precision"]) in ("16", "16-mixed") and on_cpu:
         yield f"trainer.precision={trainer['precision']}: needs a GPU; on a CPU use bf16-mixed or 32-true"
+    if config["compile"] == "graph" and (on_cpu or trainer["accelerator"] == "mps"):
+        yield "compile=graph: needs a GPU of Nvidia's; compile=true compiles for others"
     if trainer["accelerator"] == "mps" and sys.platform != "darwin":
         yield "accelerator=mps: this machine has no GPU of Apple's; accelerator=cpu trains without one"
     on_mac = trainer["accelerator"] == "mps" or (trainer["accelerator"] == "auto" and sys.platform == "darwin")

@@ -30,7 +30,7 @@ _BATCHES = AnyOf((COUNT, Number(above=0, most=1)))
 NEEDED: dict[str, Any] = {
     "seed": SEED,
     "lr": POSITIVE,
-    "compile": FLAG,
+    "compile": AnyOf((FLAG, Choice(("graph",)))),
     "test": FLAG,
     "run": optional(PATH),
     "resume": optional(PATH),

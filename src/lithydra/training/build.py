@@ -38,6 +38,9 @@ __all__ = ["classifier", "data", "device", "how_it_trains", "module", "place", "
 # Names of before, of which Lightning warns; and auto, before it has been settled.
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "auto": "32-true"}
 
+# compile=graph: the net's kernels as they are, replayed as a CUDA graph, one for each shape of a batch.
+GRAPHS: dict[str, Any] = {"backend": "cudagraphs", "dynamic": False}
+
 
 def classifier(config: DictConfig, data: ImageDataModule) -> Classifier:
     """The LightningModule for `data`, its weights drawn from torch's global generator."""
@@ -118,8 +121,8 @@ def trainer(
     chosen = {f"callbacks.{name}": callback for name, callback in make(config, "callbacks").items()}
     _name_loggers(config, directory)
     loggers = list(make(config, "logger").values())
-    if config.compile and isinstance(module, Classifier):
-        module.net.compile()  # in place: the checkpoint's keys stay as they are
+    if config.compile and isinstance(module, Classifier):  # in place: the checkpoint's keys stay as they are
+        module.net.compile(**GRAPHS if config.compile == "graph" else {})
     with naming("trainer"):
         trainer: Any = L.Trainer(
             **{"log_every_n_steps": 1, **settings},  # a classifier writes to the loggers itself
