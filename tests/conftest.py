@@ -22,7 +22,7 @@ from lithydra.run.directory import TIMES, RunDir
 from lithydra.training.train import train
 from promises import pytest_collection_modifyitems, pytest_configure, pytest_terminal_summary
 
-pytest_plugins = ["killing", "strangers"]  # their fixtures
+pytest_plugins = ["killing", "strangers", "ranks", "trained"]  # their fixtures
 
 __all__ = ["pytest_collection_modifyitems", "pytest_configure", "pytest_terminal_summary"]  # hooks
 

@@ -7,13 +7,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from conftest import _compose
+import pytest
+
+from conftest import QUIET, _compose
 from killing import started
 from lithydra.checks.config import check
 from lithydra.run.directory import RunDir
 from lithydra.training import processes, rank
 from lithydra.training.resuming import resumed
 from lithydra.training.train import train
+
+MEASURED = ("metrics=[accuracy,macro_f1,calibration_error]", "train_metrics=true")  # a sum and a list of each process
+PLAIN = (*MEASURED, *QUIET, "model.hidden=[16]", "optimizer=sgd", "lr=0.3", "trainer.max_epochs=2")
+# What the processes have to themselves: dropout and augmentation, BatchNorm's statistics, and sums in mid-epoch.
+OWN = (
+    "accelerator=ddp_cpu",
+    *MEASURED,
+    *QUIET,
+    "data.limit=257",
+    "data.batch_size=16",
+    "trainer.max_epochs=3",
+    "model.hidden=[16]",
+    "model.dropout=0.3",
+    "model.batch_norm=true",
+    "augmentation=flip_crop",
+    "augmentation.flip_crop.padding=1",
+    "scheduler=onecycle",
+    "trainer.steps_per_execution=4",
+    "checkpoint.every_n_steps=3",
+)
 
 
 class ForkedRank:
@@ -94,6 +116,11 @@ class Runs:
         code = ended(self.start(*settings, f"run={run.path}", prepare=prepare))
         assert code == 0, self.log.read_text()
         return run
+
+
+@pytest.fixture
+def runs(data_dir: Path, tmp_path: Path) -> Runs:
+    return Runs(data_dir, tmp_path)
 
 
 def in_rank(local_rank: int, action: Callable[[], Any]) -> Callable[[], None]:

@@ -56,8 +56,10 @@ def open_storage(address: str) -> "BaseStorage":
         if address.startswith("journal:"):
             backend = optuna.storages.journal.JournalFileBackend(str(file))
             return optuna.storages.JournalStorage(backend)
+        from sqlalchemy.pool import NullPool  # it closes what it opens: Python 3.13 warns of files that stay open
+
         # Several jobs report at once: the file is waited for, not given up.
-        return optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 60}})
+        return optuna.storages.RDBStorage(address, {"connect_args": {"timeout": 60}, "poolclass": NullPool})
     except Exception as error:  # of SQLAlchemy, sqlite3, json or Optuna
         raise ConfigError(
             f"{file}: not the trials of a search, or damaged ({first_line(error)}); without it the search suggests "
