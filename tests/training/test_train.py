@@ -277,6 +277,9 @@ def test_tensorboard_has_the_curves_and_the_final_metrics(run_train: RunTrain) -
     assert (hparams["lr"].number_value, hparams["seed"].number_value) == (0.01, 4)
     for name, value in metrics.items():
         assert events.Scalars(f"with_best/{name}")[-1].value == pytest.approx(value)
+    content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    columns = plugin_data_pb2.HParamsPluginData.FromString(content).experiment.metric_infos  # pyright: ignore[reportAttributeAccessIssue]
+    assert [column.name.tag for column in columns][:2] == ["with_best/val/acc", "with_best/test/acc"]
 
 
 def test_moved_run_is_read_where_it_lies(run_train: RunTrain, tmp_path: Path) -> None:

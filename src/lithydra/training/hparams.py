@@ -54,7 +54,8 @@ def write_hparams(
         if isinstance(logger, TensorBoardLogger):
             logger.hparams.update(settings)
             logger.save()
-            _write_row(Path(logger.log_dir), settings, {f"with_best/{name}": value for name, value in metrics.items()})
+            order = sorted(metrics, key=lambda name: (name != config.monitor.metric, not name.startswith("test/"), name))
+            _write_row(Path(logger.log_dir), settings, {f"with_best/{name}": metrics[name] for name in order})
 
 
 def _write_row(directory: Path, settings: dict[str, Any], metrics: dict[str, float]) -> None:
