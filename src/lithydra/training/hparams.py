@@ -54,7 +54,9 @@ def write_hparams(
         if isinstance(logger, TensorBoardLogger):
             logger.hparams.update(settings)
             logger.save()
-            order = sorted(metrics, key=lambda name: (name != config.monitor.metric, not name.startswith("test/"), name))
+            order = sorted(
+                metrics, key=lambda name: (name != config.monitor.metric, not name.startswith("test/"), name)
+            )
             _write_row(Path(logger.log_dir), settings, {f"with_best/{name}": metrics[name] for name in order})
 
 
