@@ -153,7 +153,7 @@ def test_the_default_type_changes_nothing(name: str) -> None:
     augmented, _ = seeded(build(name), pixels.repeat(16, 1, 1, 1), torch.arange(16) % 4)
     assert augmented.dtype == torch.float32
     made_in_default_type = Version(kornia.__version__) < Version("0.9")  # its grids; Python 3.10 gets no other
-    torch.testing.assert_close(augmented, EXPECTED[name], atol=0.005 if made_in_default_type else 0, rtol=0)
+    torch.testing.assert_close(augmented, EXPECTED[name], atol=0.02 if made_in_default_type else 0, rtol=0)
 
 
 def test_channels_last_images_stay_so() -> None:
