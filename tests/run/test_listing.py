@@ -18,7 +18,6 @@ from lithydra.run.listing import (
     label,
     listed,
     move_to_trash,
-    newest_first,
     read_labels,
     thinned,
 )
@@ -133,10 +132,10 @@ def test_a_long_curve_keeps_its_ends() -> None:
     assert thinned([0.123456]) == [0.1235] and thinned([]) == []
 
 
-def test_rows_are_sorted_by_when_they_began() -> None:
+def test_rows_are_sorted_by_when_they_began(folder: Path) -> None:
     rows = [Listed("a", "x", started=None), Listed("b", "x", started="2026-01-01T10:00:00+02:00")]
-    rows.append(Listed("c", "x", started="2026-01-01T09:00:00+00:00"))
-    assert [row.run for row in newest_first(rows)] == ["c", "b", "a"]
+    index.write(folder, [*rows, Listed("c", "x", started="2026-01-01T09:00:00+00:00")])
+    assert [*on_page(folder)] == ["c", "b", "a"]
 
 
 def on_page(folder: Path) -> dict[str, str]:
@@ -147,7 +146,9 @@ def on_page(folder: Path) -> dict[str, str]:
 
 def test_the_page_is_brought_up_to_date_by_the_runs_that_end(folder: Path) -> None:
     one = RunDir(folder / "runs" / "one")
-    index.update(folder, [one])  # there is no page: all are read
+    for damaged in ("", '<script type="application/json" id="runs">[1]</script>'):
+        index.path_in(folder).write_text(damaged)
+        index.update(folder, [one])  # there is no page of this version: all are read
     assert on_page(folder) == {"runs/one": "finished", "sweeps/s/lr=0.1,seed=0": "failed"}
     two = write_run(folder / "runs" / "two", 0.7)
     write_run(folder / "runs" / "unsaid", 0.7)

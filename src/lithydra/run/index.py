@@ -5,14 +5,16 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from lithydra.errors import LithydraError
 from lithydra.files import write_text
 from lithydra.run.directory import RunDir, now
-from lithydra.run.listing import Listed, find_runs, listed, newest_first
+from lithydra.run.listing import Listed, find_runs, listed, started
 from lithydra.run.metric_names import BETTER
 from lithydra.run.rendering import TEMPLATES, render
 
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 
 ROWS = re.compile(r'<script type="application/json" id="runs">(.*?)</script>', re.DOTALL)
 LOCK_SECONDS = 5.0
+COLUMNS = {field.name for field in fields(Listed)}
 
 
 def path_in(folder: Path) -> Path:
@@ -28,8 +31,12 @@ def path_in(folder: Path) -> Path:
 
 def write(folder: Path, rows: Sequence[Listed]) -> Path:
     """Write the page of all runs below `folder` anew."""
+    return _write(folder, [row.plain() for row in rows])
+
+
+def _write(folder: Path, rows: list[dict[str, Any]]) -> Path:
     content = {
-        "rows": [row.plain() for row in newest_first(rows)],
+        "rows": sorted(rows, key=lambda row: started(row["started"]), reverse=True),
         "higher": [name for name, mode in BETTER.items() if mode == "max"],
         "lower": [name for name, mode in BETTER.items() if mode == "min"],
         "written": now(),
@@ -54,18 +61,19 @@ def update(folder: Path, runs: Sequence[RunDir]) -> None:
                     write(folder, rows)
                 return
             named = {os.path.relpath(path, folder.resolve()) for path in inside}
-            stale = {row.run for row in before if row.run in named or row.state == "running"} | named
-            kept = [row for row in before if row.run not in stale and (folder / row.run).is_dir()]
+            stale = {row["run"] for row in before if row["state"] == "running"} | named
+            kept = [row for row in before if row["run"] not in stale and os.path.isdir(folder / row["run"])]
             again = [listed(RunDir(folder / name), folder) for name in sorted(stale) if (folder / name).is_dir()]
-            write(folder, [*again, *kept])
+            _write(folder, [*(row.plain() for row in again), *kept])
     except (OSError, Timeout, LithydraError) as error:
         log.warning("%s: not brought up to date: %s", path_in(folder), error)
 
 
-def _rows(folder: Path) -> list[Listed] | None:
+def _rows(folder: Path) -> list[dict[str, Any]] | None:
     """Those of the page that is there; None where there is none of this version."""
     try:
         text = ROWS.search(path_in(folder).read_text())
-        return [Listed(**row) for row in json.loads(text[1])] if text else None
-    except (OSError, ValueError, TypeError):
+        rows = json.loads(text[1]) if text else None
+        return rows if rows is not None and all(row.keys() == COLUMNS for row in rows) else None
+    except (OSError, ValueError, TypeError, AttributeError):
         return None

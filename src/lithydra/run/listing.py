@@ -142,13 +142,11 @@ def thinned(values: list[float], most: int = CURVE_POINTS) -> list[float]:
     return [float(f"{value:.4g}") for value in values]
 
 
-def newest_first(rows: Iterable[Listed]) -> list[Listed]:
-    def when(row: Listed) -> datetime:
-        with suppress(ValueError, TypeError):
-            return datetime.fromisoformat(str(row.started)).astimezone()
-        return datetime.fromtimestamp(0).astimezone()
-
-    return sorted(rows, key=when, reverse=True)
+def started(text: object) -> datetime:
+    """When a run began, by its status; 1970 where that is not known. To sort by."""
+    with suppress(ValueError, TypeError):
+        return datetime.fromisoformat(str(text)).astimezone()
+    return datetime.fromtimestamp(0).astimezone()
 
 
 def read_labels(run: RunDir) -> dict[str, Any]:
