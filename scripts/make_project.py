@@ -90,7 +90,8 @@ def _reset(name: str, origin: str, holder: str) -> None:
     (ROOT / "docs" / "results.md").write_text("# Results\n\n`python benchmarks/reproduce.py` writes this page.\n")
     readme = ROOT / "README.md"
     sections = [_section(readme.read_text(), title) for title in ("What you type", "The house")]
-    readme.write_text(README.format(name=name, origin=origin, sections="".join(sections), today=date.today()))
+    text = README.format(name=name, origin=origin, sections="".join(sections), today=date.today())
+    readme.write_text(f"{text.rstrip()}\n")
     pages = ROOT / "docs" / "README.md"
     kept_pages = [line for line in pages.read_text().splitlines(keepends=True) if "comparison.md" not in line]
     pages.write_text("".join(kept_pages))

@@ -160,7 +160,7 @@ def test_docs_page_holds_the_machine_and_what_was_measured(
     ("arguments", "message"),
     [
         (["--only", "mnist_mpl"], "Did you mean mnist_mlp?"),
-        (["--contenders", "bare,litydra"], "Did you mean lithydra?"),
+        (["--contenders", "bare,dataloadr"], "Did you mean dataloader?"),
         (["--epochs", "1"], "must be a whole number of at least 2"),
         (["--data", "nowhere", "--only", "mnist_mlp"], "mnist.npz is not there"),
     ],
