@@ -26,7 +26,7 @@ Finished = dict[str, tuple[Path, Any]]  # command line: the folder it ran in, th
 
 TRAIN = str(ROOT / "train.py")
 ONE_RUN = "trainer.max_epochs=2"
-SWEEP = "-m optimizer=sgd,adam lr=0.1,0.01 trainer.max_epochs=1 data.limit=300 callbacks=none"
+SWEEP = "optimizer=sgd,adam -m lr=0.1,0.01 trainer.max_epochs=1 data.limit=300 callbacks=none"
 TWO_PROBLEMS = "lr=-1 seed=1.5"
 # Command line of train.py, what the line on stderr must hold.
 BAD = {

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from lithydra.checks.messages import MENDABLE, one_line
 from lithydra.errors import LithydraError, first_line
-from lithydra.overrides import CONF, name_runs, quote_paths, refuse_arguments
+from lithydra.overrides import CONF, name_runs, quote_paths, refuse_arguments, sweep_first
 from lithydra.run.signals import EXIT_CODES, end_at_once_on_signal
 from lithydra.verbs.table import VERBS, do, wait_briefly
 
@@ -39,7 +39,7 @@ def main(verb: str) -> NoReturn:
     wait_briefly()
     end_at_once_on_signal()
     as_json = JSON in sys.argv[1:]
-    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument != JSON]
+    sys.argv[1:] = sweep_first([argument for argument in sys.argv[1:] if argument != JSON])
     errors: list[Exception] = []
 
     def guarded(config: DictConfig) -> Any:

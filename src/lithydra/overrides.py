@@ -70,6 +70,12 @@ def named_targets(conf: Path = CONF) -> frozenset[str]:
     return frozenset(name for path in conf.rglob("*.yaml") for name in TARGET.findall(path.read_text(errors="replace")))
 
 
+def sweep_first(arguments: list[str]) -> list[str]:
+    """With -m before the settings: argparse takes these in one piece, and of `lr=0.1 -m seed=0,1` it knows no seed."""
+    flags = [argument for argument in arguments if argument in ("-m", "--multirun")]
+    return [*flags, *(argument for argument in arguments if argument not in flags)]
+
+
 def quote_paths(arguments: list[str]) -> list[str]:
     """The settings that are paths or texts in a form that Hydra reads as they were typed; the others as they are."""
     return [_quoted_setting(argument) for argument in arguments]
