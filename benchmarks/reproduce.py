@@ -17,7 +17,7 @@ from rich.console import Console
 
 from lithydra.errors import ConfigError
 from reproduction import page, running
-from reproduction.plan import ROOT, items, note_of_studies
+from reproduction.plan import ROOT, items, note_of_studies, refuse_others
 
 
 def main() -> int:
@@ -32,7 +32,8 @@ def main() -> int:
     console = Console(highlight=False, soft_wrap=True)
     failed: list[str] = []
     try:
-        chosen = items(folder, arguments.quick, arguments.only)
+        found, chosen = items(folder, arguments.quick), items(folder, arguments.quick, arguments.only)
+        refuse_others(found)  # the page is of all
         tasks = [] if arguments.page else running.missing(chosen, folder)
         console.print(f"{len(tasks)} to run, in {folder}")
         failed = running.run(tasks, console)
@@ -43,7 +44,6 @@ def main() -> int:
         print("Stopped; what was running is saved, and the same command goes on.", file=sys.stderr)
         return 130
     command = shlex.join(["python", "benchmarks/reproduce.py", *(["--quick"] if arguments.quick else [])])
-    found = items(folder, arguments.quick)
     page.write(target, found, quick=arguments.quick, command=command, note=note_of_studies())
     console.print(f"written        {target}")
     return 1 if failed else 0

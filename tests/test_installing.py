@@ -36,7 +36,7 @@ def pins(name: str, python: str = "3.11") -> dict[str, str]:
 
 
 @pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13"])
-def test_constraints_name_all_that_is_installed(python: str) -> None:
+def test_constraints_name_every_dependency_on_each_python(python: str) -> None:
     pinned = {re.sub(r"[-_.]+", "-", name).lower() for name in pins("constraints.txt", python)}
     needed = re.findall(r'"([\w-]+)', (ROOT / "pyproject.toml").read_text().split("dependencies = [")[1].split("]")[0])
     assert len(needed) > 15 and pinned >= {*needed}

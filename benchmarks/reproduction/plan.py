@@ -140,7 +140,7 @@ def items(folder: Path, quick: bool, only: Sequence[str] = ()) -> list[Item]:
     """All recipes and studies in the order to run them, or those that `only` names.
 
     Raises:
-        ConfigError: There is none of a name, or a run there is of another recipe than today's.
+        ConfigError: There is none of a name.
     """
     sources = yaml.safe_load(SOURCES.read_text())
     entries, notes = sources["recipes"], sources["notes"]
@@ -153,9 +153,12 @@ def items(folder: Path, quick: bool, only: Sequence[str] = ()) -> list[Item]:
     for name in only:
         if name not in names:
             raise ConfigError(f"--only {name}: no such recipe or study.{nearest(name, names)}")
-    chosen = [item for item in found if not only or item.name in only]
-    for item in chosen:
+    return [item for item in found if not only or item.name in only]
+
+
+def refuse_others(items: Sequence[Item]) -> None:
+    """Raises ConfigError where a run that is there is of another recipe than today's."""
+    for item in items:
         if isinstance(item, Recipe):
             for seed in item.seeds:
                 item.refuse_others(seed)
-    return chosen
