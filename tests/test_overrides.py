@@ -1,11 +1,11 @@
-"""Paths reach Hydra as they were typed."""
+"""Paths reach Hydra as they were typed; values get the type that they stand for."""
 
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from lithydra.overrides import quote_paths
+from lithydra.overrides import quote_paths, typed
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,11 @@ def test_other_settings_stay_as_they_are(tmp_path: Path) -> None:
 def test_home_is_a_persons_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     assert quote_paths(["run=~/x"]) == ["run='/home/someone/x'"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 0.001), ("3", 3), ("true", True), ("adam", "adam"), ("[64, 32]", "[64,32]"), ("'a b'", "a b")],
+)
+def test_axis_values_have_the_type_that_they_stand_for(text: str, value: object) -> None:
+    assert typed(text) == value and type(typed(text)) is type(value)

@@ -10,19 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
-from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
-from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
-from tensorboard.context import RequestContext
-from tensorboard.plugins.base_plugin import TBContext
-from tensorboard.plugins.hparams import api_pb2, list_session_groups
-from tensorboard.plugins.hparams.backend_context import Context
 
 import lithydra
 from by_hand import write_run, write_sweep
-from conftest import CONF, ROOT, RunTrain
+from conftest import ROOT
 from lithydra.errors import ConfigError
-from lithydra.overrides import typed
 from lithydra.report import figures
 from lithydra.report.input import ReportData
 from lithydra.report.layer_figures import layers_at_start
@@ -31,7 +23,6 @@ from lithydra.run.directory import RunDir
 from lithydra.run.histograms import Histogram, add_histograms, bound, last_parameters, standard_deviation
 from lithydra.sweeps.directory import Job, SweepDir, config_key
 from lithydra.sweeps.results import Spread, ranked_settings
-from lithydra.training.hparams import NAMED_GROUPS, USUAL
 
 AXES = {"optimizer": ["sgd", "adam"], "lr": ["0.1", "1e-3"], "seed": ["0", "1", "2"]}
 DIVERGED = "lr=0.1,optimizer=adam,seed=1"
@@ -94,6 +85,19 @@ def test_spread_is_students() -> None:
     assert spread.half_width == pytest.approx(4.302653 * 0.1 / 3**0.5)
     assert Spread.of([0.5, float("nan")]) == Spread(0.5, None, None, 1)
     assert Spread.of([float("nan")]) is None
+
+
+def test_folds_share_images_and_widen_the_interval(tmp_path: Path) -> None:
+    """By Nadeau and Bengio: of five folds, by the root of (1/5 + 1/4) / (1/5)."""
+    repeats = [str(number) for number in range(5)]
+    widths = []
+    for axis in ("seed", "data.fold"):
+        swept = write_sweep(tmp_path / axis, {axis: repeats}, lambda point: 0.5 + 0.01 * int(point[axis]))  # noqa: B023
+        (setting,) = ranked_settings(lithydra.results(swept.path), swept.read())
+        widths.append(setting.metrics["val/acc"].half_width)
+        report_sweep(swept.path)
+        assert ("Nadeau" in (swept.path / "report.html").read_text()) == (axis == "data.fold")
+    assert widths[1] == pytest.approx(1.5 * widths[0])
 
 
 def test_settings_rank_by_validation_and_complete_ones_first(sweep: SweepDir) -> None:
@@ -278,48 +282,6 @@ def test_layers_are_shown_where_there_is_a_line_to_draw(tmp_path: Path) -> None:
             lines = figure.axes[0].get_lines()
             assert [line.get_label() for line in lines] == ["0.1", "0.2"]
             assert np.asarray(lines[0].get_ydata()).tolist() == [1, 10, 100, 1000]  # before training
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("1e-3", 0.001), ("3", 3), ("true", True), ("adam", "adam"), ("[64, 32]", "[64,32]"), ("'a b'", "a b")],
-)
-def test_axis_values_have_the_type_that_they_stand_for(text: str, value: object) -> None:
-    assert typed(text) == value and type(typed(text)) is type(value)
-
-
-def test_hparams_has_what_a_sweep_varies_and_the_final_metrics(run_train: RunTrain, tmp_path: Path) -> None:
-    for dropout in (0.1, 0.3):
-        settings = (f"model.dropout={dropout}", "data.limit=200", "trainer.max_epochs=1")
-        run_train(*settings, "callbacks=none", "logger=tensorboard")
-    events = EventMultiplexer().AddRunsFromDirectory(str(tmp_path / "runs"))
-    assert events is not None
-    events.Reload()
-    context = Context(TBContext(data_provider=MultiplexerDataProvider(events, str(tmp_path / "runs"))))
-    request = api_pb2.ListSessionGroupsRequest(slice_size=10, allowed_statuses=list(range(4)))  # pyright: ignore
-    rows = list_session_groups.Handler(RequestContext(), context, "", request).run().session_groups
-    assert sorted(row.hparams["model.dropout"].number_value for row in rows) == [0.1, 0.3]
-    assert sorted(rows[0].hparams)[:2] == ["data", "data.limit"]  # five are shown, by name
-    assert {*rows[0].hparams} == {
-        "lr",
-        "data",
-        "model",
-        "optimizer",
-        "model.dropout",
-        "data.limit",
-        "trainer.max_epochs",
-    }
-    finals = {RunDir(path).read_status()["metrics"]["val/acc"] for path in (tmp_path / "runs").iterdir()}
-    shown = {m.value for row in rows for m in row.metric_values if m.name.tag == "with_best/val/acc"}
-    assert sorted(shown) == pytest.approx(sorted(finals))
-
-
-def test_the_usual_choices_are_those_of_the_config() -> None:
-    defaults = yaml.safe_load((CONF / "train.yaml").read_text())["defaults"]
-    chosen = {group: choice for entry in defaults if isinstance(entry, dict) for group, choice in entry.items()}
-    assert {group: chosen[group] for group in USUAL} == USUAL
-    others = {*NAMED_GROUPS} - {*USUAL, "data", "model", "optimizer"}
-    assert {chosen[group] for group in others} == {"none"}
 
 
 @pytest.mark.parametrize(

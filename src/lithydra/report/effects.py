@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lithydra.report.figures import colors, distinct, is_numeric, plain_log_ticks, wants_log, words
 from lithydra.run.style import BAD, GREY, INK, PALETTE, SOFT
-from lithydra.sweeps.results import Frame, Setting, Spread, number
+from lithydra.sweeps.results import Frame, Setting, Spread, number, overlap_of
 
 MAX_TICKS = 10  # an axis with more values is a scale
 MAX_CHARACTERS = 40  # of all labels along an axis, beside each other
@@ -69,7 +69,8 @@ def effect(frame: Frame, axis: str, other: str | None, metric: str) -> Figure:
         size, alpha = (34, 0.8) if is_scale else (14, 0.35)
         panel.scatter(x, runs[metric], s=size, color=shades[label], alpha=alpha, lw=0)
         if len(values) <= MAX_TICKS:
-            spreads = {places[v] + shift: Spread.of(runs[runs[axis] == v][metric].tolist()) for v in values}
+            groups = {places[value] + shift: runs[runs[axis] == value] for value in values}
+            spreads = {place: Spread.of(group[metric].tolist(), overlap_of(group)) for place, group in groups.items()}
             _draw_means(
                 panel,
                 {place: spread for place, spread in spreads.items() if spread},

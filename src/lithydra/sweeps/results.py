@@ -143,21 +143,32 @@ class Spread:
     count: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> "Spread | None":
-        """Of the values that are numbers; None where there are none. The interval is Student's t."""
+    def of(cls, values: Sequence[float], overlap: float = 0.0) -> "Spread | None":
+        """Of the values that are numbers; None where there are none. The interval is Student's t, with `overlap_of`."""
         numbers = [float(value) for value in values if math.isfinite(value)]
         if not numbers:
             return None
         count = len(numbers)
         if count == 1:
             return cls(numbers[0], None, None, 1)
-        from scipy.stats import sem, t
+        from scipy.stats import t
 
-        half_width = t.ppf(0.975, count - 1) * sem(numbers)
-        return cls(fmean(numbers), stdev(numbers), float(half_width), count)
+        std = stdev(numbers)
+        half_width = t.ppf(0.975, count - 1) * std * math.sqrt(1 / count + overlap)
+        return cls(fmean(numbers), std, float(half_width), count)
 
     def __str__(self) -> str:
         return number(self.mean) if self.std is None else f"{number(self.mean)} ± {number(self.std, self.mean)}"
+
+
+def overlap_of(runs: Frame) -> float:
+    """Test over training images of the runs' folds, which share most of their training images; 0 without folds.
+
+    By so much the variance of their mean is larger than that of as many independent values: Nadeau and Bengio, 2003,
+    "Inference for the generalization error", section 3.
+    """
+    folds = runs["data.fold"].nunique() if "data.fold" in runs else 1
+    return 1 / (folds - 1) if folds > 1 else 0.0
 
 
 @dataclass
@@ -199,7 +210,8 @@ def ranked_settings(frame: Frame, plan: Plan) -> list[Setting]:
     for key, jobs in groups:
         done = jobs[jobs["state"] == "finished"]
         done = done.drop_duplicates(one_job) if one_job else done
-        spreads = {name: Spread.of(done[name].astype(float).tolist()) for name in numeric}
+        overlap = overlap_of(done)
+        spreads = {name: Spread.of(done[name].astype(float).tolist(), overlap) for name in numeric}
         found = {name: spread for name, spread in spreads.items() if spread is not None}
         settings.append(Setting(dict(zip(axes, key, strict=True)), jobs, found))
     metric, sign = plan.objective["metric"], -1 if plan.objective["mode"] == "max" else 1
