@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import lithydra
+from by_hand import write_run
 from conftest import SMALL, RunTrain, rows
 from lithydra.errors import ConfigError, LithydraError, RunInterrupted
 from lithydra.run.directory import RunDir
@@ -97,6 +98,13 @@ def test_ctrl_c_leaves_an_interrupted_run_that_resumes(
     run = lithydra.Run("here")
     assert run.state == "interrupted" and len(run.curves()) == 2
     assert run.resume().state == "finished" and rows(RunDir(run.path)) == rows(whole)
+
+
+def test_a_run_whose_process_is_gone_is_no_running_one(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", 0.9)
+    run.config.touch()
+    run.update_status(state="running")
+    assert lithydra.Run(run.path).state == "killed"
 
 
 def test_there_is_no_run_where_there_is_none(tmp_path: Path) -> None:

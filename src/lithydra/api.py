@@ -18,6 +18,7 @@ from lithydra.checks.messages import MENDABLE, one_line
 from lithydra.errors import ConfigError, LithydraError
 from lithydra.overrides import CONF, quote, quote_paths, refuse_arguments
 from lithydra.run.directory import RunDir
+from lithydra.run.listing import live_state
 from lithydra.sweeps.directory import SweepDir
 from lithydra.sweeps.runner import SweepRunner
 from lithydra.verbs.table import VERBS, do, wait_briefly
@@ -45,8 +46,8 @@ class Run:
 
     @property
     def state(self) -> str:
-        """running, finished, interrupted, failed, diverged or pruned."""
-        return str(self._directory.read_status().get("state", "not started"))
+        """running, finished, interrupted, failed, diverged or pruned; killed where it runs no more and said nothing."""
+        return live_state(self._directory, str(self._directory.read_status().get("state", "not started")))
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -4,7 +4,6 @@ Nothing here imports torch: `--help` and a typo cost what importing Hydra costs.
 """
 
 import json
-import math
 import os
 import signal
 import sys
@@ -20,6 +19,7 @@ from omegaconf import DictConfig
 
 from lithydra.checks.messages import MENDABLE, one_line
 from lithydra.errors import LithydraError, first_line
+from lithydra.files import as_json
 from lithydra.overrides import CONF, name_runs, quote_paths, refuse_arguments, sweep_first
 from lithydra.run.signals import EXIT_CODES, end_at_once_on_signal
 from lithydra.verbs.table import VERBS, do, wait_briefly
@@ -73,7 +73,7 @@ def _answer(verb: str, config: DictConfig) -> None:
     """Do the work, and print what it found as one JSON object."""
     with _stdout_apart() as stdout:
         found = do(verb, config)
-        stdout.write(json.dumps({"verb": verb, **_plain(found)}, indent=2, allow_nan=False) + "\n")
+        stdout.write(json.dumps({"verb": verb, **as_json(found)}, indent=2, allow_nan=False) + "\n")
 
 
 @contextmanager
@@ -89,20 +89,6 @@ def _stdout_apart() -> Iterator[IO[str]]:
         sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON has it: what is no number or not there as null, what JSON has no form for as text."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    value = value.item() if hasattr(value, "item") else value  # of numpy
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    return None if str(value) in ("<NA>", "NaT") else str(value)
 
 
 def _exit_code(error: Exception, traceback_wanted: bool) -> int:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import math
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -189,3 +190,17 @@ def refuse_links_out(directory: Path) -> None:
                 raise ConfigError(
                     f"{path}: a link to {os.readlink(path)}, out of {directory}; nothing is written there"
                 )
+
+
+def as_json(value: Any) -> Any:
+    """A value as JSON has it: what is no number or not there as null, what JSON has no form for as text."""
+    if isinstance(value, dict):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(item) for item in value]
+    value = value.item() if hasattr(value, "item") else value  # of numpy
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return None if str(value) in ("<NA>", "NaT") else str(value)

@@ -107,7 +107,7 @@ def test_tags_and_notes_are_put_on_and_taken_off(folder: Path) -> None:
 
 def test_the_trash_keeps_a_run_as_it_was(folder: Path) -> None:
     run = RunDir(folder / "runs" / "one")
-    now = move_to_trash(run, folder)
+    now = move_to_trash(run.path, folder)
     assert now.is_relative_to(folder / TRASH) and not run.path.exists()
     assert RunDir(now).read_status()["state"] == "finished"
     assert names(folder) == {"sweeps/s/lr=0.1,seed=0"}
@@ -115,14 +115,14 @@ def test_the_trash_keeps_a_run_as_it_was(folder: Path) -> None:
 
 def test_a_run_from_elsewhere_goes_to_the_trash_too(folder: Path) -> None:
     run = write_run(folder / "elsewhere" / "far", 0.5)
-    now = move_to_trash(run, folder / "runs")
+    now = move_to_trash(run.path, folder / "runs")
     assert now.resolve().is_relative_to((folder / "runs" / TRASH).resolve()) and now.name == "far"
 
 
 def test_a_run_that_is_trained_is_not_deleted(folder: Path) -> None:
     run = RunDir(folder / "runs" / "one")
     with FileLock(run.path / ".lock"), pytest.raises(ConfigError, match="a process trains in it"):
-        move_to_trash(run, folder)
+        move_to_trash(run.path, folder)
     assert run.status.exists()
 
 
@@ -156,7 +156,7 @@ def test_the_page_is_brought_up_to_date_by_the_runs_that_end(folder: Path) -> No
     with FileLock(two.path / ".lock"):
         index.update(folder, [two])
     assert on_page(folder)["runs/two"] == "running" and "runs/unsaid" not in on_page(folder)
-    move_to_trash(one, folder)
+    move_to_trash(one.path, folder)
     index.update(folder, [])  # says of nobody anything
     index.update(folder, [RunDir(folder / "sweeps" / "s" / "lr=0.1,seed=0")])
     assert on_page(folder) == {"runs/two": "killed", "sweeps/s/lr=0.1,seed=0": "failed"}
@@ -173,6 +173,20 @@ def test_a_page_that_cannot_be_written_stops_nothing(folder: Path, caplog: pytes
     index.path_in(folder).mkdir()
     index.update(folder, [RunDir(folder / "runs" / "one")])
     assert "not brought up to date" in caplog.text
+
+
+def test_what_is_no_number_leaves_the_page_whole(folder: Path) -> None:
+    """JSON has no NaN: the page's script would stop at it."""
+    run = RunDir(folder / "runs" / "one")
+    metrics = {"val/acc": float("nan"), "train/loss": float("inf")}
+    run.add_metrics({"epoch": 3, "step": 3, "lr": 0.1, "training_seconds": 9, "seconds": 1.5, **metrics})
+    run.update_status(metrics=metrics)
+    index.write(folder, [row(folder, "runs/one")])
+    index.update(folder, [run])
+    text = index.ROWS.search(index.path_in(folder).read_text())
+    assert text
+    (told,) = json.loads(text[1], parse_constant=pytest.fail)
+    assert told["metrics"] == {"val/acc": None, "train/loss": None}
 
 
 def test_what_a_run_is_called_is_text_on_the_page(folder: Path) -> None:

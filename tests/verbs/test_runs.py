@@ -11,12 +11,13 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 import lithydra
-from by_hand import write_run
+from by_hand import write_run, write_sweep
 from conftest import CONF
 from lithydra.checks.verbs import check_verb
 from lithydra.errors import ConfigError
 from lithydra.run.directory import RunDir
 from lithydra.run.listing import read_labels
+from lithydra.sweeps.directory import SweepDir
 from lithydra.verbs.runs import runs
 
 SCORES = {"a": 0.9, "b": 0.7, "c": 0.8}
@@ -28,7 +29,9 @@ def folder(tmp_path: Path) -> Path:
     for name, score in SCORES.items():
         run = write_run(tmp_path / "runs" / name, score, state="failed" if name == "b" else "finished")
         lr = 0.01 if name == "c" else 0.1
-        groups = {"data": {"name": "digits"}, "model": {}, "optimizer": {"lr": lr}, "trainer": {"max_epochs": 2}}
+        size = "auto" if name == "b" else 32 if name == "a" else 4
+        groups = {"data": {"name": "digits", "batch_size": size}, "model": {}, "optimizer": {"lr": lr}}
+        groups["trainer"] = {"max_epochs": 2}
         run.config.write_text(
             yaml.safe_dump({"monitor": {"metric": "val/acc", "mode": "max"}, "lr": lr, **groups}, explicit_end=True)
         )
@@ -62,6 +65,7 @@ def listed(folder: Path, **given: object) -> list[str]:
         ("settings.str.contains('0.01')", ["c"]),
         ("`val/acc` > 0.75 and not lr < 0.05", ["a"]),
         ("run == 'val/acc'", []),
+        ("data.batch_size == 4 or data.str.contains('mnist')", ["c"]),
     ],
 )
 def test_an_expression_chooses_runs(folder: Path, where: str, found: list[str]) -> None:
@@ -84,7 +88,17 @@ def test_an_expression_that_cannot_be_read_is_refused(folder: Path, where: str, 
 
 @pytest.mark.parametrize(
     ("sort", "order"),
-    [("-started", "abc"), ("started", "cba"), ("-val/acc", "acb"), ("val/acc", "bca"), ("lr", "cab"), (None, "abc")],
+    [
+        *(
+            ("-started", "abc"),
+            ("started", "cba"),
+            ("-val/acc", "acb"),
+            ("val/acc", "bca"),
+            ("lr", "cab"),
+            (None, "abc"),
+        ),
+        *(("data.batch_size", "cab"), ("-data.batch_size", "bac")),  # 4, 32, auto
+    ],
 )
 def test_a_column_or_a_setting_sorts(folder: Path, sort: str | None, order: str) -> None:
     found = listed(folder, sort=sort)
@@ -115,6 +129,39 @@ def test_csv_has_the_columns_that_were_asked_for(folder: Path, capsys: pytest.Ca
     assert rows == [{"run": f"runs/{name}", "lr": "0.1", "val/acc": str(SCORES[name])} for name in "ab"]
 
 
+def test_columns_that_are_made_are_in_csv_and_json_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"columns": "run,best,age", "where": "data.batch_size == 32"}
+    (told,) = runs(settings(folder, format="csv", **given))["runs"]
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert [*told] == [*row] == ["run", "best", "age"]
+    assert float(row["best"]) == told["best"] == 0.9 and float(row["age"]) > 86400
+
+
+def test_more_than_a_terminal_shows_is_left_out_of_the_table_alone(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lithydra.verbs.runs.SHOWN_ROWS", 2)
+    assert len(runs(settings(folder))["runs"]) == 3
+    assert "and 1 more; limit=null shows all" in capsys.readouterr().out
+    runs(settings(folder, format="csv"))
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_sweeps_stand_below_their_runs_and_are_deleted_whole(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept = write_sweep(folder / "sweeps" / "s", {"lr": ["0.1", "0.2"]}, lambda point: float(point["lr"]) + 0.5)
+    for job in swept.read().jobs:
+        swept.run(job).config.write_text(yaml.safe_dump({"monitor": {"metric": "val/acc", "mode": "max"}}))
+    monkeypatch.setenv("COLUMNS", "200")
+    runs(settings(folder))
+    table = capsys.readouterr().out.partition("Sweeps")[2]
+    assert "2 finished" in table and "val/acc 0.7000" in table
+    (moved,) = runs(settings(folder, delete=str(swept.path), ask=False))["deleted"]
+    assert not swept.path.exists() and SweepDir(Path(moved["now"])).file.exists()
+    assert listed(folder) == ["a", "b", "c"]
+
+
 def test_html_is_the_page_of_all(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs(settings(folder, format="html", where="val/acc > 0.75"))
     page = (folder / "index.html").read_text()
@@ -130,7 +177,7 @@ def test_runs_that_were_chosen_are_tagged(folder: Path) -> None:
 
 
 def test_deleting_asks_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="asks before it moves this run to the trash"):
+    with pytest.raises(ConfigError, match="asks before it moves it to the trash"):
         runs(settings(folder, delete="failed"))
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda question: "n")

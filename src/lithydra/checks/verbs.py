@@ -66,7 +66,7 @@ VERBS: dict[str, dict[str, Any]] = {
         "runs": optional(ListOf(PATH, min_length=1)),
         **{key: optional(TEXT) for key in ("where", "sort", "columns", "tag", "untag")},
         "note": AnyOf((NULL, TEXT, Choice(("",)))),
-        "limit": optional(COUNT),
+        "limit": AnyOf((Choice(("auto",)), NULL, COUNT)),
         "format": Choice(("table", "csv", "json", "html")),
         "delete": AnyOf((NULL, TEXT, FLAG)),
         "ask": FLAG,

@@ -19,7 +19,7 @@ from lithydra.sweeps.results import Frame
 # What an expression is made of: a text, a name in backticks, a name, which may have dots and slashes.
 TOKEN = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`|[A-Za-z_]\w*(?:[./][A-Za-z_]\w*)*""")
 FIRST = ("run", "state", "data", "model", "settings", "metric", "best_epoch", "epoch")
-LAST = ("seconds", "started", "tags", "note", "error")
+LAST = ("seconds", "started", "sweep", "tags", "note", "error")
 
 
 def runs(
@@ -65,7 +65,9 @@ def chosen(
     names = [token for token in TOKEN.findall(where or "") if _is_name(token)]
     key = (sort or "").lstrip("-")
     settings = list(settings)
-    if unknown := [name for name in (*settings, key, *names) if name and _column(name, table) is None]:
+    unknown = [name for name in (*settings, key) if name and name not in table]
+    unknown += [name for name in names if not _is_of_column(name, table)]
+    if unknown:
         table = _with_settings(table, found, unknown)
     for name in (*settings, key):
         if name and name not in table:
@@ -73,8 +75,21 @@ def chosen(
     if where:
         table = _where(table, where)
     if key:
-        table = table.sort_values(key, ascending=not (sort or "").startswith("-"), kind="stable", na_position="last")
+        table = _sorted(table, key, ascending=not (sort or "").startswith("-"))
     return table.reset_index(drop=True)
+
+
+def _sorted(table: Frame, key: str, *, ascending: bool) -> Frame:
+    given = {"ascending": ascending, "kind": "stable", "na_position": "last"}
+    try:
+        return table.sort_values(key, **given)
+    except TypeError:  # numbers beside texts or lists, as 4 and auto
+        return table.sort_values(key, **given, key=lambda column: column.map(_numbers_first, na_action="ignore"))
+
+
+def _numbers_first(value: Any) -> tuple[bool, float, str]:
+    is_number = isinstance(value, (int, float))
+    return not is_number, value if is_number else 0, str(value)
 
 
 def _where(table: Frame, where: str) -> Frame:
@@ -99,6 +114,14 @@ def _columns_of(table: Frame) -> str:
 
 def _is_name(token: str) -> bool:
     return token[0] not in "'\"`" and not keyword.iskeyword(token)
+
+
+def _is_of_column(name: str, table: Frame) -> bool:
+    """Whether it is a column, or a method of one as in `note.str.len`; `data.limit` is a setting."""
+    column = _column(name, table)
+    if column is None or column == name:
+        return column is not None
+    return callable(getattr(pd.Series, name[len(column) + 1 :].partition(".")[0], None))
 
 
 def _column(name: str, table: Frame) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lithydra.errors import LithydraError
-from lithydra.files import write_text
+from lithydra.files import as_json, write_text
 from lithydra.run.directory import RunDir, now
 from lithydra.run.listing import Listed, find_runs, listed, started
 from lithydra.run.metric_names import BETTER
@@ -31,7 +31,7 @@ def path_in(folder: Path) -> Path:
 
 def write(folder: Path, rows: Sequence[Listed]) -> Path:
     """Write the page of all runs below `folder` anew."""
-    return _write(folder, [row.plain() for row in rows])
+    return _write(folder, [as_json(row.plain()) for row in rows])
 
 
 def _write(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -64,7 +64,7 @@ def update(folder: Path, runs: Sequence[RunDir]) -> None:
             stale = {row["run"] for row in before if row["state"] == "running"} | named
             kept = [row for row in before if row["run"] not in stale and os.path.isdir(folder / row["run"])]
             again = [listed(RunDir(folder / name), folder) for name in sorted(stale) if (folder / name).is_dir()]
-            _write(folder, [*(row.plain() for row in again), *kept])
+            _write(folder, [*(as_json(row.plain()) for row in again), *kept])
     except (OSError, Timeout, LithydraError) as error:
         log.warning("%s: not brought up to date: %s", path_in(folder), error)
 

@@ -1,5 +1,6 @@
 """All runs below a folder, each as one row of what its directory holds: there is no other record of them."""
 
+import math
 import os
 import re
 import shutil
@@ -42,7 +43,7 @@ class Listed:
         metrics: of the best epoch, or else of the last one; and of the test split.
         seconds: of training.
         started: as ISO 8601.
-        curve: `metric` by epoch, at most 60 values; where it was not measured, the training loss.
+        curve: `metric` by epoch, at most 60 finite values; where it was not measured, the training loss.
         page: whether it has a run.html.
         sweep: directory of the sweep that it is a job of, relative as `run` is.
     """
@@ -114,7 +115,7 @@ def listed(run: RunDir, folder: Path) -> Listed:
         tags=labels["tags"],
         note=labels["note"],
         error=status.get("error"),
-        curve=thinned([float(value) for value in curve]),
+        curve=thinned([value for value in map(float, curve) if math.isfinite(value)]),
         page=run.page.exists(),
         sweep=os.path.dirname(name) if (run.path.parent / "sweep.json").exists() else None,
     )
@@ -162,23 +163,26 @@ def label(run: RunDir, *, add: Iterable[str] = (), remove: Iterable[str] = (), n
     write_json(run.labels, {"tags": tags, "note": labels["note"] if note is None else note})
 
 
-def move_to_trash(run: RunDir, folder: Path) -> Path:
-    """Move a run out of sight, to its place in `folder`, below trash/DATE_TIME; returns where it is now.
+def move_to_trash(directory: Path, folder: Path) -> Path:
+    """Move a run or a sweep out of sight, to its place in `folder`, below trash/DATE_TIME; returns where it is now.
 
     Raises:
         ConfigError: A process trains in it.
     """
-    held = FileLock(run.path / ".lock", timeout=0)
+    in_use = f"{directory}: a process trains in it; it is not deleted"
+    if not all(wait_until_free(run) for run in find_runs(directory)):
+        raise ConfigError(in_use)
+    held = FileLock(directory / ".lock", timeout=0)
     try:
         held.acquire()
     except Timeout as error:
-        raise ConfigError(f"run={run.path}: a process trains in it; it is not deleted") from error
+        raise ConfigError(in_use) from error
     try:
-        path, root = run.path.resolve(), folder.resolve()
+        path, root = directory.resolve(), folder.resolve()
         place = path.relative_to(root) if path.is_relative_to(root) else path.name
         target = folder / TRASH / f"{datetime.now():%Y-%m-%d_%H-%M-%S}" / place
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(run.path, target)
+        shutil.move(directory, target)
     finally:
         held.release()
     return target

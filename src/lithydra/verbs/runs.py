@@ -20,12 +20,30 @@ from lithydra.report.all_runs import chosen, frame
 from lithydra.run import index
 from lithydra.run.directory import RunDir
 from lithydra.run.listing import STATES, TRASH, find_runs, label, listed, move_to_trash
+from lithydra.run.metric_names import better
+from lithydra.sweeps.directory import SweepDir
 from lithydra.sweeps.results import Frame, duration, number
 from lithydra.sweeps.view import STYLES
 
-MADE = ("best", "age")  # columns that are made of others
-USUAL = ("run", "state", "settings", "best", "test/acc", "seconds", "age")
+MADE = ("best", "age")  # columns that are made of others: the monitored metric, and the time since the start
+USUAL = (
+    "run",
+    "state",
+    "data",
+    "model",
+    "settings",
+    "best_epoch",
+    "best",
+    "test/acc",
+    "seconds",
+    "age",
+    "tags",
+    "note",
+)
 WIDE = 110  # characters of a terminal; a narrower one has no room for seconds, and for a run's time beside its name
+WIDER = 150
+NARROW = {"run", "state", "settings", "best", "test/acc", "age"}
+SHOWN_ROWS = 40  # of a table, with limit=auto
 LEADING = re.compile(r"^[\w.]*\.(?=\w+=)")  # of trainer.max_epochs=3, all before its last part
 STAMP = re.compile(r"^(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_)(?=.)")
 STYLES = {**STYLES, "killed": "red", "damaged": "red"}
@@ -43,6 +61,7 @@ def runs(config: DictConfig) -> dict[str, Any]:
     rows = [listed(run, folder) for run in found]
     table = frame(rows).assign(path=[str(run.path) for run in found])
     table = chosen(table, found, config.where, config.sort, [name for name in columns if name not in MADE])
+    table = table.assign(**{name: _made(name, table) for name in columns if name in MADE})
     if config.delete:
         return {"deleted": _delete(config, folder, _doomed(config.delete, table))}
     marked = bool(config.tag or config.untag or config.note is not None)
@@ -52,9 +71,19 @@ def runs(config: DictConfig) -> dict[str, Any]:
         as_read = not (marked or config.runs)
         page = index.write(folder, rows if as_read else [listed(run, folder) for run in find_runs(folder)])
         Console(highlight=False, soft_wrap=True).print(f"page  {page}")
-    else:
-        _show(table.drop(columns="path"), config, columns)
-    return {"runs": table.drop(columns="path")[: config.limit].to_dict("records")}
+    table = table.drop(columns="path")
+    if config.format in ("table", "csv"):
+        _show(table, config, columns)
+    told = table[: None if config.limit == "auto" else config.limit]
+    return {"runs": (told[columns] if columns else told).to_dict("records")}
+
+
+def _made(name: str, table: Frame) -> list[Any]:
+    """The monitored metric of each run; or the seconds since it began."""
+    rows = table.to_dict("records")
+    if name == "best":
+        return [row.get(row["metric"]) for row in rows]
+    return [(datetime.now(timezone.utc) - row["started"]).total_seconds() for row in rows]
 
 
 def _labeled(config: DictConfig, folder: Path, table: Frame) -> Frame:
@@ -67,51 +96,89 @@ def _labeled(config: DictConfig, folder: Path, table: Frame) -> Frame:
     return table.assign(tags=[row.tags for row in again], note=[row.note for row in again])
 
 
-def _doomed(what: str | bool, table: Frame) -> list[RunDir]:
-    """The runs that `delete` means: one by its directory, those of a state, or with true all that were chosen."""
+def _doomed(what: str | bool, table: Frame) -> list[Path]:
+    """What `delete` means: a run or sweep by its directory, the runs of a state, or with true all that were chosen."""
     if isinstance(what, str) and os.path.isdir(what):
-        return [RunDir.open(Path(what), "delete")]
+        sweep = SweepDir(Path(what))
+        return [sweep.path if sweep.file.exists() else RunDir.open(Path(what), "delete").path]
     if isinstance(what, str) and what not in STATES:
         raise ConfigError(
             f"delete={what}: no run's directory, and no state, {', '.join(STATES)}.{nearest(what, STATES)}"
         )
     paths = table["path"] if what is True else table["path"][table["state"] == what]
-    return [RunDir(Path(path)) for path in paths]
+    return [Path(path) for path in paths]
 
 
-def _delete(config: DictConfig, folder: Path, doomed: Sequence[RunDir]) -> list[dict[str, Any]]:
-    """Move runs to the trash, after a yes. Returns where each was and is."""
+def _delete(config: DictConfig, folder: Path, doomed: Sequence[Path]) -> list[dict[str, Any]]:
+    """Move directories to the trash, after a yes. Returns where each was and is."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    for run in doomed:
-        console.print(f"  {run.path}")
+    for path in doomed:
+        console.print(f"  {path}")
     if not doomed or (config.ask and not _agreed(len(doomed))):
         console.print("Nothing was deleted" if doomed else "No run to delete")
         return []
-    moved = [{"run": str(run.path), "now": str(move_to_trash(run, folder))} for run in doomed]
-    index.update(folder, doomed)
+    moved = [{"run": str(path), "now": str(move_to_trash(path, folder))} for path in doomed]
+    index.update(folder, [RunDir(path) for path in doomed])
     console.print(f"moved to       {folder / TRASH}; take them back from there, or remove it")
     return moved
 
 
 def _agreed(count: int) -> bool:
-    what = f"{count} runs" if count > 1 else "this run"
+    what = f"{count} runs" if count > 1 else "it"
     if not sys.stdin.isatty():
         raise ConfigError(f"delete: asks before it moves {what} to the trash, and nobody can answer; ask=false deletes")
     return input(f"Move {what} to the trash? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _show(table: Frame, config: DictConfig, columns: Sequence[str]) -> None:
-    shown = table if config.limit is None else table[: config.limit]
-    if config.format == "csv":
+    as_table = config.format == "table"
+    limit = config.limit if config.limit != "auto" else SHOWN_ROWS if as_table else None
+    shown = table[:limit]
+    if not as_table:
         print((shown[[*columns]] if columns else shown).to_csv(index=False), end="")
         return
     console = Console(highlight=False)
-    if config.format == "table":
-        usual = [name for name in USUAL if name in MADE or name in table]
-        usual = usual if console.width >= WIDE else [name for name in usual if name != "seconds"]
-        console.print(_drawn(shown, columns or usual, console.width))
-        if len(shown) < len(table):
-            console.print(f"and {len(table) - len(shown)} more; limit=null shows all")
+    console.print(_drawn(shown, columns or _usual(shown, console.width), console.width))
+    if len(shown) < len(table):
+        console.print(f"and {len(table) - len(shown)} more; limit=null shows all")
+    if not columns and table["sweep"].notna().any():
+        console.print(_drawn_sweeps(table[table["sweep"].notna()]))
+
+
+def _usual(table: Frame, width: int) -> list[str]:
+    """The columns for a terminal of so many characters: of those that say something about these runs."""
+    room = (
+        NARROW if width < WIDE else {*USUAL} if width >= WIDER else {*USUAL} - {"data", "model", "best_epoch", "note"}
+    )
+    empty = {name for name in ("tags", "note") if not table[name].map(len).any()}
+    return [name for name in USUAL if name in room - empty and (name in MADE or name in table)]
+
+
+def _drawn_sweeps(table: Frame) -> Table:
+    """A row a sweep: how its jobs ended, the best of them, and its time in all."""
+    drawn = Table(title="Sweeps", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("sweep", "jobs", "best", "seconds", "age"):
+        drawn.add_column(name, justify="left" if name in ("sweep", "jobs") else "right", overflow="fold")
+    for name, jobs in table.groupby("sweep", sort=False):
+        states = jobs["state"].value_counts()
+        best = _best_of(jobs)
+        drawn.add_row(
+            escape(str(name).removeprefix("sweeps/")),
+            ", ".join(f"{count} {state}" for state, count in states.items()),
+            best,
+            duration(float(jobs["seconds"].sum())),
+            _cell("age", {"started": jobs["started"].max()}, in_name=True),
+        )
+    return drawn
+
+
+def _best_of(jobs: Frame) -> str:
+    """The best value of the metric that all of them monitor."""
+    metric = _monitored(jobs)
+    if metric == "best" or metric not in jobs or jobs[metric].isna().all():
+        return ""
+    mode = better(metric)
+    return f"{metric} {number(getattr(jobs[metric], mode)())}" if mode else ""
 
 
 def _drawn(table: Frame, columns: Sequence[str], width: int) -> Table:
