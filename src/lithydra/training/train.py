@@ -15,7 +15,7 @@ from lithydra.run.checkpoints import load
 from lithydra.run.config import frozen, several
 from lithydra.run.directory import RunDir, now
 from lithydra.run.lifecycle import tracked
-from lithydra.run.provenance import all_choices, all_overrides, provenance, threads_of, warn_of_threads
+from lithydra.run.provenance import all_choices, provenance, threads_of, warn_of_threads
 from lithydra.run.table import print_results
 from lithydra.training import build, compute, hparams, own_data, own_module
 from lithydra.training.checkpoint import kept
@@ -86,7 +86,7 @@ def train(config: DictConfig, choices: dict[str, str], overrides: list[str]) -> 
             state = "finished" if complete else "pruned"
             cost = compute.spent(trainer, module, images_per_second(trainer))
             run.update_status(state=state, finished=now(), metrics=metrics, **end.status(), compute=cost)
-            hparams.write_hparams(trainer, config, choices, all_overrides(run), metrics)
+            hparams.write_hparams(trainer, config, choices, run, metrics)
             if complete:
                 on_run_end(trainer, module, data)
             print_results(run, time.perf_counter() - started, images_per_second(trainer))

@@ -45,6 +45,7 @@ WIDER = 150
 NARROW = {"run", "state", "settings", "best", "test/acc", "age"}
 SHOWN_ROWS = 40  # of a table, with limit=auto
 LEADING = re.compile(r"^[\w.]*\.(?=\w+=)")  # of trainer.max_epochs=3, all before its last part
+DIGITS = re.compile(r"(?<==)\d+\.\d{5,}(?:e[+-]?\d+)?$")  # of a draw: more than a table has room for
 STAMP = re.compile(r"^(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_)(?=.)")
 STYLES = {**STYLES, "killed": "red", "damaged": "red"}
 
@@ -224,7 +225,8 @@ def _cell(name: str, row: dict[str, Any], *, in_name: bool) -> str:
         style = STYLES.get(value)
         return f"[{style}]{value}[/{style}]" if style else escape(str(value))
     if name == "settings":
-        return escape(" ".join(LEADING.sub("", text) for text in value.split(" ")))
+        values = (LEADING.sub("", text) for text in value.split(" "))
+        return escape(" ".join(DIGITS.sub(lambda number: short(float(number[0])), text) for text in values))
     if name == "seconds":
         return duration(value)
     if isinstance(value, float):
