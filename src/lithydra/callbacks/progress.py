@@ -15,7 +15,7 @@ from lithydra.training.teller import teller
 
 
 class EpochProgress(Checkpoint):  # a Checkpoint, so that it runs when the epoch's metrics are known
-    """A bar for the epoch at hand, in a terminal, and a line for each finished one, everywhere.
+    """A bar for the epoch at hand, in a terminal or a notebook, and a line for each finished one, everywhere.
 
     The bar is redrawn by time, not by batch, so that its cost does not grow with the number of batches.
     """
@@ -24,24 +24,31 @@ class EpochProgress(Checkpoint):  # a Checkpoint, so that it runs when the epoch
         self.refresh_seconds = refresh_seconds
         self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
+        self._in_notebook: Any = None  # IPython's handle of the bar that is shown there
         self._task = TaskID(0)
         self._next_refresh = self._epoch_start = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_start = time.perf_counter()
-        if not (self._console.is_terminal and trainer.is_global_zero):
+        console = self._console
+        if not ((console.is_terminal or console.is_jupyter) and trainer.is_global_zero):
             return
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            console=self._console,
+            console=console,
             transient=True,
             auto_refresh=False,  # no thread beside the training threads
         )
-        self._bar.start()
         self._task = self._bar.add_task("", total=None)
+        if console.is_jupyter:
+            from IPython.display import display
+
+            self._in_notebook = display(self._bar, display_id=True)
+        else:
+            self._bar.start()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_start = time.perf_counter()
@@ -57,7 +64,10 @@ class EpochProgress(Checkpoint):  # a Checkpoint, so that it runs when the epoch
             completed=trained_batches(trainer),
             total=getattr(data, "num_training_batches", trainer.num_training_batches),
         )
-        self._bar.refresh()
+        if self._in_notebook is not None:
+            self._in_notebook.update(self._bar)
+        else:
+            self._bar.refresh()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -77,6 +87,9 @@ class EpochProgress(Checkpoint):  # a Checkpoint, so that it runs when the epoch
         self._stop()
 
     def _stop(self) -> None:
+        if self._in_notebook is not None:
+            self._in_notebook.update({"text/plain": ""}, raw=True)
+            self._in_notebook = None
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
