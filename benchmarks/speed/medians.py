@@ -24,6 +24,9 @@ def summarize(runs: list[Run]) -> dict[str, Any]:
     busy = {name: _busy(chosen) for name in BUSY if (chosen := _of(runs, f"busy_{name}"))}
     if busy:
         summary["busy"] = busy
+    waits = {name: _waits(chosen) for name in BUSY if (chosen := _of(runs, f"waits_{name}"))}
+    if waits:
+        summary["waits"] = waits
     if chosen := _of(runs, "operators"):
         summary["operators"] = _operators(chosen)
     return summary
@@ -123,6 +126,16 @@ def _busy(runs: list[Run]) -> dict[str, dict[str, float]]:
         }
         for count, some in sorted(_by("point", runs).items())
     }
+
+
+def _waits(runs: list[Run]) -> dict[str, dict[str, float]]:
+    """By how its two threads wait and by the number of neighbors: seconds of the whole command."""
+    seconds = {point: _median_of("seconds", some) for point, some in _by("point", runs).items()}
+    found: dict[str, dict[str, float]] = {}
+    for point, value in seconds.items():
+        wait, _, count = point.rpartition(", ")
+        found.setdefault(wait, {})[count] = value
+    return found
 
 
 def _scaling(runs: list[Run]) -> dict[str, dict[str, float]]:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -35,7 +35,7 @@ def measure(job: Job, data: Path, output: Path) -> dict[str, Any]:
         directory = Path(name)
         started = time.time()
         with neighbors(job.neighbors):
-            seconds = run(_command(job), directory, data, str(job))
+            seconds = run(_command(job), directory, data, str(job), dict(job.environment))
         result: dict[str, Any] = {"seconds": seconds, **read_result(directory)}
         if "first_step" in result:
             result["first_step_seconds"] = result.pop("first_step") - started
@@ -68,7 +68,9 @@ def machine(data: Path, output: Path) -> dict[str, Any]:
     return {key: found[key] for key in ("machine", "versions", "commit", "uncommitted")}
 
 
-def run(command: list[str], directory: Path, data: Path, what: str) -> float:
+def run(
+    command: list[str], directory: Path, data: Path, what: str, environment: Mapping[str, str] | None = None
+) -> float:
     """Run `command` in `directory`: seconds from its start to its end."""
     paths = [str(ROOT / "benchmarks"), *filter(None, [os.environ.get("PYTHONPATH")])]
     places = {"PYTHONPATH": os.pathsep.join(paths), "LITHYDRA_DATA": str(data.resolve())}
@@ -77,7 +79,7 @@ def run(command: list[str], directory: Path, data: Path, what: str) -> float:
     process = subprocess.Popen(
         command,
         cwd=directory,
-        env={**os.environ, **TERMINAL, **places},
+        env={**os.environ, **TERMINAL, **places, **(environment or {})},
         stdin=subprocess.DEVNULL,
         stdout=its_side,
         stderr=its_side,

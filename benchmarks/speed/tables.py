@@ -7,6 +7,7 @@ from rich import table as rich_table
 
 from .workloads import CONTENDERS, NEIGHBORS, WORKLOADS
 
+OWN = "OpenMP's own"
 RIVALS = [who for who in CONTENDERS if who != "lithydra"]
 
 
@@ -40,6 +41,8 @@ def tables(summary: dict[str, Any]) -> list[Table]:
         found.append(_operators(summary["operators"]))
     if "busy" in summary:
         found.append(_busy(summary["busy"]))
+    if "waits" in summary:
+        found.append(_waits(summary["waits"]))
     if "startup" in summary:
         found.append(_startup(summary["startup"]))
     if "memory" in summary:
@@ -149,6 +152,20 @@ def _busy(workloads: dict[str, Any]) -> Table:
             rows.append([f"{name}, {what}", str(by_count["0"]["threads"]), *cells, f"{times[-1] / times[0]:.2f}"])
     header = ["workload", "threads", *(f"beside {count}" for count in NEIGHBORS), f"{NEIGHBORS[-1]} over none"]
     return Table("Seconds beside other processes that compute all the time", header, rows)
+
+
+def _waits(workloads: dict[str, Any]) -> Table:
+    rows = [
+        [
+            f"{name}, {wait}",
+            *(f"{by_count[str(count)]:.3g}" for count in NEIGHBORS),
+            f"{by_count['0'] / by_wait[OWN]['0']:.3f}",
+        ]
+        for name, by_wait in workloads.items()
+        for wait, by_count in by_wait.items()
+    ]
+    header = ["workload, how its threads wait", *(f"beside {count}" for count in NEIGHBORS), "alone, over OpenMP's own"]
+    return Table("Seconds of the whole command with two threads, by how they wait for each other", header, rows)
 
 
 def _startup(values: dict[str, float]) -> Table:

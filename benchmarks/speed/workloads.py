@@ -59,7 +59,9 @@ BUSY = {
     **{name: WORKLOADS[name] for name in ("mnist_mlp", "cifar_cnn")},
 }
 NEIGHBORS = (0, 1, 2)
-SETS = (*(f"scaling_{axis}" for axis in SCALING), *(f"busy_{name}" for name in BUSY))
+# How long a thread that waits for another keeps its core: what train.py sets, what GNU OpenMP does, and not at all.
+WAITS = {"train.py's": {}, "OpenMP's own": {"GOMP_SPINCOUNT": "300000"}, "passive": {"OMP_WAIT_POLICY": "PASSIVE"}}
+SETS = (*(f"scaling_{axis}" for axis in SCALING), *(f"{what}_{name}" for what in ("busy", "waits") for name in BUSY))
 MEASUREMENTS = (*WORKLOADS, "startup", "memory", "looking", *SETS, "bf16")
 MNIST_IMAGES, CIFAR_IMAGES = 60_000, 50_000
 LOOKING = {"with": (), "without": ("logger=none", "~callbacks.plots")}  # TensorBoard, pictures and run.html
@@ -75,6 +77,7 @@ class Job:
         point: what varies within the measurement: the number on the x axis or of neighbors, or the accelerator.
         extra: of train.py's command line, besides what the workload is.
         neighbors: processes beside it that do nothing but compute.
+        environment: variables of the process, besides those that are there.
     """
 
     measurement: str
@@ -85,6 +88,7 @@ class Job:
     point: int | str | None = None
     extra: tuple[str, ...] = ()
     neighbors: int = 0
+    environment: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         return " ".join(str(part) for part in (self.measurement, self.contender, self.point) if part is not None)
@@ -122,6 +126,20 @@ def plan(
         if f"busy_{name}" in measurements:
             some = replace(workload, limit=limit) if limit else workload
             jobs += [job(f"busy_{name}", "lithydra", some, point=count, neighbors=count) for count in NEIGHBORS]
+        if f"waits_{name}" in measurements:
+            jobs += [
+                job(
+                    f"waits_{name}",
+                    "lithydra",
+                    replace(workload, limit=limit) if limit else workload,
+                    point=f"{wait}, {count}",
+                    neighbors=count,
+                    environment=tuple(variables.items()),
+                    extra=("accelerator.threads=2",),
+                )
+                for wait, variables in WAITS.items()
+                for count in NEIGHBORS
+            ]
     if "bf16" in measurements:
         for point in (accelerator, f"{accelerator}_bf16"):
             jobs.append(job("bf16", "lithydra", limited("cifar_cnn"), accelerator=point, point=point))

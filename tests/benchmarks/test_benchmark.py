@@ -77,6 +77,20 @@ def test_busy_is_by_neighbors_and_the_last_is_over_none(benchmarks: Load) -> Non
     assert table.rows[0] == ["default, whole command", "1", "10", "15", "40", "4.00"]
 
 
+def test_waits_are_by_kind_and_by_neighbors(benchmarks: Load) -> None:
+    seconds = {"train.py's": 10.0, "OpenMP's own": 8.0, "passive": 12.0}
+    runs = [
+        {
+            **epochs("lithydra", 9.0, measurement="waits_default"),
+            **{"point": f"{wait}, {count}", "seconds": alone * (1 + count), "trainer": {"threads": 2}},
+        }
+        for wait, alone in seconds.items()
+        for count in (0, 1, 2)
+    ]
+    (table,) = benchmarks("tables").tables(benchmarks("medians").summarize(runs))
+    assert table.rows[0] == ["default, train.py's", "10", "20", "30", "1.250"]
+
+
 def test_neighbors_end_with_the_job(benchmarks: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
     real = subprocess.Popen
