@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lithydra.run.directory import RunDir
-from lithydra.sweeps.directory import Job, Plan, SweepDir
+from lithydra.sweeps.directory import Job, Plan, SweepDir, readable_name
 
 Score = Callable[[dict[str, str]], float]
 
@@ -52,7 +52,7 @@ def write_sweep(
     jobs = []
     for values in itertools.product(*axes.values()):
         point = dict(zip(axes, values, strict=True))
-        name = ",".join(f"{key}={value}" for key, value in sorted(point.items()))
+        name = readable_name(point)
         jobs.append(Job(name, name, ["data=digits", *(f"{k}={v}" for k, v in point.items())], name))
         state = (states or {}).get(name, "finished")
         if state != "not started":

@@ -124,6 +124,44 @@ def test_a_side_of_several_settings_counts_seeds_and_not_runs(sweep: SweepDir) -
     assert "paired by 5 seeds" in outcome.figures
 
 
+LOST = {f"bn=off,lr=1,seed={seed}": "diverged" for seed in SEEDS}
+HALF = {**LOST, **{f"bn=off,lr=0.1,seed={seed}": "not started" for seed in "34"}}
+
+
+@pytest.mark.parametrize(("states", "runs", "paired"), [(LOST, 10, 5), (HALF, 6, 3)])
+def test_a_setting_that_one_side_lost_decides_nothing(
+    tmp_path: Path, states: dict[str, str], runs: int, paired: int
+) -> None:
+    """With bn each rate is better by 0.02; the rate 1, far worse than the others, diverges without it."""
+    means = {"0.01": 0.8, "0.1": 0.9, "1": 0.3}
+
+    def by_rate(point: dict[str, str]) -> float:
+        noise = NOISE["a" if point["bn"] == "on" else "b"][int(point["seed"])]
+        return means[point["lr"]] + 0.02 * (point["bn"] == "on") + 0.001 * noise
+
+    sweep = write_sweep(tmp_path / "s", {"bn": ["on", "off"], "lr": list(means), "seed": SEEDS}, by_rate, states=states)
+    for other in ({"bn": "off"}, {}):
+        (outcome,) = outcomes(sweep, {"metric": "val/acc", "of": {"bn": "on"}, "above": other})
+        assert outcome.verdict == "shows", outcome.figures
+        assert outcome.figures.count(f"(n = {runs})") == 2 and f"paired by {paired} seeds" in outcome.figures
+        assert "; without lr=1: not finished on both sides" in outcome.figures
+
+
+def test_sides_that_share_no_finished_setting_are_not_compared(tmp_path: Path) -> None:
+    lost = {f"lr={lr},net={net},seed={seed}": "failed" for lr, net in (("1", "a"), ("2", "b")) for seed in SEEDS}
+    axes = {"net": ["a", "b"], "lr": ["1", "2"], "seed": SEEDS}
+    rule = {"metric": "val/acc", "of": {"net": "a"}, "above": {"net": "b"}}
+    (outcome,) = outcomes(write_sweep(tmp_path / "s", axes, score, states=lost), rule)
+    assert (outcome.verdict, outcome.figures) == ("unclear", "no setting has finished with both net=a and net=b")
+
+
+def test_sides_of_other_settings_by_design_keep_all_of_theirs(tmp_path: Path) -> None:
+    """The best net at the best rate against both nets at the other rate."""
+    sweep = write_sweep(tmp_path / "s", {"net": ["a", "b"], "lr": ["1", "2"], "seed": SEEDS}, score)
+    (outcome,) = outcomes(sweep, {"metric": "test/acc", "of": {"best": True}, "below": {"lr": "2"}})
+    assert "lr=2: 0.2500 (n = 10)" in outcome.figures and "without" not in outcome.figures
+
+
 def test_folds_share_images_and_count_for_less(tmp_path: Path) -> None:
     rule = {"metric": "val/acc", "of": {"net": "a"}, "above": 0.779}
     by_seed = write_sweep(tmp_path / "s", {"net": ["a", "b"], "seed": SEEDS}, score)
@@ -161,6 +199,18 @@ def test_a_search_shows_whether_test_rises_with_validation(tmp_path: Path) -> No
     (outcome,) = outcomes(sweep, {"metric": "test/acc", "rises_with": "val/acc"})
     assert outcome.verdict == "does not show" and "Kendall's rank correlation -1.00" in outcome.figures
     assert verdicts(sweep, {"metric": "train/acc", "rises_with": "val/acc"}) == ["shows"]
+
+
+@pytest.mark.parametrize("axis", ["seed", "data.fold"])
+def test_repeats_alone_have_no_settings_to_rank(tmp_path: Path, axis: str) -> None:
+    """Refused before the first job, and unclear in the report of a sweep from before that."""
+    rule = {"metric": "test/acc", "rises_with": "val/acc"}
+    with pytest.raises(
+        ConfigError, match=r"rises_with=val/acc: ranks settings, and beside seed and data\.fold nothing"
+    ):
+        check_rules({"verdict": [rule]}, {axis: SEEDS}, "val/acc")
+    (outcome,) = outcomes(write_sweep(tmp_path / "s", {axis: SEEDS}, lambda p: 0.1 * int(p[axis])), rule)
+    assert outcome.verdict == "unclear" and "ranks settings" in outcome.figures
 
 
 def test_an_old_study_with_a_rule_of_another_form_is_reported_as_unclear(sweep: SweepDir) -> None:

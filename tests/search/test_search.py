@@ -15,6 +15,8 @@ import pytest
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 import lithydra
 from conftest import CONF, ROOT, RunTrain
@@ -23,23 +25,29 @@ from lithydra.search.optuna_side import STUDY, open_storage, storage_address
 from sweeping import sweep, table
 
 
-def test_best_can_be_composed_again(tmp_path: Path) -> None:
-    overrides = [
-        "data=mnist",
-        "optimizer=sgd",
-        "lr=1e-05",
-        "model.hidden=[64,32]",
-        "+optimizer.weight_decay=0.1",
-        "sweep.name=x",
-    ]
-    text = experiment(overrides, lambda key: (CONF / key).is_dir())
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "best.yaml").write_text(f"# @package _global_\n{text}")
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("data=mnist", "optimizer=sgd", "lr=0.01", "model.hidden=[64,32]", "++optimizer.weight_decay=1e-05"),
+        ("study=cifar10/random_search", "lr=0.001", "model.dropout=0.2", "data.batch_size=64"),
+        ("study=mnist/augmentation", "variant=rotation", "augmentation.affine.degrees=5", "seed=3"),
+        ("experiment=fashion_mnist_best", "metrics=[macro_f1]", "logger=none", "optimizer=adam", "lr=0.1"),
+        ("experiment=cifar10_94", "+callbacks.mine={_target_: mine.Callback, every: 1}", "optimizer.momentum=0.5"),
+    ],
+)
+def test_best_is_the_whole_config_of_its_job(given: tuple[str, ...], tmp_path: Path) -> None:
+    """With what a study, an experiment and a variant give, and each setting that follows another still doing so."""
+    about = ("sweep.name=x", "debug=limit", "~trainer.accelerator")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra_compose("train", [f"hydra.searchpath=[file://{tmp_path}]", "experiment=best"])
-    assert (config.lr, config.optimizer.lr, config.optimizer.weight_decay) == (1e-5, 1e-5, 0.1)
-    assert config.optimizer._target_ == "torch.optim.SGD" and config.data.name == "mnist"
-    assert config.model.hidden == [64, 32] and config.sweep.name is None
+        text = experiment(GlobalHydra.instance().config_loader(), "train", (*given, *about))
+        (tmp_path / "experiment").mkdir()
+        (tmp_path / "experiment" / "best.yaml").write_text(f"# @package _global_\n{text}")
+        searched = hydra_compose("train", list(given))
+        best = hydra_compose("train", [f"hydra.searchpath=[file://{tmp_path}]", "experiment=best"])
+    kept, found = (OmegaConf.to_container(config, resolve=False) for config in (searched, best))
+    assert isinstance(kept, dict) and isinstance(found, dict)
+    assert found == {key: value for key, value in kept.items() if key != "study"}
+    assert "\nlr: " in text or not any(o.startswith("lr=") for o in given)  # also where it is sgd's own, 0.01
 
 
 @pytest.fixture

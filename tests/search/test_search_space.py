@@ -17,7 +17,7 @@ from lithydra.search.space import Options, Range, corners, grid, parse
 DEFAULTS: dict[str, Any] = {
     k: v for k, v in yaml.safe_load((CONF / "hydra/sweeper/optuna.yaml").read_text()).items() if k != "_target_"
 }
-CONFIG = OmegaConf.create({"monitor": {"metric": "val/acc"}})
+CONFIG = OmegaConf.create({"monitor": {"metric": "val/acc"}, "sweep": {"retry": False}})
 
 
 def settings(**changes: Any) -> Settings:
@@ -82,6 +82,12 @@ def test_a_range_without_sense_is_refused(arguments: list[str], message: str) ->
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         settings(**changes)
+
+
+def test_a_retry_is_of_grids_alone() -> None:
+    config = OmegaConf.create({"monitor": {"metric": "val/acc"}, "sweep": {"retry": True}})
+    with pytest.raises(ConfigError, match=r"sweep\.retry=true: not of a search.* a larger hydra\.sweeper\.n_trials"):
+        Settings.checked(DEFAULTS, config)
 
 
 def test_options_that_optuna_does_not_know_are_refused() -> None:

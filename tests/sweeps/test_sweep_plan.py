@@ -103,6 +103,31 @@ def test_a_later_edit_of_conf_does_not_touch_queued_jobs(data_dir: Path, tmp_pat
         assert yaml.safe_load(run.config.read_text())["model"]["dropout"] == 0
 
 
+def test_points_that_join_jobs_of_another_conf_are_told_of(data_dir: Path, tmp_path: Path, own_conf: Path) -> None:
+    """What differs is named; what follows an axis, as optimizer.lr, does not."""
+
+    def planned_only() -> None:
+        import lithydra.report.page
+        from lithydra.sweeps.runner import SweepRunner
+
+        SweepRunner.launch = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]
+        lithydra.report.page.report_sweep = lambda _: None  # pyright: ignore[reportAttributeAccessIssue]
+
+    def extended(*axes: str) -> str:
+        done = sweep(*axes, BASIC, folder=tmp_path, data_dir=data_dir, patch=planned_only)
+        assert done.code == 0, done.output
+        return done.output
+
+    told = "conf/ gives other settings now than when this sweep was planned"
+    assert told not in extended("lr=0.1,0.2", "optimizer=sgd,rmsprop")
+    assert told not in extended("lr=0.3,0.4", "optimizer=sgd,rmsprop")
+    edit(own_conf / "model" / "mlp.yaml", "dropout: 0.0", "dropout: 0.5")
+    (own_conf / "optimizer" / "rmsprop.yaml").unlink()
+    last = extended("lr=0.5,0.6", "optimizer=sgd,adam")
+    assert f"{told} (lr=0.4,optimizer=rmsprop: optimizer=rmsprop: choose one of " in last
+    assert ", model.dropout). Its jobs keep theirs, new ones have these; sweep.fresh=true starts anew" in last
+
+
 def test_a_sweep_can_be_extended_but_not_mixed(data_dir: Path, tmp_path: Path) -> None:
     where: dict[str, Any] = {"folder": tmp_path, "data_dir": data_dir}
     assert sweep("seed=0,1", *QUICK, BASIC, **where).code == 0

@@ -49,12 +49,13 @@ def importance_in_search(frame: Frame, axes: Sequence[str], metric: str) -> dict
         import optuna
     except ImportError:
         return {}
-    spaces = {axis: _space(optuna.distributions, distinct(done[axis])) for axis in axes if done[axis].nunique() > 1}
+    columns = {axis: _column(done[axis]) for axis in axes if done[axis].nunique() > 1}
+    spaces = {axis: _space(optuna.distributions, distinct(values)) for axis, values in columns.items()}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
-    for trial in done.to_dict("records"):
-        params = {axis: trial[axis] if is_numeric([trial[axis]]) else str(trial[axis]) for axis in spaces}
-        study.add_trial(optuna.create_trial(params=params, distributions=spaces, value=float(trial[metric])))
+    for place, score in enumerate(done[metric]):
+        params = {axis: values[place] for axis, values in columns.items()}
+        study.add_trial(optuna.create_trial(params=params, distributions=spaces, value=float(score)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of parts of Optuna that are on trial
         evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=TREES, seed=SEED)
@@ -62,10 +63,15 @@ def importance_in_search(frame: Frame, axes: Sequence[str], metric: str) -> dict
     return {axis: float(share) for axis, share in found.items()}
 
 
+def _column(values: Frame) -> list[Any]:
+    """A key's values: numbers where all are, else text."""
+    return list(values) if is_numeric(values) else [str(value) for value in values]
+
+
 def _space(distributions: Any, values: Sequence[Any]) -> Any:
     """What a key may be, as far as the trials tell."""
     if not is_numeric(values):
-        return distributions.CategoricalDistribution([str(value) for value in values])
+        return distributions.CategoricalDistribution(values)
     return distributions.FloatDistribution(float(min(values)), float(max(values)), log=wants_log(values))
 
 

@@ -131,8 +131,8 @@ def _best(sweep: ReportData) -> dict[str, Any] | None:
     counts = readable(sweep.directory.path, lambda: _images(best), {})
     for tile, name in zip(tiles, shown, strict=True):
         split, metric = parts(name)
-        if metric == "acc" and (count := counts.get(f"num_{split}")):
-            mean = best.metrics[name].mean
+        mean = best.metrics[name].mean
+        if metric == "acc" and 0 <= mean <= 1 and (count := counts.get(f"num_{split}")):  # not one in percent
             tile["label"] += f"; ± {math.sqrt(mean * (1 - mean) / count):.4f} of one run by its {count:,} images alone"
     count = len(best.jobs)
     return {"name": best.name, "runs": f"{count} run{'s' if count > 1 else ''}", "tiles": tiles}
@@ -167,7 +167,9 @@ def print_best(sweep: ReportData, limit: int = 10) -> None:
         rich_table.add_column(column.title, justify="right" if column.numeric else "left")
     for row in table.rows:
         rich_table.add_row(*(" ".join(filter(None, (cell.text, cell.extra))) for cell in row.cells))
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(
+        highlight=False, soft_wrap=True, markup=False, emoji=False
+    )  # a value may have brackets, a path too
     console.print(rich_table)
     if len(sweep.settings) > limit:
         console.print(f"and {len(sweep.settings) - limit} more settings")

@@ -4,15 +4,15 @@ docs/studies.md describes the form of a rule and the tests that decide. Nothing 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from lithydra.overrides import FOLDED, bare, typed
+from lithydra.overrides import FOLDED, bare
 from lithydra.report import significance
+from lithydra.report.sides import Side, described, keep_shared, matches, one_sample, two_samples
 from lithydra.report.significance import LEVEL
 from lithydra.run.metric_names import better
 from lithydra.sweeps.directory import Plan
@@ -21,8 +21,6 @@ from lithydra.sweeps.study import BEST, LAST, is_number, mentions_best, others_o
 
 SHOWS, DOES_NOT_SHOW, UNCLEAR = "shows", "does not show", "unclear"
 MIN_SETTINGS = 5  # that `rises_with` ranks; four agree by chance in 8 % of cases
-ONE_SEED = "one seed decides nothing"
-Key = tuple[str, ...]  # of a setting, its values; of a repeat, seed and fold
 
 
 @dataclass(frozen=True)
@@ -139,22 +137,25 @@ def _compare(
         ((reached, value),) = rule["until"].items()
         when = f" until {reached} {'≥' if better(reached) == 'max' else '≤'} {value}"
     margin = f" by more than {rule['by']}" if by else ""
-    claim = rule.get("claim") or f"{metric} of {_described(of)} is {direction} {_described(other)}{margin}{when}"
-    mine = _Side(frame, of, metric, settings)
-    theirs = None if is_number(other) else _Side(frame, other, metric, settings, without=of)
+    claim = rule.get("claim") or f"{metric} of {described(of)} is {direction} {described(other)}{margin}{when}"
+    mine = Side(frame, of, metric, settings)
+    theirs = None if is_number(other) else Side(frame, other, metric, settings, without=of)
     sides = [mine] if theirs is None else [mine, theirs]
     never = [f"{side.never} of {side.name}" for side in sides if side.never]
     if "until" in rule and never:
         return Comparison(claim, f"never reached{when.replace(' until', '')} by {' and '.join(never)}")
     if missing := next((side.name for side in sides if not side.runs), None):
         return Comparison(claim, f"no finished run of {missing} has {metric}")
+    lost = [] if theirs is None else keep_shared(mine, theirs, settings, [*of, *other])
+    if not mine.runs:
+        return Comparison(claim, f"no setting has finished with both {mine.name} and {sides[-1].name}")
     sign = 1.0 if direction == "above" else -1.0
     if theirs is None:
-        difference, p, test = _one_sample(mine, float(other), sign * by)
+        difference, p, test = one_sample(mine, float(other), sign * by)
     else:
-        difference, p, test = _two_samples(mine, theirs, sign * by)
+        difference, p, test = two_samples(mine, theirs, sign * by)
     shown = "; ".join(f"{side.name}: {number(side.mean)} (n = {side.count})" for side in sides)
-    figures = f"{metric}{when}, {shown}; difference {difference:+.4g}"
+    figures = f"{metric}{when}, {shown}; difference {difference:+.4g}{_left_out(lost)}"
     if p is None:
         return Comparison(claim, f"{figures}; {test}")
     if choices > 1 and (mentions_best(of) or mentions_best(other)):
@@ -166,9 +167,9 @@ def _correlate(rule: Mapping[str, Any], frame: Frame, settings: list[str]) -> Co
     """Whether what is ahead by one metric is ahead by another: Kendall's rank correlation over the settings."""
     metric, other, of = rule["metric"], rule["rises_with"], rule.get("of", {})
     claim = rule.get("claim") or f"{metric} rises with {other}"
-    frame = frame[_matches(frame, of) & (frame["state"] == "finished")]
+    frame = frame[matches(frame, of) & (frame["state"] == "finished")]
     if not {metric, other} <= set(frame.columns):
-        return Comparison(claim, f"no finished run of {_described(of)} has {metric} and {other}")
+        return Comparison(claim, f"no finished run of {described(of)} has {metric} and {other}")
     means = frame.groupby(settings, dropna=False)[[metric, other]].mean().dropna()
     if len(means) < MIN_SETTINGS:
         return Comparison(claim, f"{len(means)} settings: fewer than {MIN_SETTINGS} tell nothing")
@@ -181,112 +182,10 @@ def _correlate(rule: Mapping[str, Any], frame: Frame, settings: list[str]) -> Co
     return Comparison(claim, f"Kendall's rank correlation {tau:+.2f}", tau, p, f"{len(means)} settings")
 
 
+def _left_out(lost: list[str], limit: int = 5) -> str:
+    named = ", ".join([*lost[:limit], *([f"{len(lost) - limit} more"] if len(lost) > limit else [])])
+    return f"; without {named}: not finished on both sides" if lost else ""
+
+
 def _epoch(epoch: Any) -> str:
     return "the last epoch" if epoch == LAST else f"epoch {epoch}"
-
-
-class _Side:
-    """One side of a comparison: the finished runs that a selector takes.
-
-    `never` counts the runs that never reached what they are timed to. `repeats` has the mean over the side's settings
-    for each seed and fold in which all of them have the metric, so that no setting weighs more in one repeat than in
-    another.
-    """
-
-    def __init__(
-        self,
-        frame: Frame,
-        selector: Mapping[str, Any],
-        metric: str,
-        settings: list[str],
-        without: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.name = _described(selector) if selector or not without else "all others"
-        taken = frame[_matches(frame, selector)]
-        if without and dict(without) != dict(selector):
-            taken = taken[~_matches(taken, without)]
-        if metric != "diverged":
-            taken = taken[taken["state"] == "finished"]
-        self.never = int(np.isinf(taken[metric].astype(float)).sum()) if metric in taken.columns else 0
-        taken = taken[np.isfinite(taken[metric].astype(float))] if metric in taken.columns else taken[:0]
-        values = taken[metric].astype(float).tolist() if metric in taken.columns else []
-        self.has_folds = "data.fold" in taken.columns
-        settings_of, repeats_of = _keys(taken, settings), _keys(taken, [a for a in FOLDED if a in taken.columns])
-        self.runs: dict[Key, dict[Key, float]] = {}  # repeat -> setting -> value
-        for setting, repeat, value in zip(settings_of, repeats_of, values, strict=True):
-            self.runs.setdefault(repeat, {})[setting] = value
-        width = len(set(settings_of))
-        self.repeats = {r: math.fsum(v.values()) / width for r, v in self.runs.items() if len(v) == width}
-        self.limit_to(self.repeats if len(self.repeats) > 1 else self.runs)
-
-    def limit_to(self, repeats: Iterable[Key]) -> None:
-        """The mean and the number of runs that are shown, of these repeats alone."""
-        values = [value for repeat in repeats for value in self.runs[repeat].values()]
-        self.count, self.mean = len(values), math.fsum(values) / len(values) if values else math.nan
-
-    def array(self, repeats: Iterable[Key]) -> np.ndarray:
-        return np.array([self.repeats[repeat] for repeat in repeats])
-
-    @property
-    def lacks_repeats(self) -> str:
-        """Why this side has no spread over seeds; empty where it has."""
-        if len(self.repeats) > 1:
-            return ""
-        return ONE_SEED if len(self.runs) < 2 else f"all settings of {self.name} finished with fewer than two seeds"
-
-    def counted(self, repeats: Sized) -> str:
-        return f"{len(repeats)} {'seeds and folds' if self.has_folds else 'seeds'}"
-
-    def overlap(self, repeats: Iterable[Key]) -> float:
-        """Test over training images of `significance.paired`, where folds repeat a setting."""
-        folds = len({repeat[-1] for repeat in repeats}) if self.has_folds else 1
-        return 1 / (folds - 1) if folds > 1 else 0.0
-
-
-def _one_sample(side: _Side, reference: float, margin: float) -> tuple[float, float | None, str]:
-    """Difference, p value and name of the test that a side differs from a number by more than `margin`."""
-    difference = side.mean - reference
-    if side.lacks_repeats:
-        return difference, None, side.lacks_repeats
-    differences = _rounded(side.array(side.repeats) - reference - margin, side.mean, reference)
-    p = significance.paired(differences, side.overlap(side.repeats))
-    return difference, float(p), side.counted(side.repeats)
-
-
-def _two_samples(mine: _Side, theirs: _Side, margin: float) -> tuple[float, float | None, str]:
-    """The same of two sides: of the seeds that both have, or of all where they share fewer than two."""
-    shared = [repeat for repeat in mine.repeats if repeat in theirs.repeats]
-    if len(shared) > 1:
-        for side in (mine, theirs):
-            side.limit_to(shared)
-        differences = _rounded(mine.array(shared) - theirs.array(shared) - margin, mine.mean, theirs.mean)
-        p = significance.paired(differences, mine.overlap(shared))
-        return mine.mean - theirs.mean, float(p), f"paired by {mine.counted(shared)}"
-    difference = mine.mean - theirs.mean
-    if lacking := mine.lacks_repeats or theirs.lacks_repeats:
-        return difference, None, lacking
-    overlap = max(side.overlap(side.repeats) for side in (mine, theirs))
-    p = significance.unpaired(mine.array(mine.repeats) - margin, theirs.array(theirs.repeats), overlap)
-    return difference, float(p), f"{mine.counted(mine.repeats)} against {len(theirs.repeats)} others"
-
-
-def _rounded(differences: np.ndarray, *sizes: float) -> np.ndarray:
-    """What is 0 but for rounding becomes 0."""
-    return np.where(np.abs(differences) <= 1e-12 * max(map(abs, sizes)), 0.0, differences)
-
-
-def _keys(frame: Frame, axes: list[str]) -> list[Key]:
-    return list(zip(*(map(str, frame[axis]) for axis in axes), strict=True)) if axes else [()] * len(frame)
-
-
-def _matches(frame: Frame, selector: Mapping[str, Any]) -> Frame:
-    matches = pd.Series(True, index=frame.index)
-    for axis, value in selector.items():
-        matches &= frame[axis].isin([typed(value)]) if axis in frame else False
-    return matches.astype(bool)
-
-
-def _described(selector: Any) -> str:
-    if not isinstance(selector, Mapping):
-        return str(selector)
-    return ", ".join(f"{axis}={value}" for axis, value in selector.items()) or "all runs"

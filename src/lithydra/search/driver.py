@@ -15,6 +15,7 @@ from lithydra.search.best import write_best
 from lithydra.search.settings import Settings
 from lithydra.search.space import corners, grid, override_value, parse
 from lithydra.sweeps.directory import ENDED, Job
+from lithydra.sweeps.enqueue import opened_plan
 from lithydra.sweeps.launcher import make_slots
 from lithydra.sweeps.plan import Prepared, Request
 from lithydra.sweeps.runner import SweepRunner
@@ -61,39 +62,68 @@ class Search:
             self.config.sweep.name = f"search_{request.default_name(study)}"
 
     def run(self) -> None:
-        """Run trials until there are `n_trials`; write best.yaml and the report.
+        """Run trials until there are `n_trials`; write best.yaml and the report. If it runs already, raise its number.
 
         Raises:
             ConfigError: The space cannot be composed, or the directory holds another search.
             LithydraError: Not one trial finished.
         """
-        optuna = optuna_side.import_optuna()
         optuna_side.sampler(self.settings, 0)  # both refuse options that Optuna does not know
         optuna_side.pruner(self.settings.pruner, 1, self.settings.pruner_options)
+        if self._raise_running():
+            return
         self.sweep.warm_up(() if self.settings.pruner == "none" else optuna_side.IMPORTED)
         self.sweep.prepare([self._texts(point) for point in corners(self.space)])
         with self.sweep.opened():
             if self.config.sweep.fresh:
                 optuna_side.forget(self.sweep.directory.path)
-            study = optuna.create_study(
-                storage=optuna_side.open_storage(self.storage),
-                study_name=optuna_side.STUDY,
-                directions=self.settings.directions,
-                load_if_exists=True,
-            )
-            self._refuse_other_search(study)
-            for point in self.points:
-                study.enqueue_trial(point, skip_if_exists=True)
+            study = self._study()
+            self._aim(study)
             self._run_batches(study)
             self._end(study)
+
+    def _study(self) -> "Study":
+        study = optuna_side.import_optuna().create_study(
+            storage=optuna_side.open_storage(self.storage),
+            study_name=optuna_side.STUDY,
+            directions=self.settings.directions,
+            load_if_exists=True,
+        )
+        self._refuse_other_search(study)
+        return study
+
+    def _aim(self, study: "Study") -> None:
+        """Write down how many trials there shall be, and of a grid, which."""
+        for point in self.points:
+            study.enqueue_trial(point, skip_if_exists=True)
+        study.set_user_attr(optuna_side.N_TRIALS, self.n_trials)
+
+    def _raise_running(self) -> bool:
+        """Whether another process runs this search, for fewer trials; then it goes on to as many as are asked for here.
+
+        It looks after each batch. One that has its last trial behind it does not look again, and is not disturbed.
+        """
+        directory = self.sweep.directory
+        stored = directory.exists() and optuna_side.storage_file(self.storage).exists()
+        if self.config.sweep.fresh or not stored or not directory.in_use():
+            return False
+        opened_plan(directory, self.sweep.request, self.config.monitor)  # refuses jobs of other settings
+        study = self._study()
+        before = study.user_attrs.get(optuna_side.N_TRIALS, 0)
+        if self.n_trials <= before or sum(trial.state.is_finished() for trial in study.get_trials()) >= before:
+            return False
+        self._aim(study)
+        print(f"{directory.path}: the search that runs there goes on to {self.n_trials} trials instead of {before}")
+        return True
 
     def _run_batches(self, study: "Study") -> None:
         """As many trials at a time as the launcher has slots; first those that an earlier command left running."""
         at_once = len(make_slots(self.config, self.n_trials))
         if not self.sweep.plan.jobs:  # of trials whose sweep.json is lost
             self.sweep.add([self._prepared(trial) for trial in study.get_trials() if trial.state.is_finished()])
-        broken = [trial for trial in study.get_trials() if trial.state.name == "RUNNING"]
+        broken = [self._asked(study, trial) for trial in study.get_trials() if trial.state.name == "RUNNING"]
         while True:
+            self.n_trials = study.user_attrs[optuna_side.N_TRIALS]
             trials, broken = broken, []
             begun = len([t for t in study.get_trials(deepcopy=False) if t.state.name != "WAITING"])
             while len(trials) < at_once and begun < self.n_trials:
@@ -108,6 +138,10 @@ class Search:
         trial = study.ask({key: parameter.distribution() for key, parameter in self.space.items()})
         return study.get_trials()[trial.number]
 
+    def _asked(self, study: "Study", trial: "FrozenTrial") -> "FrozenTrial":
+        study.sampler = optuna_side.sampler(self.settings, trial.number)
+        return optuna_side.with_all_parameters(study, trial, {k: p.distribution() for k, p in self.space.items()})
+
     def _run_trials(self, study: "Study", trials: "list[FrozenTrial]") -> None:
         """Run the trials that have not ended, and tell Optuna the values of all."""
         directory = self.sweep.directory
@@ -119,7 +153,7 @@ class Search:
             self.sweep.launch(waiting, initial_index=trials[0].number)
         for trial, job in zip(trials, jobs, strict=True):
             self._tell(study, trial, job)
-        best = write_best(directory, self.sweep.plan, study, self._is_group)
+        best = write_best(directory, self.sweep.plan, study, self.loader, self.config)
         ended = len([t for t in study.get_trials(deepcopy=False) if t.state.is_finished()])
         print(f"{ended} of {self.n_trials} trials" + (f"; best so far: {best[0]}" if best else ""), flush=True)
 
@@ -171,9 +205,6 @@ class Search:
         else:
             study.tell(trial.number, state=states.FAIL)
 
-    def _is_group(self, key: str) -> bool:
-        return bool(self.loader.get_group_options(key))
-
     def _refuse_other_search(self, study: "Study") -> None:
         """A directory belongs to one space and one list of objectives; the number of trials may grow."""
         asked = {"ranges": {k: str(p) for k, p in self.space.items()}, "objectives": self.settings.objectives}
@@ -183,15 +214,15 @@ class Search:
         elif before != asked:
             changed = next(key for key in asked if asked[key] != before.get(key))
             raise ConfigError(
-                f"sweep.name={self.sweep.plan.name}: holds a search with other {changed}: {before.get(changed)}, given "
-                f"{asked[changed]}. Take another sweep.name, or sweep.fresh=true"
+                f"sweep.name={self.sweep.directory.path.name}: holds a search with other {changed}: "
+                f"{before.get(changed)}, given {asked[changed]}. Take another sweep.name, or sweep.fresh=true"
             )
 
     def _end(self, study: "Study") -> None:
         from lithydra.report.page import report_sweep  # imports pandas: at the end, when nothing waits for it
 
         directory = self.sweep.directory
-        best = write_best(directory, self.sweep.plan, study, self._is_group)
+        best = write_best(directory, self.sweep.plan, study, self.loader, self.config)
         directory.write(self.sweep.plan)
         report_sweep(directory.path)
         states = [trial.state.name for trial in study.get_trials(deepcopy=False)]

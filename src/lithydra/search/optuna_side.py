@@ -8,12 +8,15 @@ from lithydra.errors import ConfigError, first_line
 from lithydra.search.settings import Settings
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
-    from optuna.trial import Trial
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, Trial
 
 STUDY = "search"  # the name of the study in its storage
+N_TRIALS = "n_trials"  # an attribute of the study: how many the search that runs goes on to
 IMPORTED = ("optuna", "sqlalchemy.dialects.sqlite", "alembic.command")  # by a job that opens the study
 
 
@@ -80,6 +83,16 @@ def sampler(settings: Settings, count: int) -> "BaseSampler":
         return make(seed=settings.seed + count, **settings.sampler_options)
     except (TypeError, ValueError, ImportError) as error:
         raise ConfigError(f"hydra.sweeper.sampler={settings.sampler}: {first_line(error)}") from error
+
+
+def with_all_parameters(
+    study: "Study", trial: "FrozenTrial", distributions: "dict[str, BaseDistribution]"
+) -> "FrozenTrial":
+    """The trial, with those of its parameters that it lacks: Optuna stores one by one, and a kill may come between."""
+    asked = import_optuna().trial.Trial(study, trial._trial_id)
+    for name, distribution in distributions.items():
+        asked._suggest(name, distribution)
+    return study.get_trials()[trial.number]
 
 
 def pruner(kind: str, max_epochs: int, options: Mapping[str, Any]) -> "BasePruner":

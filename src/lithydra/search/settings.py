@@ -38,6 +38,11 @@ class Settings:
         all_points = n_trials is None and given["sampler"] == "grid"
         if not all_points and (not isinstance(n_trials, int) or isinstance(n_trials, bool) or n_trials < 1):
             raise ConfigError(f"hydra.sweeper.n_trials={n_trials}: must be a whole number at least 1")
+        if config.sweep.retry:
+            raise ConfigError(
+                "sweep.retry=true: not of a search, where a failed trial counts as one of n_trials and has told the "
+                "sampler what to avoid; a larger hydra.sweeper.n_trials goes on with others"
+            )
         objectives = list(given["objectives"] or [config.monitor.metric])
         _refuse_bad_objectives(objectives, config.monitor)
         if len(objectives) > 1 and given["pruner"] != "none":

@@ -19,7 +19,7 @@ from lithydra.files import write_json, write_text
 from lithydra.overrides import bare
 from lithydra.run.directory import RunDir, now
 from lithydra.run.listing import DAMAGED
-from lithydra.run.locks import lock_directory
+from lithydra.run.locks import lock_directory, wait_until_free
 from lithydra.run.moved import with_moved_names
 
 NOT_STARTED = "not started"
@@ -185,6 +185,13 @@ class SweepDir:
         shutil.rmtree(self.configs, ignore_errors=True)
         self.file.unlink(missing_ok=True)
 
+    def in_use(self) -> bool:
+        """Whether a process has it, as far as this one may look."""
+        try:
+            return not wait_until_free(RunDir(self.path))
+        except OSError:
+            return False
+
     @contextmanager
     def owned(self, wait_seconds: float = 0) -> Iterator[None]:
         """Take the directory for this process. The lock of a dead process falls by itself."""
@@ -239,11 +246,16 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def config_key(config: Mapping[str, Any]) -> str:
     """Hash of all that makes a resolved config this job and no other."""
+    text = json.dumps(deciding(config), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def deciding(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a resolved config, all that makes it this job and no other."""
     kept = {key: value for key, value in config.items() if key not in NEUTRAL}
     if isinstance(callbacks := kept.get("callbacks"), dict):  # a search has its own beside them
         kept["callbacks"] = {key: value for key, value in callbacks.items() if key != "report_to_trial"}
-    text = json.dumps(kept, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return kept
 
 
 def readable_name(settings: Mapping[str, str], taken: Sequence[str] = (), empty: str = "run") -> str:

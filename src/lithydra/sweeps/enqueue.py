@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from lithydra.errors import ConfigError
 from lithydra.overrides import bare
 from lithydra.run.config import flatten
-from lithydra.sweeps.directory import NEUTRAL, Job, Plan, SweepDir, readable_name
+from lithydra.sweeps.directory import Job, Plan, SweepDir, deciding, readable_name
 from lithydra.sweeps.plan import Prepared, Request
 
 
@@ -54,19 +54,23 @@ def _existing_plan(directory: SweepDir) -> Plan | None:
         return None
 
 
-def enqueue(directory: SweepDir, plan: Plan, prepared: Sequence[Prepared]) -> list[Job]:
-    """The job of each point: an existing one of the same config or overrides, or a new one in `plan`, frozen."""
+def enqueue(directory: SweepDir, plan: Plan, prepared: Sequence[Prepared], changed: set[str]) -> list[Job]:
+    """The job of each point: an existing one of the same config or overrides, or a new one in `plan`, frozen.
+
+    Args:
+        changed: What conf/ gives otherwise now than to jobs that new ones join.
+    """
     by_key = {job.key: job for job in plan.jobs}
     by_overrides = {tuple(job.overrides): job for job in plan.jobs}
     jobs: dict[str, Job] = {}
     duplicates: list[str] = []
-    changed: set[str] = set()
+    changed = set(changed)
     found: list[Job] = []
     for point in prepared:
         if (job := by_key.get(point.key)) is not None:
             _heal_config(directory, job, point)
         elif (job := by_overrides.get(tuple(point.overrides))) is not None:
-            changed |= _differences(directory.config(job), point.config)
+            changed |= differences(directory.config(job), point.config)
         else:
             job = by_key[point.key] = _freeze(directory, plan, point)
         if job.name in jobs:
@@ -78,7 +82,7 @@ def enqueue(directory: SweepDir, plan: Plan, prepared: Sequence[Prepared]) -> li
     if changed:
         print(
             f"conf/ gives other settings now than when this sweep was planned ({', '.join(sorted(changed))}). "
-            "Its jobs keep theirs; sweep.fresh=true starts anew"
+            "Its jobs keep theirs, new ones have these; sweep.fresh=true starts anew"
         )
     directory.write(plan)
     return found
@@ -102,8 +106,8 @@ def _freeze(directory: SweepDir, plan: Plan, point: Prepared) -> Job:
     return job
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
-    old, new = (dict(flatten({k: v for k, v in c.items() if k not in NEUTRAL})) for c in (before, now))
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
+    old, new = (dict(flatten(deciding(config))) for config in (before, now))
     return {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
 
 

@@ -173,19 +173,16 @@ def overlap_of(runs: Frame) -> float:
 
 @dataclass
 class Setting:
-    """The jobs of one point of a sweep that differ only by seed or fold."""
+    """The jobs of one point of a sweep that differ only by seed or fold, `repeats` of which finished."""
 
     values: dict[str, Any]
     jobs: Frame
     metrics: dict[str, Spread] = field(default_factory=dict)
+    repeats: int = 0
 
     @property
     def name(self) -> str:
         return ", ".join(f"{key}={short(value)}" for key, value in self.values.items()) or "all runs"
-
-    @property
-    def complete(self) -> bool:
-        return bool((self.jobs["state"] == "finished").all())
 
     @property
     def states(self) -> dict[str, int]:
@@ -200,7 +197,8 @@ def varied(plan: Plan) -> list[str]:
 def ranked_settings(frame: Frame, plan: Plan) -> list[Setting]:
     """Best first by the mean of the objective, which is never a test metric.
 
-    A setting with repeats that failed, diverged or are missing comes after those without.
+    A setting with repeats that failed, diverged or are missing comes after those without; missing are also those that
+    it was never asked for, and another was.
     """
     axes = varied(plan)
     groups: list[Any] = list(frame.groupby(axes, sort=False, dropna=False)) if axes else [((), frame)]
@@ -213,12 +211,14 @@ def ranked_settings(frame: Frame, plan: Plan) -> list[Setting]:
         overlap = overlap_of(done)
         spreads = {name: Spread.of(done[name].astype(float).tolist(), overlap) for name in numeric}
         found = {name: spread for name, spread in spreads.items() if spread is not None}
-        settings.append(Setting(dict(zip(axes, key, strict=True)), jobs, found))
+        settings.append(Setting(dict(zip(axes, key, strict=True)), jobs, found, len(done)))
+    most = max((setting.repeats for setting in settings), default=0)
     metric, sign = plan.objective["metric"], -1 if plan.objective["mode"] == "max" else 1
 
     def rank(setting: Setting) -> tuple[bool, bool, float]:
         spread = setting.metrics.get(metric)
-        return spread is None, not setting.complete, sign * spread.mean if spread else 0.0
+        complete = setting.repeats == most and setting.states.keys() == {"finished"}
+        return spread is None, not complete, sign * spread.mean if spread else 0.0
 
     return sorted(settings, key=rank)
 

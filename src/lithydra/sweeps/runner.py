@@ -10,14 +10,14 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from lithydra.errors import LithydraError
+from lithydra.errors import ConfigError, LithydraError, first_line
 from lithydra.overrides import bare
 from lithydra.run import index
 from lithydra.run.config import trainable
 from lithydra.run.listing import DAMAGED
 from lithydra.run.trust import own_code
 from lithydra.sweeps.directory import ENDED, FAILED, Job, Plan, SweepDir
-from lithydra.sweeps.enqueue import enqueue, opened_plan, refuse_foreign
+from lithydra.sweeps.enqueue import differences, enqueue, opened_plan, refuse_foreign
 from lithydra.sweeps.job import retry, settle
 from lithydra.sweeps.plan import Prepared, Request, prepare
 from lithydra.sweeps.study import check_rules
@@ -46,6 +46,7 @@ class SweepRunner:
         self.launched: dict[str, Job] = {}
         self._plan: Plan | None = None
         self._pending: list[str] = []
+        self._earlier: list[Job] = []  # of commands before this one, until new points have been compared with them
         self._given: dict[str, dict[str, Any]] = {}  # by job of the old plan: what conf/ and the command line give now
         self._trust = set(config.trust)
         self._point_hydra_here()
@@ -84,6 +85,7 @@ class SweepRunner:
                 self._plan = opened_plan(directory, self.request, self.config.monitor)
                 # Its rules may have changed since; they are no part of the jobs.
                 self._plan.study = self._checked_study(self.plan.axes, self.plan.objective["metric"])
+                self._earlier = list(self.plan.jobs)
                 print(f"{'Going on with' if self.plan.jobs else 'New'} sweep {directory.path}", flush=True)
                 yield
         finally:
@@ -96,12 +98,31 @@ class SweepRunner:
         A point that the plan has already keeps its job, its frozen config and its results.
         """
         before = {job.name for job in self.plan.jobs}
-        jobs = enqueue(self.directory, self.plan, prepared)
+        jobs = enqueue(self.directory, self.plan, prepared, self._changed_before(prepared))
         for point, job in zip(prepared, jobs, strict=True):
             self._trust |= own_code(point.config)
             if job.name in before:
                 self._given[job.name] = point.config
         return list({job.name: job for job in jobs}.values())
+
+    def _changed_before(self, prepared: Sequence[Prepared]) -> set[str]:
+        """What conf/ gives otherwise now than to the jobs of earlier commands, where new points join them.
+
+        Of each choice of groups one job is composed again, once in a command.
+        """
+        keys = {job.key for job in self.plan.jobs}
+        if all(point.key in keys for point in prepared):
+            return set()
+        jobs, self._earlier = self._earlier, []
+        changed: set[str] = set()
+        for job in {tuple(sorted(job.choices.items())): job for job in jobs}.values():
+            given = [text.partition("=") for text in job.overrides if text not in self.request.common]
+            try:
+                (now,) = prepare(self.loader, self.config, self.request, [{key: value for key, _, value in given}])
+                changed |= differences(self.directory.config(job), now.config)
+            except ConfigError as error:  # it cannot be composed any more, or its frozen config is damaged
+                changed.add(f"{job.name}: {first_line(error)}")
+        return changed
 
     def launch(self, jobs: Sequence[Job], initial_index: int = 0) -> None:
         """Run those of `jobs` that have no result, through the launcher. How each ended is in its run directory."""

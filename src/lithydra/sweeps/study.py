@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lithydra.errors import ConfigError, nearest
-from lithydra.overrides import typed
+from lithydra.overrides import FOLDED, typed
 from lithydra.run.metric_names import better, parts
 
 KEYS = ("claim", "metric", "of", "above", "below", "rises_with", "by", "at_epoch", "until")
@@ -62,7 +62,7 @@ def rule_problem(rule: Any, axes: Mapping[str, list[str]], objective: str) -> st
         return "above and below: must not be an empty list"
     selectors = [rule.get("of", {}), *(other for other in others if not is_number(other))]
     problem = next((problem for selector in selectors if (problem := _selector_problem(selector, axes))), None)
-    return problem or _pointless(rule, selectors, objective)
+    return problem or _pointless(rule, selectors, axes, objective)
 
 
 def others_of(rule: Mapping[str, Any]) -> list[Any]:
@@ -71,7 +71,9 @@ def others_of(rule: Mapping[str, Any]) -> list[Any]:
     return others if isinstance(others, list) else [others]
 
 
-def _pointless(rule: Mapping[str, Any], selectors: list[Any], objective: str) -> str | None:
+def _pointless(
+    rule: Mapping[str, Any], selectors: list[Any], axes: Mapping[str, list[str]], objective: str
+) -> str | None:
     """What would be well formed and mean nothing."""
     metric = rule["metric"]
     if "rises_with" in rule:
@@ -79,6 +81,9 @@ def _pointless(rule: Mapping[str, Any], selectors: list[Any], objective: str) ->
             return f"rises_with={rule['rises_with']}: must be another metric"
         if surplus := next((key for key in ("by", "at_epoch", "until") if key in rule), None):
             return f"{surplus}: goes with above and below, not with rises_with"
+        if set(axes) <= set(FOLDED):
+            nothing = "ranks settings, and beside seed and data.fold nothing varies"
+            return f"rises_with={rule['rises_with']}: {nothing}.{WITHOUT}"
     if metric == objective and any(map(mentions_best, selectors)):
         return f"metric={metric}: it chose {{best: true}}, which is its best by that; compare another, as test/acc"
     if metric == "diverged" and ("by" in rule or any(map(is_number, others_of(rule)))):

@@ -40,7 +40,7 @@ def compare(config: DictConfig) -> dict[str, Any]:
     output = output_of("compare", config)
     with writing(config, output):
         plots.save(plots.curves({name: run.read_metrics() for name, run in zip(names, runs, strict=True)}), output)
-    console.print(f"curves         {output}", soft_wrap=True)
+    console.print(f"curves         {output}", soft_wrap=True, markup=False)
     found: dict[str, Any] = {}
     if config.mistakes:
         from lithydra.verbs.mistakes import compare_mistakes  # imports torch
