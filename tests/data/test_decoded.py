@@ -1,5 +1,6 @@
 """Image files are decoded once: their pixels are kept, and kept pixels are those of the files."""
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from test_image_folder import make, write_images
 from lithydra.data import decoded, images
 from lithydra.data.decoded import DecodedFiles
 from lithydra.data.images import ImageError
+from lithydra.data.splits import FileSplit
 
 KEPT = {"cache_limit_gib": 1}
 LIMITS = {"memory": 1.0, "disk": 0.0}  # data.memory_limit_gib
@@ -77,9 +79,10 @@ def test_a_change_of_a_file_is_seen_and_replaces_what_was_kept(folder: Path, whe
     assert len(kept(folder)) == len(names) and {path.name for path in kept(folder)} != names
 
 
+@pytest.mark.parametrize("where", LIMITS)
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_damage_is_noticed(folder: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
-    before = pixels(folder, "memory")
+def test_damage_is_noticed(folder: Path, where: str, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    before = pixels(folder, where)
     place = next(path for path in kept(folder) if path.name.startswith("train"))
     content = bytearray(place.read_bytes())
     if damage == "cut":
@@ -87,10 +90,10 @@ def test_damage_is_noticed(folder: Path, damage: str, caplog: pytest.LogCaptureF
     else:
         content[-200] ^= 4
     place.write_bytes(content)
-    assert torch.equal(pixels(folder, "memory"), before)
+    assert torch.equal(pixels(folder, where), before)
     assert f"{place}: damaged, so the images are decoded again" in caplog.text
     caplog.clear()
-    assert torch.equal(pixels(folder, "memory"), before) and "damaged" not in caplog.text
+    assert torch.equal(pixels(folder, where), before) and "damaged" not in caplog.text
 
 
 @pytest.mark.parametrize("where", LIMITS)
@@ -109,6 +112,34 @@ def test_of_a_set_with_a_broken_image_nothing_is_left(folder: Path, where: str) 
     with pytest.raises(ImageError, match=r"1 of 12 images cannot be used: .*dog/2\.png: not an image"):
         pixels(folder, where)
     assert not [path for path in kept(folder) if path.is_file() and path.name.startswith((".", "train"))]
+
+
+def test_a_run_goes_on_when_another_one_replaces_what_it_reads(folder: Path) -> None:
+    settings = {"image_size": 5, "batch_size": 4, "dir": str(folder.parent / "data"), **KEPT}
+    module = make(folder, memory_limit_gib=0, num_workers=1, val_fraction=0, **settings)
+    module.load()
+    assert isinstance(module.train, FileSplit)
+    positions, names = [torch.arange(len(module.train))], {path.name for path in kept(folder)}
+    before = next(module.train.batches(positions))[0]
+    os.utime(folder / "train" / "cat" / "3.png", (0, 0))
+    pixels(folder, "disk")
+    assert not names & {path.name for path in kept(folder) if path.name.startswith("train")}
+    assert torch.equal(next(module.train.batches(positions))[0], before)  # by a new worker, as in each epoch
+    sent = pickle.loads(pickle.dumps(module.train.dataset))  # where workers are not forked
+    assert torch.equal(torch.stack([sent[i][0] for i in range(len(sent))]), before)
+
+
+def test_what_is_kept_goes_by_the_folder_and_not_by_what_was_typed(
+    folder: Path, counted: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = str(folder.parent / "data")
+    first = pixels(folder, "disk", dir=data)
+    counted.clear()
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "link").symlink_to(folder)
+    for typed in ("photos", "./data/../photos", "link"):
+        assert torch.equal(pixels(Path(typed), "disk", dir=data), first)
+    assert counted == []
 
 
 def test_what_lies_on_disk_is_not_sent_to_another_process(folder: Path) -> None:

@@ -128,6 +128,16 @@ def test_other_work_that_comes_upon_one_precision_does_not_decide(
     assert run.read_config()["trainer"]["precision"] == "bf16-mixed"
 
 
+def test_steps_are_timed_in_the_precision_of_products_that_is_trained_in(
+    run_train: RunTrain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, timed = [""], list[str]()
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", chosen.append)
+    monkeypatch.setattr(precision, "_seconds_of_a_step", lambda *_: timed.append(chosen[-1]) or 0.1)
+    run_train(*SMALL, "trainer.precision=auto", "accelerator.matmul_precision=high")
+    assert {*timed} == {"high"}
+
+
 def test_auto_measures_what_it_says(run_train: RunTrain) -> None:
     run = run_train(*SMALL, "trainer.precision=auto")
     seconds = run.origin()["trainer"]["step_seconds"]

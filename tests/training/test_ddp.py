@@ -22,6 +22,7 @@ from lithydra.run.checkpoints import load
 from lithydra.run.directory import RunDir
 from lithydra.training import build
 from lithydra.training.dry_run import try_out
+from lithydra.training.loading import load_data
 from lithydra.training.position import random_state, take_random_state
 from lithydra.training.start import open_run
 from ranks import OWN, PLAIN, Runs, ended
@@ -88,6 +89,15 @@ def test_chunks_of_steps_change_nothing_in_two_processes(runs: Runs) -> None:
     settings = (*OWN, "trainer.accumulate_grad_batches=2")
     one, many = (runs.finished(k, *settings, f"trainer.steps_per_execution={k}") for k in ("1", "7"))
     assert differences(outcome(one), outcome(many)) == []
+
+
+@pytest.mark.parametrize("average", ["ema", "lookahead"])
+def test_two_processes_validate_the_statistics_that_are_saved(runs: Runs, average: str) -> None:
+    run = runs.finished("run", *OWN, f"average={average}")
+    module = lithydra.load(run.path, "last")
+    val = load_data(module.record, str(runs.data_dir)).val
+    images, labels = next(val.batches([torch.arange(len(val))]))
+    assert float(rows(run)[-1]["val/loss"]) == pytest.approx(module.loss(module(images), labels).item(), abs=1e-5)
 
 
 def test_each_process_draws_its_own_random_numbers() -> None:

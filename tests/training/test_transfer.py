@@ -133,6 +133,13 @@ def test_only_the_layers_that_are_named_are_frozen(source: RunDir, built: Build)
     assert module.net.training and not module.eval().net.training
 
 
+def test_frozen_norms_stay_so_where_lightning_replaces_them(source: RunDir, built: Build) -> None:
+    module = built(*TARGET, f"init.from={source.path}", "init.freeze=[features.0]")
+    nn.SyncBatchNorm.convert_sync_batchnorm(module)  # as trainer.sync_batchnorm=true
+    norms = [m for m in module.train().net.modules() if isinstance(m, nn.SyncBatchNorm)]
+    assert [norm.training for norm in norms] == [False, True]
+
+
 def test_norm_without_parameters_goes_with_what_it_stands_in() -> None:
     net = nn.Sequential(
         nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False)),
@@ -140,7 +147,7 @@ def test_norm_without_parameters_goes_with_what_it_stands_in() -> None:
         nn.Linear(2, 2),
     )
     transfer.freeze(net, ["0"])
-    assert transfer.frozen_norms(net) == [net.get_submodule("0.1")]
+    assert transfer.frozen_norms(net) == ["0.1"]
 
 
 def test_summary_counts_what_is_frozen(source: RunDir, built: Build) -> None:

@@ -67,7 +67,7 @@ class ImageFolder(ImageDataModule):
             return None
         if self._gib > self.cache_limit_gib:
             return self._splits
-        return {split: decoded.on_disk(self._cache, split, part) for split, part in self._splits.items()}
+        return {split: decoded.on_disk(self._cache, split, part, self.path) for split, part in self._splits.items()}
 
     @property
     def _gib(self) -> float:
@@ -89,7 +89,7 @@ class ImageFolder(ImageDataModule):
         for split, part in self._splits.items():
             kept = self._gib <= self.cache_limit_gib
             if kept:
-                arrays[f"x_{split}"] = decoded.pixels(self._cache, split, part)
+                arrays[f"x_{split}"] = decoded.pixels(self._cache, split, part, self.path)
             else:
                 arrays[f"x_{split}"] = decode_all(part.paths, channels=self.channels, image_size=self.side)
             arrays[f"y_{split}"] = part.labels.numpy()

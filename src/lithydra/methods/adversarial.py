@@ -57,6 +57,8 @@ class Adversarial(Method):
         with evaluating(self.net):
             for _ in range(self.steps):
                 moved = moved.detach().requires_grad_()
-                (gradient,) = torch.autograd.grad(self.loss(self.net(self.normalize(moved)), labels), moved)
+                loss = self.loss(self.net(self.normalize(moved)), labels)
+                # Of the sum, which has the mean's signs: a mean's gradient may be 0 in float16.
+                (gradient,) = torch.autograd.grad(loss * len(images), moved)
                 moved = torch.clamp(moved + self.step_size * gradient.sign(), low, high)
         return moved.detach()

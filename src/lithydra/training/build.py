@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from lithydra.checks.combinations import refused_in_several
 from lithydra.data.base import ImageDataModule
@@ -58,9 +59,12 @@ def module(config: DictConfig, data: Any) -> Classifier | L.LightningModule:
 def place(config: DictConfig) -> L.Trainer:
     """A bare Trainer: Lightning's word on how many processes there are, and whether this is the main one.
 
+    Torch's precision of matrix products is set with it, before a step is timed.
+
     Raises:
         ConfigError: The settings of `trainer` do not work here.
     """
+    torch.set_float32_matmul_precision(config.accelerator.matmul_precision)
     with naming("trainer"):
         bare = L.Trainer(**_trainer_settings(config), logger=False, plugins=_cluster())
     if starts_copies(bare):
@@ -108,7 +112,6 @@ def trainer(
         module: What is trained, or of a person's own, what stands beside it.
     """
     _quiet(config)
-    torch.set_float32_matmul_precision(config.accelerator.matmul_precision)
     settings = _trainer_settings(config)
     if isinstance(module, StatisticsClassifier):
         settings["max_epochs"] = 1
@@ -121,8 +124,8 @@ def trainer(
     chosen = {f"callbacks.{name}": callback for name, callback in make(config, "callbacks").items()}
     _name_loggers(config, directory)
     loggers = list(make(config, "logger").values())
-    if config.compile and isinstance(module, Classifier):  # in place: the checkpoint's keys stay as they are
-        module.net.compile(**GRAPHS if config.compile == "graph" else {})
+    if config.compile and isinstance(module, Classifier):
+        _compile(module.net, as_graph=config.compile == "graph")
     with naming("trainer"):
         trainer: Any = L.Trainer(
             **{"log_every_n_steps": 1, **settings},  # a classifier writes to the loggers itself
@@ -137,6 +140,14 @@ def trainer(
     if settings.get("profiler") and trainer.profiler.filename is None:  # it would tell a log that nobody reads
         trainer.profiler.dirpath, trainer.profiler.filename = directory, PROFILE
     return trainer, chosen
+
+
+def _compile(net: nn.Module, *, as_graph: bool) -> None:
+    """In place: the checkpoint's keys stay as they are."""
+    net.compile(**GRAPHS if as_graph else {})
+    if as_graph:  # whose next replay overwrites its outputs, and logits are kept: of a chunk, of another view
+        replay: Any = net._compiled_call_impl
+        net._compiled_call_impl = lambda *inputs, **named: replay(*inputs, **named).clone()
 
 
 def _quiet(config: DictConfig) -> None:

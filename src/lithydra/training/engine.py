@@ -65,7 +65,7 @@ class GradientClassifier(Classifier):
         self.gradient_clip_val, self.gradient_clip_algorithm = gradient_clip_val, gradient_clip_algorithm
         self.log_every_n_steps = log_every_n_steps
         self.trained = [p for p in self.parameters() if p.requires_grad]
-        self.frozen_norms = transfer.frozen_norms(self.net)
+        self._frozen_norms = transfer.frozen_norms(self.net)
         self._trained: list[TrainedBatch] = []  # that the epoch's sums are still to have
         self._by_batch = False  # one step an execution
         self._updated = False  # whether the last batch ended in an optimizer step
@@ -75,8 +75,8 @@ class GradientClassifier(Classifier):
 
     def train(self, mode: bool = True) -> "GradientClassifier":
         super().train(mode)
-        for norm in self.frozen_norms:
-            norm.eval()
+        for name in self._frozen_norms:
+            self.net.get_submodule(name).eval()
         return self
 
     def configure_optimizers(self) -> Any:
@@ -127,7 +127,7 @@ class GradientClassifier(Classifier):
 
     def on_validation_start(self) -> None:
         """Evaluate with the first process's statistics of BatchNorm, which are those that are saved."""
-        for buffer in self.net.buffers() if self.trainer.world_size > 1 else ():
+        for buffer in self.buffers() if self.trainer.world_size > 1 else ():  # the average has its own
             torch.distributed.broadcast(buffer, 0)
 
     def training_step(self, chunk: Chunk, batch_idx: int) -> dict[str, Tensor] | None:

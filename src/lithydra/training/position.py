@@ -62,5 +62,5 @@ def take_random_state(saved: list[dict[str, Any]], rank: int) -> None:
 
 def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"]:  # that of each GPU there was: here there may be fewer
+        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])

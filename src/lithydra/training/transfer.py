@@ -182,16 +182,19 @@ def _shown(what: str | Sequence[str]) -> str:
     return what if isinstance(what, str) else f"[{','.join(what)}]"
 
 
-def frozen_norms(net: nn.Module) -> list[nn.Module]:
-    """The BatchNorm layers whose parameters do not train: their running statistics must not move either."""
-    return list(_frozen_norms(net, parent_frozen=False))
+def frozen_norms(net: nn.Module) -> list[str]:
+    """The BatchNorm layers whose parameters do not train: their running statistics must not move either.
+
+    By name: for trainer.sync_batchnorm, Lightning puts other layers in their place.
+    """
+    return list(_frozen_norms(net, "", parent_frozen=False))
 
 
-def _frozen_norms(module: nn.Module, parent_frozen: bool) -> Iterator[nn.Module]:
+def _frozen_norms(module: nn.Module, name: str, parent_frozen: bool) -> Iterator[str]:
     parameters = list(module.parameters())
     # A norm without parameters of its own goes with what it stands in.
     frozen = not any(p.requires_grad for p in parameters) if parameters else parent_frozen
     if isinstance(module, _BatchNorm) and frozen:
-        yield module
-    for child in module.children():
-        yield from _frozen_norms(child, frozen)
+        yield name
+    for key, child in module.named_children():
+        yield from _frozen_norms(child, f"{name}.{key}" if name else key, frozen)
