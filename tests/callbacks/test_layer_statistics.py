@@ -8,6 +8,7 @@ from torch import nn
 from conftest import QUIET, RunTrain, _compose, assert_equal, weights
 from lithydra.augmentations.chain import Chain
 from lithydra.callbacks.layer_statistics import measure
+from lithydra.errors import ConfigError
 from lithydra.methods.base import Parts
 from lithydra.methods.supervised import Supervised
 from lithydra.models.mlp import MLP
@@ -109,3 +110,9 @@ def test_frozen_layers_are_left_out(run_train: RunTrain, data_dir: Path, tmp_pat
     assert isinstance(module, GradientClassifier)
     rows = measure(module, torch.rand(4, 1, 8, 8), torch.arange(4))
     assert [row["layer"] for row in rows if row["quantity"] == "gradient"] == ["hidden.1.0", "head"]
+
+
+def test_a_net_that_learns_without_gradients_is_refused(run_train: RunTrain, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^callbacks\.layer_statistics: measures gradients, and NearestMean learns"):
+        run_train(*WITH[:3], "model=nearest_mean")
+    assert not (tmp_path / "runs").exists()

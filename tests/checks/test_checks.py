@@ -11,6 +11,7 @@ from omegaconf import OmegaConf, open_dict
 
 from bad_settings import BAD
 from conftest import CONF, Compose
+from lithydra.checks import machine
 from lithydra.checks.arguments import ARGUMENTS, HYDRA
 from lithydra.checks.config import ONE_CHOICE, check
 from lithydra.checks.settings import NEEDED, RULES
@@ -217,6 +218,22 @@ def test_what_needs_a_gpu_is_refused_without_one(line: str, compose: Compose) ->
     config = compose(*line.split())
     with pytest.raises(ConfigError, match=line.split()[-1]):
         check(config)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("compile=graph trainer.accumulate_grad_batches=4", "compile=graph keeps one batch's gradients"),
+        ("model=airbench trainer.sync_batchnorm=true", "would drop the biases of model=airbench's norms"),
+    ],
+)
+def test_what_no_gpu_can_do_is_refused_with_one(
+    line: str, message: str, compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "gpu_device_exists", lambda: True)
+    with pytest.raises(ConfigError, match=rf"^{line.split()[-1]}: {message}"):
+        check(compose("accelerator=gpu", *line.split()))
+    check(compose("accelerator=gpu", line.split()[0]))
 
 
 def test_output_path_below_a_file_is_refused(compose: Compose, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What happens in a training step: the methods that ship, and one of a person's own."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,13 +11,21 @@ from torch.nn import functional as F
 import lithydra
 from conftest import SMALL, RunTrain, checkpoint, rows, weights
 from lithydra.augmentations.chain import Chain
+from lithydra.augmentations.transforms import AlternatingFlip
 from lithydra.errors import ConfigError
 from lithydra.methods.adversarial import Adversarial
 from lithydra.methods.base import Method, Parts
 from lithydra.methods.distillation import Distillation
 from lithydra.methods.simclr import SimCLR
+from lithydra.metrics import predicted_classes
 from lithydra.normalization import Normalization
 from lithydra.run.directory import RunDir
+from lithydra.verbs.evaluate import evaluate
+from lithydra.verbs.explain import explain
+from lithydra.verbs.export import export
+from lithydra.verbs.predict import predict
+from lithydra.verbs.serve import serve
+from trained import settings
 
 SHAPE = (1, 6, 6)
 HERE = "test_methods"
@@ -75,6 +84,21 @@ def test_an_attack_leaves_modes_and_statistics_alone() -> None:
     images, labels = batch()
     method.attacked(images.float() / 255, labels)  # pyright: ignore[reportCallIssue]
     assert net.training and not net[0].training and torch.equal(net[0].running_mean, mean)  # pyright: ignore
+
+
+def test_half_precision_attacks_as_full_precision_does() -> None:
+    """Where many images are classified well, the gradient of their mean loss is 0 in float16."""
+    method, (images, _) = bound(Adversarial(random_start=False)), batch(1000)
+    torch.manual_seed(0)
+    for parameter in method.net.eval().parameters():
+        nn.init.normal_(parameter, std=0.3)
+    pixels = images.float() / 255
+    labels = predicted_classes(method.net(method.normalize(pixels)))
+    method.net[-1].weight.data *= 5  # pyright: ignore[reportIndexIssue]
+    full = method.attacked(pixels, labels)  # pyright: ignore[reportCallIssue]
+    with torch.autocast("cpu", torch.float16):
+        half = method.attacked(pixels, labels)  # pyright: ignore[reportCallIssue]
+    assert (full != pixels).float().mean() > 0.99 and (half != full).float().mean() < 0.01
 
 
 def test_robust_accuracy_is_measured_alike_each_time_and_draws_no_random_numbers() -> None:
@@ -186,3 +210,62 @@ def test_a_run_of_before_there_were_methods_is_supervised(run_train: RunTrain) -
     images = torch.rand(2, 1, 8, 8)
     assert torch.equal(lithydra.load(run.path / "old.ckpt")(images), lithydra.load(run.path, "last")(images))
     assert RunDir(run.path).read_config()["method"] == {"_target_": "lithydra.methods.supervised.Supervised"}
+
+
+UNSUPERVISED = (*SMALL, "method=simclr", "monitor.metric=val/loss", "monitor.mode=min", "data.eval_batch_size=100")
+
+
+@pytest.mark.parametrize("augmentation", ["affine", "[alternating_flip,shift]"])
+def test_a_pretrained_run_is_evaluated_by_its_own_loss(run_train: RunTrain, data_dir: Path, augmentation: str) -> None:
+    run = run_train(*UNSUPERVISED, f"augmentation={augmentation}", "average=ema")
+    for split in ("val", "test"):
+        found = evaluate(settings("evaluate", data_dir, f"run={run.path}", f"split={split}"))["metrics"]
+        assert found == {f"{split}/loss": run.read_status()["metrics"][f"{split}/loss"]}
+
+
+def test_a_pretrained_run_gives_no_probabilities(run_train: RunTrain, data_dir: Path) -> None:
+    run = run_train(*UNSUPERVISED, "augmentation=affine", "trainer.max_epochs=1")
+    refused = (
+        rf"^run={run.path}: SimCLR has trained no head to classify; train\.py init\.from={run.path} init\.head=rep"
+    )
+    config = settings("predict", data_dir, f"run={run.path}", "input=x.png")  # which has what the others load by, too
+    for verb in (predict, export, explain, serve):
+        with pytest.raises(ConfigError, match=refused):
+            verb(config)
+
+
+def test_views_of_an_evaluation_are_the_same_whatever_was_trained_on() -> None:
+    method = bound(SimCLR())
+    method.__dict__["augment"] = Chain([AlternatingFlip(SHAPE, 3)])
+    method.setup()
+    method.net.eval()
+    images, labels = batch()
+    losses: list[Tensor] = []
+    for epoch, size in ((0, 5), (1, 12), (2, 12)):
+        method.augment.set_position(epoch, torch.arange(size))
+        losses.append(method.evaluation(images, labels)["loss"])
+    assert torch.equal(losses[0], losses[1]) and torch.equal(losses[0], losses[2])
+
+
+class Measured(Method):
+    """A person's own: a second head, which is trained beside the net and measured with it."""
+
+    def setup(self) -> None:
+        self.second = nn.Linear(64, len(self.class_names))
+
+    def training_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.net(self.normalize(images))
+        return self.loss(logits, labels) + F.cross_entropy(self._seconds(images), labels), logits
+
+    def evaluation(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return {"second_loss": F.cross_entropy(self._seconds(images), labels)}
+
+    def _seconds(self, images: Tensor) -> Tensor:
+        return self.second(self.normalize(images).flatten(1))
+
+
+def test_what_a_method_has_trained_is_there_to_be_evaluated(run_train: RunTrain, data_dir: Path) -> None:
+    run = run_train(*SMALL, f"method={{_target_: {HERE}.Measured}}", f"trust=[{HERE}]")
+    found = evaluate(settings("evaluate", data_dir, f"run={run.path}", f"trust=[{HERE}]"))["metrics"]
+    assert found["test/second_loss"] == run.read_status()["metrics"]["test/second_loss"]
+    assert lithydra.load(run.path, trust=[HERE])(torch.zeros(1, 1, 8, 8)).shape == (1, 10)

@@ -72,6 +72,24 @@ def test_a_killed_module_resumes_bit_for_bit(
     assert differences(outcome(whole), outcome(run)) == []
 
 
+@pytest.mark.counted("kill points, resumed bit-equal")
+@pytest.mark.parametrize(("point", "passage"), [("after rename", 6), ("after optimizer step", 20)])  # an epoch's end
+def test_a_plateau_is_looked_for_in_each_epoch_of_a_resumed_run(
+    killing: Killing, tmp_path: Path, point: str, passage: int
+) -> None:
+    settings = (*SHORT, f"+module._target_={HERE}.Plateau", *OWN[1:], "checkpoint.every_n_steps=3")
+    settings = (*settings, "trainer.max_epochs=4")
+    whole, run, log = RunDir(killing.outputs / "whole-plateau"), RunDir(tmp_path / "run"), killing.outputs / "log"
+    if not whole.path.exists():
+        assert killing.child(*settings, f"run={whole.path}") == 0, log.read_text()
+    assert killing.child(*settings, f"run={run.path}", kill=SignalAt(point, passage)) == -9, log.read_text()
+    assert killing.child(f"resume={run.path}", f"trust=[{HERE}]") == 0, log.read_text()
+    assert differences(outcome(whole), outcome(run)) == []
+    assert [row["lr"] for row in rows(run)] == ["0.02", "0.02", "0.01", "0.005"]
+    (scheduler,) = checkpoint(run.last)["lr_schedulers"]
+    assert scheduler["last_epoch"] == 4 and scheduler["_last_lr"] == [0.0025]
+
+
 def test_a_data_module_of_ones_own(run_train: RunTrain, caplog: pytest.LogCaptureFixture) -> None:
     settings = ("trainer.max_epochs=2", *QUIET, DATA, *OWN)
     run = run_train(*settings)
@@ -155,11 +173,53 @@ def test_divergence_is_found_and_no_nan_is_saved(run_train: RunTrain, tmp_path: 
         ("init.from=.", r"init\.from: is lithydra's own"),
         ("trainer.steps_per_execution=4", r"trainer\.steps_per_execution=4: Lightning's own loop takes one"),
         ("accelerator=ddp_cpu", "a module of one's own trains in one process"),
+        ("optimizer_groups=no_decay", "optimizer_groups: is lithydra's own"),
+        ("init.backbone_lr_factor=0.1", r"init\.backbone_lr_factor: is lithydra's own"),
+        (
+            "scheduler=cosine",
+            "^scheduler=.*CosineAnnealingLR: Autoencoder takes no scheduler; a parameter of that name",
+        ),
     ],
 )
 def test_what_it_does_not_know_is_refused(run_train: RunTrain, setting: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run_train(*SHORT, "module=autoencoder", setting)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("module=gan", "optimizer=sgd"), r"^optimizer=torch\.optim\.SGD: GAN takes no optimizer; a param"),
+        ((*OWN, "optimizer.eps=0.1"), r"^optimizer=torch\.optim\.Adam: LitClassifier takes no optimizer; a"),
+        ((*OWN, "lr=0.01"), r"^lr=0\.01: LitClassifier takes neither lr nor optimizer; a"),
+        (("module=gan", "trainer.gradient_clip_val=1.0"), r"^trainer\.gradient_clip_val=1\.0: GAN optimizes by hand"),
+        (("module=gan", "trainer.accumulate_grad_batches=2"), r"^trainer\.accumulate_grad_batches=2: GAN optimizes by"),
+    ],
+)
+def test_what_would_not_reach_it_is_refused(
+    run_train: RunTrain, tmp_path: Path, settings: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        run_train(*SHORT, *settings)
+    assert "\n" not in str(caught.value) and not (tmp_path / "runs").exists()
+
+
+class Scheduled(LitClassifier):
+    def __init__(self, scheduler: Any) -> None:
+        super().__init__()
+
+
+def test_a_schedule_beside_data_of_ones_own_is_refused(run_train: RunTrain) -> None:
+    own = ("+module._target_=test_own_module.Scheduled", *OWN[2:], "trust=[test_own_module]")
+    with pytest.raises(ConfigError, match=r"^scheduler=.*CosineAnnealingLR: of data of one's own it is not known"):
+        run_train("trainer.max_epochs=1", *QUIET, DATA, *own, "scheduler=cosine")
+
+
+def test_lr_reaches_a_module_that_takes_it(run_train: RunTrain) -> None:
+    for settings, lr in (((), 2e-4), (("lr=0.01",), 0.01)):
+        run = run_train(*SHORT, "module=gan", *settings)
+        assert [row["lr"] for row in rows(run)] == [str(lr)] * 2 and run.read_config()["lr"] == lr
+        assert all(state["param_groups"][0]["lr"] == lr for state in checkpoint(run.last)["optimizer_states"])
 
 
 def test_modules_are_swept_and_reported(data_dir: Path, tmp_path: Path) -> None:

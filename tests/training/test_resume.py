@@ -117,6 +117,15 @@ def test_resuming_without_a_checkpoint_starts_at_the_beginning(killing: Killing,
     assert differences(killing.reference("steps"), result) == []
 
 
+def test_a_run_resumes_where_fewer_gpus_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved, here = [torch.Generator().manual_seed(seed).get_state() for seed in (1, 2)], torch.Generator()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "default_generators", (here,))
+    monkeypatch.setattr(torch.cuda.random, "_lazy_call", lambda call, **_: call())  # as where CUDA is initialized
+    position.set_random_state({"cpu": torch.get_rng_state(), "cuda": saved})
+    assert torch.equal(here.get_state(), saved[0])
+
+
 @pytest.fixture
 def logged(killing: Killing, tmp_path: Path) -> RunDir:
     """A run with TensorBoard's and a CSV logger that was killed in its second epoch, moved, and resumed."""

@@ -1,7 +1,9 @@
 """Evaluate and load: a run directory is all that they need."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from conftest import RunTrain, write_npz
 from lithydra.errors import ConfigError
 from lithydra.run.directory import RunDir
 from lithydra.verbs.evaluate import evaluate
+from lithydra.verbs.predict import predict
 from trained import SMALL, settings
 
 PROMISE = "12. Evaluate and predict are safe"
@@ -141,6 +144,19 @@ def test_evaluate_names_the_weights_that_it_took(
     capsys.readouterr()
     evaluate(settings("evaluate", data_dir, f"run={run.path}"))
     assert "Run 1, last.ckpt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", [evaluate, predict])
+def test_threads_and_the_precision_of_products_are_those_asked_for(
+    run: RunDir, data_dir: Path, monkeypatch: pytest.MonkeyPatch, verb: Callable[[Any], Any]
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(torch, "set_num_threads", lambda number: asked.update(threads=number))
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda name: asked.update(precision=name))
+    how = ("accelerator.threads=3", "accelerator.matmul_precision=medium")
+    more = [f"input={data_dir / 'digits.npz'}", "contact_sheet=0"] if verb is predict else []
+    verb(settings(verb.__name__, data_dir, f"run={run.path}", *how, *more))
+    assert asked == {"threads": 3, "precision": "medium"}
 
 
 def test_another_data_set_is_looked_for_on_this_machine(run: RunDir, data_dir: Path, tmp_path: Path) -> None:

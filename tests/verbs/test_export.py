@@ -1,7 +1,9 @@
 """Exported models give the run's numbers, with nothing of lithydra needed to use them."""
 
+import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,6 +101,17 @@ def test_a_model_with_other_numbers_is_an_error(
     monkeypatch.setitem(export_module.WRITERS, "onnx", a_bit_off)
     with pytest.raises(LithydraError, match=r"model\.onnx: differs from the run's model by 2\.0\de-04, more than"):
         export(settings(run_train(*SMALL), data_dir))
+
+
+def test_latencies_are_in_milliseconds(
+    run_train: RunTrain, data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a clock of its own, on which a call takes a quarter of a second."""
+    readings = itertools.count()
+    monkeypatch.setattr(export_module, "time", SimpleNamespace(perf_counter=lambda: next(readings) / 4))
+    found = export(settings(run_train(*SMALL), data_dir))
+    assert {found[name][key] for name in ("PyTorch", "onnx") for key in ("ms_for_one", "ms_for_batch")} == {250}
+    assert capsys.readouterr().out.count("250.00 ms") == 4
 
 
 def test_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

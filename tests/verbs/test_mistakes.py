@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from scipy.stats import binomtest
 
 import lithydra
-from conftest import QUIET, SMALL, RunTrain
+from conftest import QUIET, SMALL, RunTrain, write_npz
 from lithydra.errors import ConfigError
 from lithydra.run.directory import RunDir
 from lithydra.training.loading import load_data
@@ -57,3 +58,21 @@ def test_runs_that_cannot_be_compared_are_refused(run_train: RunTrain, data_dir:
         compare_mistakes([run], ["one"], str(data_dir), [], tmp_path / "x.png")
     with pytest.raises(ConfigError, match="not tested on the same images"):
         compare_mistakes([run, fewer], ["one", "other"], str(data_dir), [], tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("size", [8, 16])
+def test_other_images_of_the_same_labels_are_not_the_same(
+    run_train: RunTrain, data_dir: Path, tmp_path: Path, size: int
+) -> None:
+    """Clean and corrupted images, in one size and in two; the clean ones in two sizes are the same."""
+    write_npz(tmp_path / "clean.npz", num_classes=3, shape=(8, 8), num_train=60, num_test=30)
+    with np.load(tmp_path / "clean.npz") as arrays:
+        np.savez(tmp_path / "noisy.npz", **{**arrays, "x_test": 255 - arrays["x_test"]})
+    small = ("data=npz", "data.batch_size=16", "trainer.max_epochs=1", *QUIET)
+    clean = run_train(*small, f"data.path={tmp_path / 'clean.npz'}")
+    other, same = (
+        run_train(*small, f"data.path={tmp_path / name}.npz", f"data.image_size={size}") for name in ("noisy", "clean")
+    )
+    with pytest.raises(ConfigError, match="not tested on the same images"):
+        compare_mistakes([clean, other], ["clean", "noisy"], str(data_dir), [], tmp_path / "x.png")
+    assert compare_mistakes([clean, same], ["one", "other"], str(data_dir), [], tmp_path / "x.png")

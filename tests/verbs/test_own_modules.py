@@ -42,6 +42,27 @@ def test_evaluate_gives_the_runs_numbers(run: RunDir, data_dir: Path, split: str
     assert metrics == {name: value for name, value in reported.items() if name.startswith(split)} and metrics
 
 
+def test_other_data_are_normalized_as_those_trained_with(run_train: RunTrain, data_dir: Path, tmp_path: Path) -> None:
+    """Their test images are the run's; their training images, of another brightness, say nothing."""
+    with np.load(data_dir / "digits.npz") as arrays:
+        digits = {key: arrays[key][:400] for key in ("x_train", "y_train", "x_test", "y_test")}
+    np.savez(tmp_path / "a.npz", **digits)
+    np.savez(tmp_path / "b.npz", **{**digits, "x_train": digits["x_train"] // 4})
+    data = ("data=npz", f"data.path={tmp_path / 'a.npz'}", "data.batch_size=16")
+    run = run_train(*data, "trainer.max_epochs=1", *SHORT[2:], *OWN, "normalization=z_score")
+    found = evaluate(given("evaluate", data_dir, run, "data=npz", f"data.path={tmp_path / 'b.npz'}"))
+    assert found["metrics"]["test_acc"] == run.read_status()["metrics"]["test_acc"]
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "export"])
+def test_test_time_views_are_refused(run: RunDir, data_dir: Path, tmp_path: Path, verb: str) -> None:
+    more = [f"input={tmp_path}"] if verb == "predict" else []
+    with pytest.raises(ConfigError, match=r"^tta=flip: averages logits of lithydra's nets"):
+        {"evaluate": evaluate, "predict": predict, "export": export}[verb](
+            given(verb, data_dir, run, "tta=flip", *more)
+        )
+
+
 def test_a_split_without_a_step_is_refused(run_train: RunTrain, run: RunDir, data_dir: Path) -> None:
     gan = run_train(*SHORT, "module=gan")
     with pytest.raises(ConfigError, match="split=test: GAN has no test_step"):

@@ -100,8 +100,9 @@ def test_lr_is_suggested_where_the_loss_falls_fastest() -> None:
         ("trainer.accumulate_grad_batches=3", "trainer.gradient_clip_val=0.01", "optimizer.momentum=0.9"),
         ("optimizer=lbfgs", "data.batch_size=64"),
         ("trainer.precision=64-true", "regularizer=l2", "augmentation=mixup"),
+        ("trainer.accumulate_grad_batches=4",),
     ],
-    ids=["accumulated and clipped", "lbfgs", "double"],
+    ids=["accumulated and clipped", "lbfgs", "double", "accumulated"],
 )
 def test_steps_of_lr_find_are_those_of_a_run(
     compose: Compose, run_train: RunTrain, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
@@ -148,12 +149,13 @@ def test_comparing_shows_differences_metrics_and_curves(
     runs = [run_train(*SMALL), run_train(*SMALL, "optimizer=sgd", "lr=0.05")]
     moved = runs[1].path.rename(tmp_path / "1,lr=0.05,it's")
     capsys.readouterr()
-    typed = ["compare.py", str(runs[0].path), str(moved), f"output={tmp_path / 'curves.png'}"]
+    typed = ["compare.py", str(runs[0].path), str(moved), f"output={tmp_path / '[red]curves.png'}"]
     monkeypatch.setattr(sys, "argv", typed)
     with pytest.raises(SystemExit) as ended:
         cli.main("compare")
     out, err = capsys.readouterr()
-    assert (ended.value.code, err) == (0, "") and (tmp_path / "curves.png").exists()
+    assert (ended.value.code, err) == (0, "") and (tmp_path / "[red]curves.png").exists()
+    assert f"curves         {tmp_path}/[red]curves.png\n" in out
     rows = [[c.strip() for c in re.split("[│┃]", line)[1:-1]] for line in out.splitlines() if line[:1] in ("│", "┃")]
     names, first, second = (dict(zip(rows[0], row, strict=True)) for row in rows[:3])
     settings = {key for key in names if key not in ("run", "foreach")}

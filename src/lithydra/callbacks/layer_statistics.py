@@ -26,6 +26,8 @@ class LayerStatistics(L.Callback):
         num_images: how many of the training images to measure on.
     """
 
+    needs_gradients = True  # which a net that learns without them does not have
+
     def __init__(self, num_images: int = 512) -> None:
         self.num_images = num_images
         self.start: dict[str, float] = {}

@@ -13,6 +13,7 @@ from lithydra.run.metric_names import better
 
 SUPERVISED = "lithydra.methods.supervised.Supervised"
 PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
+AIRBENCH = "lithydra.models.airbench.Airbench"
 ONE_CYCLE = "torch.optim.lr_scheduler.OneCycleLR"
 
 
@@ -105,6 +106,13 @@ def _module(config: dict[str, Any]) -> Iterator[str]:
         "trainer.precision=auto": config["trainer"]["precision"] == "auto",
         "trainer.max_seconds": config["trainer"].get("max_seconds"),
     }
+    init = config.get("init", {})
+    if not config["resume"]:  # an older run may have these, and goes on without them
+        unused |= {
+            "optimizer_groups": config["optimizer_groups"],
+            "init.freeze": init.get("freeze", "none") != "none",
+            "init.backbone_lr_factor": init.get("backbone_lr_factor", 1) != 1,
+        }
     for key, value in unused.items():
         if value:
             yield f"{key}: is lithydra's own; module={config['module']['_target_']} has its own step"
@@ -135,6 +143,19 @@ def refused_in_several(config: dict[str, Any]) -> Iterator[str]:
     """What cannot be trained by several processes."""
     if str(config["optimizer"]["_target_"]).endswith("LBFGS"):
         yield "optimizer=lbfgs: each process would search along its own line; trainer.devices=1 trains with one"
+
+
+def _graph(config: dict[str, Any]) -> Iterator[str]:
+    """Gradients lie in the graph's memory, which its next replay writes to."""
+    batches = config["trainer"]["accumulate_grad_batches"]
+    if config["compile"] == "graph" and batches > 1:
+        yield f"trainer.accumulate_grad_batches={batches}: compile=graph keeps one batch's gradients; use compile=true"
+
+
+def _sync_batchnorm(config: dict[str, Any]) -> Iterator[str]:
+    """Torch makes other layers of BatchNorm's, by what BatchNorm itself has."""
+    if config["trainer"].get("sync_batchnorm") and config["model"].get("_target_") == AIRBENCH:
+        yield "trainer.sync_batchnorm=true: would drop the biases of model=airbench's norms; leave it false"
 
 
 def _one_lr(config: dict[str, Any]) -> Iterator[str]:
@@ -227,6 +248,8 @@ COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
     _module,
     _average,
     _processes,
+    _graph,
+    _sync_batchnorm,
     _one_lr,
     _nesterov,
     _momentum_cycle,

@@ -72,7 +72,7 @@ class Method(nn.Module):
             self.__dict__["net"] = trained
 
     def setup(self) -> None:
-        """Make what depends on the parts, when there will be training."""
+        """Make what depends on the parts: when there will be training, and where `evaluation` is a method's own."""
 
     def views(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """What a step is computed on. Called once a batch, though LBFGS computes its loss several times."""

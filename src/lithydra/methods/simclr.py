@@ -45,6 +45,7 @@ class SimCLR(Method):
         """`loss`: that of views of this batch, the same ones each time."""
         with torch.random.fork_rng([images.device] if images.is_cuda else []):
             torch.manual_seed(0)
+            self.augment.set_position(0, torch.arange(len(images), device=images.device))
             return {"loss": self._contrast(self.views(images, labels)[0])}
 
     def _contrast(self, views: Tensor) -> Tensor:

@@ -69,14 +69,25 @@ def for_training(config: DictConfig, data: ImageDataModule, load: Callable[[str]
     )
 
 
-def like(config: DictConfig, image_shape: tuple[int, int, int], class_names: list[str]) -> Classifier:
-    """The LightningModule of a run, to be filled with its checkpoint's weights: no data are needed."""
+def like(
+    config: DictConfig,
+    image_shape: tuple[int, int, int],
+    class_names: list[str],
+    load: Callable[[str], Any] | None = None,
+) -> Classifier:
+    """The LightningModule of a run, to be filled with its checkpoint's weights: no data are needed.
+
+    Args:
+        load: As in `for_training`, where what the method measures by itself is wanted, too.
+    """
     normalization = Normalization([0.0] * image_shape[0], [1.0] * image_shape[0])
     loss, num_outputs = _loss(config, [1] * len(class_names))  # the checkpoint has what was made of the counts
     net = layout(config).of_net(make(config, "model", in_shape=image_shape, num_classes=num_outputs))
     method = _method(config)
     augment = augmentation(config, image_shape, len(class_names))
-    method.bind(Parts(net, loss, normalization, augment, image_shape, class_names, _refuse_to_load))
+    method.bind(Parts(net, loss, normalization, augment, image_shape, class_names, load or _refuse_to_load))
+    if load is not None and type(method).evaluation is not Method.evaluation:
+        method.setup()
     kind = StatisticsClassifier if hasattr(net, "fit_batch") else Classifier
     return kind(method, len(class_names), _metrics(config, len(class_names)), tta=VIEWS[config.get("tta", "none")])
 

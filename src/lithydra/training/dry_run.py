@@ -61,6 +61,9 @@ def try_out(
         what = type(module.method).__name__
         raise ConfigError(f"method: {what} compares the images of a batch, so one process has them; trainer.devices=1")
     refuse_unsupported(callbacks := targets(config, "callbacks"))
+    for name, callback in callbacks.items() if isinstance(module, StatisticsClassifier) else ():
+        if getattr(callback, "needs_gradients", False):
+            raise ConfigError(f"{name}: measures gradients, and {type(module.net).__name__} learns without them")
     threads = partial(settle_threads, config.accelerator.threads, before=before, place=trainer)
     budget = config.trainer.get("max_seconds")
     tried = dry_run(module, data, trainer, threads, min(LONGEST_TRIAL, TRIAL_SHARE * budget) if budget else 0.0)

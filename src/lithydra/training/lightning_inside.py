@@ -3,6 +3,7 @@
 An upgrade is tried here first: `make test` tells which of these no longer holds.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -75,6 +76,23 @@ def add_logged_sums(trainer: L.Trainer, before: dict[str, list[Any]]) -> None:
             result.value = value.to(result.value.device) + result.value
         if size is not None:
             result.cumulated_batch_size = size.to(result.value.device) + result.cumulated_batch_size
+
+
+def take_plateaus(trainer: L.Trainer) -> Callable[[], None]:
+    """Have Lightning step no plateau scheduler at an epoch's end; returns what steps them."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    update = loop.update_lr_schedulers
+
+    def others(interval: str, update_plateau_schedulers: bool) -> None:
+        if interval == "step" or not update_plateau_schedulers:
+            update(interval, update_plateau_schedulers=update_plateau_schedulers)
+
+    def step() -> None:
+        if loop._num_ready_batches_reached():
+            update("epoch", update_plateau_schedulers=True)
+
+    loop.update_lr_schedulers = others
+    return step
 
 
 def expired_limit(timer: Timer) -> float | None:

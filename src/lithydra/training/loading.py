@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +58,30 @@ def load_with_record(
     trust: Iterable[str] = (),
     weights: str = "averaged",
     tta: str | None = None,
+    *,
+    to_evaluate: bool = False,
 ) -> tuple[Any, dict[str, Any]]:
-    """`load`, and the checkpoint's record, which a module of a person's own does not have."""
+    """`load`, and the checkpoint's record, which a module of a person's own does not have.
+
+    Args:
+        to_evaluate: With what the method itself needs to measure, as a part of its own that was trained with the net.
+    """
     content, config, _ = stored(run_or_checkpoint, checkpoint, trust)
     record = content["record"]
     facts = record["data"]
     if tta is not None:
         config.tta = tta
     if config.get("module"):
+        if tta not in (None, "none"):
+            raise ConfigError(f"tta={tta}: averages logits of lithydra's nets; a module of one's own has its own step")
         own = own_module.module_like(config, facts)
         own.load_state_dict(content["state_dict"])
         return own.to(device).eval().requires_grad_(False), record
-    module = classifiers.like(config, tuple(facts["image_shape"]), facts["class_names"])
-    module.load_state_dict(evaluated_state(content["state_dict"], weights))
+    load_other = partial(load, trust=trust) if to_evaluate else None
+    module = classifiers.like(config, tuple(facts["image_shape"]), facts["class_names"], load_other)
+    state: dict[str, Any] = content["state_dict"]
+    of_method = {key: state[key] for key in module.method.state_dict(prefix="method.") if key in state}
+    module.load_state_dict(of_method | evaluated_state(state, weights))
     module.record = record
     return module.to(device).eval().requires_grad_(False), record
 
@@ -84,6 +96,9 @@ def load_classifier(
     """
     module, record = load_with_record(run, checkpoint, device, **options)
     if isinstance(module, Classifier):
+        if not module.method.classifies:
+            what, hint = type(module.method).__name__, f"train.py init.from={run} init.head=replace trains one"
+            raise ConfigError(f"run={run}: {what} has trained no head to classify; {hint}")
         return module
     return own_runs.as_classifier(module.cpu(), record).to(device)
 

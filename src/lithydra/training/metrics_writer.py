@@ -23,9 +23,10 @@ class MetricsWriter(Checkpoint):  # a Checkpoint, so that it runs when the epoch
         self.images_per_second: float | None = None
         self._epoch_start = self._training_seconds = 0.0
         self._before = 0.0  # training seconds of what was trained before `_epoch_start`
+        self._resumed: float = 0.0  # seconds of the epoch at hand, before the run was stopped in it
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._epoch_start = time.perf_counter()
+        self._epoch_start = time.perf_counter() - self._resumed
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._epoch_start = time.perf_counter()
@@ -48,10 +49,11 @@ class MetricsWriter(Checkpoint):  # a Checkpoint, so that it runs when the epoch
         run_dir(trainer).add_metrics({**row, **times}, told.metric_names)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"training_seconds": self._before + time.perf_counter() - self._epoch_start}
+        return {"training_seconds": self._before, "epoch_seconds": time.perf_counter() - self._epoch_start}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._before = state_dict["training_seconds"]
+        self._resumed = state_dict.get("epoch_seconds", 0.0)  # an older run's are among the training seconds
 
 
 def images_per_second(trainer: L.Trainer) -> float | None:

@@ -14,11 +14,16 @@ from lithydra.training.classifiers import augmentation
 from lithydra.training.instantiate import make
 
 
-def give_floats(config: DictConfig, data: Any) -> None:
-    """Have lithydra's data sets give batches as a LightningModule expects them; those of a person's own do already."""
+def give_floats(config: DictConfig, data: Any, trained_with: dict[str, list[float]] | None = None) -> None:
+    """Have lithydra's data sets give batches as a LightningModule expects them; those of a person's own do already.
+
+    Args:
+        trained_with: Mean and standard deviation by channel to normalize with; None: those of these data.
+    """
     if isinstance(data, ImageDataModule):
         augment = augmentation(config, data.image_shape, data.num_classes)
-        data.as_floats = as_floats(make(config, "normalization")(data.pixels()), augment)
+        normalization = Normalization(**trained_with) if trained_with else make(config, "normalization")(data.pixels())
+        data.as_floats = as_floats(normalization, augment)
 
 
 def as_floats(normalization: Normalization, augment: Chain) -> Callable[[TrainingBatch | Batch], Batch]:

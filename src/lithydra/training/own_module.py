@@ -4,17 +4,14 @@ It needs to know nothing of lithydra. What it logs is what the run goes by.
 """
 
 import copy
-import inspect
 import io
 import logging
-import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -23,12 +20,20 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lithydra.data.base import ImageDataModule
-from lithydra.errors import ConfigError
+from lithydra.errors import ConfigError, refuse
 from lithydra.training import position
 from lithydra.training.divergence import all_finite, loss_diverged, state_diverged
-from lithydra.training.instantiate import located, make
-from lithydra.training.lightning_inside import add_logged_sums, finished_epochs, forget_metrics, logged_sums
+from lithydra.training.instantiate import make
+from lithydra.training.lightning_inside import (
+    add_logged_sums,
+    finished_epochs,
+    forget_metrics,
+    logged_sums,
+    take_plateaus,
+)
 from lithydra.training.optimization import make_scheduler
+from lithydra.training.own_random import random_state, set_random_state, untouched
+from lithydra.training.own_settings import by_hand, received, unreceived
 
 log = logging.getLogger(__name__)
 
@@ -38,28 +43,32 @@ CHECKED_BATCHES = 50  # of which the losses are looked at together: each look wa
 def make_module(config: DictConfig, data: Any) -> L.LightningModule:
     """The module; its constructor gets what it has a parameter for.
 
-    in_shape (C, H, W) and num_classes of the data; `optimizer` and `scheduler` as functions, of parameters and of an
-    optimizer (None without a schedule).
+    in_shape (C, H, W) and num_classes of the data; `lr`; `optimizer` and `scheduler` as functions, of parameters and of
+    an optimizer (None without a schedule).
+
+    Raises:
+        ConfigError: It has no parameter for what was chosen, and the run would be recorded as if it had.
     """
-    offered: dict[str, Any] = {"optimizer": make(config, "optimizer"), "scheduler": None}
+    offered: dict[str, Any] = {"optimizer": make(config, "optimizer"), "scheduler": None, "lr": config.lr}
     if isinstance(data, ImageDataModule):
         offered |= {"in_shape": data.image_shape, "num_classes": data.num_classes}
         if config.scheduler:
             offered["scheduler"] = _scheduler(config, data.num_training_batches)
+    if not config.resume:  # an older run may have such settings, and goes on without them
+        refuse(unreceived(config, offered))
     return _made(config, offered)
 
 
 def module_like(config: DictConfig, facts: dict[str, Any]) -> L.LightningModule:
     """The module of a run, to be filled with its checkpoint's weights."""
-    offered: dict[str, Any] = {"optimizer": make(config, "optimizer"), "scheduler": None}
+    offered: dict[str, Any] = {"optimizer": make(config, "optimizer"), "scheduler": None, "lr": config.lr}
     if facts["image_shape"]:
         offered |= {"in_shape": tuple(facts["image_shape"]), "num_classes": len(facts["class_names"])}
     return _made(config, offered)
 
 
 def _made(config: DictConfig, offered: dict[str, Any]) -> L.LightningModule:
-    taken = inspect.signature(located("module", config.module._target_)).parameters
-    module = make(config, "module", **{k: v for k, v in offered.items() if k in taken and k not in config.module})
+    module = make(config, "module", **received(config, offered))
     if not isinstance(module, L.LightningModule):
         raise ConfigError(
             f"module._target_={config.module._target_}: makes a {type(module).__name__}, no LightningModule"
@@ -99,6 +108,7 @@ def try_out(config: DictConfig, data: Any, module: L.LightningModule, place: L.T
     if place.world_size > 1:
         raise ConfigError(f"trainer.devices={config.trainer.devices}: a module of one's own trains in one process")
     refuse_unsafe_hyperparameters(module)
+    refuse(by_hand(config, module))
     for key in ("every_n_steps", "every_seconds") if not isinstance(data, ImageDataModule) else ():
         if config.checkpoint[key] is not None:
             given = f"checkpoint.{key}={config.checkpoint[key]}"
@@ -123,14 +133,6 @@ def try_out(config: DictConfig, data: Any, module: L.LightningModule, place: L.T
 
 
 @contextmanager
-def untouched() -> Iterator[None]:
-    """The generators of random numbers are as before afterwards."""
-    state = random_state()
-    yield
-    set_random_state(state)
-
-
-@contextmanager
 def _silent() -> Iterator[None]:
     lightning = logging.getLogger("lightning.pytorch")
     level = lightning.level
@@ -148,22 +150,6 @@ def logged(trainer: L.Trainer) -> dict[str, float]:
     values = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
     doubled = {f"{name}{end}" for name in values for end in ("_step", "_epoch")}
     return {name: value for name, value in values.items() if name not in doubled}
-
-
-def random_state() -> dict[str, Any]:
-    """Of all generators that a person's code may draw from, as plain values."""
-    kind, keys, place, has_gauss, cached = np.random.get_state()
-    numpy_state = [kind, [int(key) for key in keys], int(place), int(has_gauss), float(cached)]
-    version, internal, gauss = random.getstate()
-    return {**position.random_state(), "numpy": numpy_state, "python": [version, list(internal), gauss]}
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    position.set_random_state(state)
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
 
 
 class OwnModule(Checkpoint):  # a Checkpoint, so that it runs when the epoch's metrics are known
@@ -191,6 +177,7 @@ class OwnModule(Checkpoint):  # a Checkpoint, so that it runs when the epoch's m
         callbacks: Any = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         self._observers = [c.on_optimizer_step for c in callbacks if hasattr(c, "on_optimizer_step")]
         self._step = trainer.global_step
+        self._step_plateaus = take_plateaus(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._random_state is None:
@@ -225,6 +212,7 @@ class OwnModule(Checkpoint):  # a Checkpoint, so that it runs when the epoch's m
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(data, ImageDataModule) and data.train is not None:
             self.num_images = min(len(data.train), data.num_training_batches * data.batch_size)
+        self._step_plateaus()  # before what saves: Lightning would do it after that, and after a resume not at all
 
     def write(self, values: dict[str, float], step: int) -> None:
         """Write scalars to every logger."""

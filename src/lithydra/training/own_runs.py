@@ -21,11 +21,11 @@ from lithydra.training.own_module import logged, missing
 STEPS = {"test": "test", "val": "validation"}  # by split
 
 
-def evaluate_own(trainer: L.Trainer, module: L.LightningModule, config: DictConfig, data: Any, split: str) -> Any:
+def evaluate_own(trainer: L.Trainer, module: L.LightningModule, record: dict[str, Any], data: Any, split: str) -> Any:
     """What the module logs of a split, and the number of its images where that is known.
 
     Args:
-        config: The run's.
+        record: Of the checkpoint.
 
     Raises:
         ConfigError: The module has no step for this split.
@@ -34,7 +34,7 @@ def evaluate_own(trainer: L.Trainer, module: L.LightningModule, config: DictConf
         raise ConfigError(f"split={split}: a module of one's own is evaluated on {' or '.join(STEPS)}")
     if lacking := missing(STEPS[split], module, data):
         raise ConfigError(f"split={split}: {lacking}")
-    give_floats(config, data)
+    give_floats(DictConfig(record["config"]), data, record["normalization"])
     evaluate = trainer.test if split == "test" else trainer.validate
     evaluate(module, datamodule=data, verbose=False)
     part = getattr(data, split) if isinstance(data, ImageDataModule) else None

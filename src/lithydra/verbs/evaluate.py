@@ -14,10 +14,10 @@ from lithydra.errors import ConfigError, nearest
 from lithydra.run.directory import RunDir
 from lithydra.run.metric_names import by_split, words
 from lithydra.run.table import how
-from lithydra.training import build
 from lithydra.training.classifier import Classifier
 from lithydra.training.loading import load_data, load_with_record
 from lithydra.training.own_runs import evaluate_own
+from lithydra.verbs.device import device
 
 SPLITS = ("test", "val", "train")
 
@@ -35,12 +35,13 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         raise ConfigError(f"split={config.split}: one of {', '.join(SPLITS)}.{nearest(config.split, SPLITS)}")
     run = RunDir.open(Path(config.run))
     file = run.named_checkpoint(config.checkpoint)
-    module, record = load_with_record(file, trust=config.trust, weights=config.weights, tta=config.tta)
+    how_loaded = {"trust": config.trust, "weights": config.weights, "tta": config.tta}
+    module, record = load_with_record(file, **how_loaded, to_evaluate=True)
     data = load_data(record, config.paths.data, config.get("data"), config.seed)
     if isinstance(data, ImageDataModule) and getattr(data, config.split) is None:
         raise ConfigError("split=val: the run had no validation part (data.val_fraction=0)")
     trainer = L.Trainer(
-        accelerator=build.device(config).type,
+        accelerator=device(config).type,
         devices=1,
         logger=False,
         enable_progress_bar=False,
@@ -50,7 +51,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     if isinstance(module, Classifier):
         metrics, count = _of_classifier(trainer, module, data, config.split)
     else:
-        metrics, count = evaluate_own(trainer, module, DictConfig(record["config"]), data, config.split)
+        metrics, count = evaluate_own(trainer, module, record, data, config.split)
     values = by_split(metrics)[config.split]
     title = f"Run {run.path.name}, {file.name}{how(record['config'], config.weights, config.tta)}"
     table = Table("split", "images", *map(words, values), title=title)

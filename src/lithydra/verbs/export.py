@@ -168,7 +168,7 @@ def _show(measured: dict[str, Any], path: Path, batch: int) -> None:
 
 
 def latency(run: Runner, images: Tensor) -> float:
-    """Median seconds of a call, of at least three."""
+    """Median milliseconds of a call, of at least three."""
     times: list[float] = []
     with torch.inference_mode():
         run(images)  # the first calls warm up
@@ -177,4 +177,4 @@ def latency(run: Runner, images: Tensor) -> float:
             start = time.perf_counter()
             run(images)
             times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return 1000 * statistics.median(times)

@@ -90,7 +90,7 @@ def range_test(
         assert isinstance(copied, GradientClassifier) and optimizer is not None
         lrs, losses, smoothed = [], [], []
         average = 0.0
-        batches = _batches(data)
+        batches = _batches(data, copied.accumulate_grad_batches)
         for step in range(num_steps):
             lr = min_lr * (max_lr / min_lr) ** (step / max(1, num_steps - 1))
             for group in optimizer.param_groups:
@@ -118,11 +118,12 @@ def _loss_of_a_step(copied: GradientClassifier, batches: Iterator[TrainingBatch]
     return sum(losses) / len(losses)
 
 
-def _batches(data: ImageDataModule) -> Iterator[TrainingBatch]:
-    """Training batches, epoch after epoch."""
+def _batches(data: ImageDataModule, accumulated: int) -> Iterator[TrainingBatch]:
+    """Training batches, epoch after epoch, `accumulated` of them an optimizer step."""
     assert data.train is not None
+    how = {"accumulated": accumulated, "num_batches": data.num_training_batches}
     for epoch in itertools.count():
-        order = TrainingOrder(len(data.train), data.batch_size, data.seed, num_batches=data.num_training_batches)
+        order = TrainingOrder(len(data.train), data.batch_size, data.seed, **how)
         order.set_epoch(epoch)
         for chunk in TrainingLoader(data.train, order, order.num_batches):
             yield from chunk.batches()

@@ -1,5 +1,6 @@
 """Two runs on the same test images: which ones one gets right and the other wrong, and whether that is chance."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,15 @@ class Answers:
     labels: Tensor  # (N,) int64
     names: list[str]
     images: Any  # the test split
+    digest: bytes  # of its pixels
+    checksums: dict[str, str]  # of what it was read from, as far as they are known
+
+    def of_same_images(self, other: "Answers") -> bool:
+        """By their pixels; where the runs have them in different sizes, by what they were read from."""
+        if self.names != other.names or not torch.equal(self.labels, other.labels):
+            return False
+        same_size = self.images.image_shape == other.images.image_shape
+        return self.digest == other.digest if same_size else self.checksums == other.checksums
 
     @property
     def right(self) -> Tensor:
@@ -53,7 +63,7 @@ def compare_mistakes(
     if len(runs) != 2:
         raise ConfigError(f"mistakes=true: compares two runs, and there are {len(runs)}")
     first, second = (_answers(run, data_dir, trust) for run in runs)
-    if first.names != second.names or not torch.equal(first.labels, second.labels):
+    if not first.of_same_images(second):
         raise ConfigError("mistakes=true: the two runs were not tested on the same images")
     from scipy.stats import binomtest
 
@@ -72,10 +82,15 @@ def compare_mistakes(
 def _answers(run: RunDir, data_dir: str, trust: list[str]) -> Answers:
     module = load_classifier(run.path, trust=trust)
     data = load_data(module.record, data_dir)
+    digest, batches = hashlib.sha256(), []
     with torch.no_grad():
-        batches = [module.probabilities(module(images)).max(1) for images, _ in EvaluationLoader(data.test, BATCH_SIZE)]
+        for images, _ in EvaluationLoader(data.test, BATCH_SIZE):
+            digest.update(images.numpy().tobytes())
+            batches.append(module.probabilities(module(images)).max(1))
     probability, predicted = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return Answers(predicted, probability, data.test.own_labels, list(data.names), data.test)
+    checksums = {key: value for key, value in data.fingerprint().items() if "test" in key}
+    labels, names = data.test.own_labels, list(data.names)
+    return Answers(predicted, probability, labels, names, data.test, digest.digest(), checksums)
 
 
 def _show(names: list[str], both: int, only: list[int], none: int, p: float) -> None:

@@ -22,9 +22,9 @@ from lithydra.checks.output import distinct_names, output_of, writing
 from lithydra.data.images import ImageError, decode, find_images
 from lithydra.data.prepare import refuse_zip_bomb
 from lithydra.errors import ConfigError, LithydraError
-from lithydra.training import build
 from lithydra.training.classifier import Classifier
 from lithydra.training.loading import load_classifier
+from lithydra.verbs.device import device
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def predict(config: DictConfig) -> dict[str, Any]:
         ConfigError: No such run or input.
     """
     how = {"trust": config.trust, "weights": config.weights, "tta": config.tta}
-    module = load_classifier(config.run, config.checkpoint, build.device(config), **how)
+    module = load_classifier(config.run, config.checkpoint, device(config), **how)
     num_classes = len(module.class_names)
     top_k = min(TOP_K, num_classes) if config.top_k is None else config.top_k
     if not 1 <= top_k <= num_classes:
