@@ -1,5 +1,6 @@
 """What a report's page and its lines in the terminal make of odd names, of paths, and of accuracies."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from by_hand import write_sweep
+from lithydra.errors import ConfigError
 from lithydra.report.input import ReportData
 from lithydra.report.page import report_sweep, write_report
 from lithydra.run.directory import RunDir
 from lithydra.sweeps.directory import SweepDir
+from lithydra.sweeps.results import Spread
 
 
 def test_names_and_messages_cannot_break_the_page(tmp_path: Path) -> None:
@@ -72,3 +75,15 @@ def test_a_report_does_not_wait_for_torch(tmp_path: Path) -> None:
     code = "import pathlib, sys, lithydra.report.page as page\n"
     code += "page.report_sweep(pathlib.Path(sys.argv[1])); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code, str(sweep.path)]).returncode == 0
+
+
+def test_seconds_until_a_metric_has_a_value_are_a_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two epochs, which end after 1 s + score and 2 s + score; val/acc of the first is half of the score."""
+    sweep = write_sweep(tmp_path / "s", {"lr": ["0.1", "0.4", "0.8"]}, lambda point: float(point["lr"]))
+    report = report_sweep(sweep.path, "val/acc >= 0.35")
+    times = {s.values["lr"]: s.metrics.get("seconds to val/acc ≥ 0.35") for s in report.settings}
+    assert times[0.1] is None and times[0.4] == Spread(2.4, None, None, 1) and times[0.8] == Spread(1.8, None, None, 1)
+    assert "seconds to val/acc" in capsys.readouterr().out
+    for until, said in {"val/acc 0.3": "must be a metric, >= or <=", "val/ac >= 0.3": "Did you mean val/acc?"}.items():
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            report_sweep(sweep.path, until)

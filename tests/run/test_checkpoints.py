@@ -156,7 +156,7 @@ def test_a_disk_that_is_full_leaves_the_old_file_whole(small_disk: Path) -> None
 def test_a_run_on_a_full_disk_says_so_and_goes_on_with_room(data_dir: Path, tmp_path: Path) -> None:
     """The weights of the first epoch fit; those of the second, beside them, do not."""
     killing, run = Killing(data_dir, tmp_path), RunDir(tmp_path / "run")
-    settings = (*COMMON, "model.hidden=[400]", f"run={run.path}")
+    settings = (*COMMON, "model.hidden=[1600]", f"run={run.path}")  # beside which provenance.json is small
     assert killing.child(*settings, kill=SignalAt("epoch end", 2)) == -9
     size = run.last.stat().st_size
     before = run.last.read_bytes()

@@ -60,7 +60,7 @@ VERBS: dict[str, dict[str, Any]] = {
         "contact_sheet": Number(least=0, most=1000, whole=True),
         "invert": FLAG,
     },
-    "report": {"sweep": PATH},
+    "report": {"sweep": PATH, "until": optional(TEXT)},
     "reproduce_run": {"run": PATH, **TRUST, **OUTPUT, **PATHS},
     "runs": {
         "runs": optional(ListOf(PATH, min_length=1)),

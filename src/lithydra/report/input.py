@@ -1,27 +1,51 @@
 """What a sweep's report is made of."""
 
+import re
 from functools import cached_property
 from pathlib import Path
 
+from lithydra.errors import ConfigError, nearest
 from lithydra.overrides import FOLDED
-from lithydra.report.verdicts import Outcome, judge
+from lithydra.report.verdicts import Outcome, judge, seconds_until
 from lithydra.sweeps.directory import Plan, SweepDir
-from lithydra.sweeps.results import Frame, Setting, curves, ranked_settings, results, varied
+from lithydra.sweeps.results import ASKED, Frame, Setting, curves, metric_columns, ranked_settings, results, varied
 
 
 class ReportData:
-    """All that a report is made of, read once."""
+    """All that a report is made of, read once.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The sweep's directory.
+        until: As "val/acc >= 0.9": one more figure of each run, the seconds of training until then.
+
+    Raises:
+        ConfigError: There is no sweep in `path`, or `until` cannot be read or names what no run has measured.
+    """
+
+    def __init__(self, path: Path, until: str | None = None) -> None:
         self.directory = SweepDir.open(path)
         self.plan: Plan = self.directory.read()
         self.frame: Frame = results(path)
         self.axes = varied(self.plan)
         self.epochs: Frame = curves(self.frame, self.axes)
+        if until is not None:
+            self._add_time(until)
         self.settings = ranked_settings(self.frame, self.plan)
         self.metric, self.mode = self.plan.objective["metric"], self.plan.objective["mode"]
         self.folded = [axis for axis in FOLDED if len(self.plan.axes.get(axis, [])) > 1]
         self.is_search = any((path / name).exists() for name in ("optuna.db", "optuna.log"))
+
+    def _add_time(self, until: str) -> None:
+        form = re.fullmatch(r"\s*(\S+?)\s*(>=|<=)\s*(\S+)\s*", until)
+        try:
+            metric, sign, value = form[1], form[2], float(form[3])  # pyright: ignore[reportOptionalSubscript]
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"until={until}: must be a metric, >= or <=, and a number, as val/acc >= 0.9") from error
+        if metric not in (measured := metric_columns(self.frame)) or metric not in self.epochs:
+            raise ConfigError(f"until={until}: no run has measured {metric} by epoch.{nearest(metric, measured)}")
+        times = seconds_until(self.frame, self.epochs, metric, value, at_least=sign == ">=")
+        name = f"{ASKED} {metric} {'≥' if sign == '>=' else '≤'} {value:g}"
+        self.frame.insert(self.frame.columns.get_loc("best_epoch"), name, times)
 
     @cached_property
     def outcomes(self) -> list[Outcome]:

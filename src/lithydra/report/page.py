@@ -28,7 +28,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def report(config: DictConfig) -> dict[str, Any]:
     """`python scripts/report.py sweep=DIR`; returns the settings with their metrics, best first, and the verdicts."""
-    sweep = report_sweep(Path(config.sweep))
+    sweep = report_sweep(Path(config.sweep), config.until)
     settings = [
         {
             "setting": setting.values,
@@ -47,20 +47,24 @@ def report(config: DictConfig) -> dict[str, Any]:
     }
 
 
-def report_sweep(path: Path) -> ReportData:
+def report_sweep(path: Path, until: str | None = None) -> ReportData:
     """Write the report of the sweep in `path`, as far as its jobs have come, and print its best.
 
+    Args:
+        path: The sweep's directory.
+        until: As in `ReportData`.
+
     Raises:
-        ConfigError: There is no sweep in `path`.
+        ConfigError: There is no sweep in `path`, or `until` cannot be read.
     """
-    sweep = write_report(path)
+    sweep = write_report(path, until)
     print_best(sweep)
     return sweep
 
 
-def write_report(path: Path) -> ReportData:
+def write_report(path: Path, until: str | None = None) -> ReportData:
     """The same without a word in the terminal."""
-    sweep = ReportData(path)
+    sweep = ReportData(path, until)
     refuse_links_out(path)
     write_text(path / "results.csv", sweep.frame.to_csv(index=False))
     content = _content(sweep)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lithydra.overrides import short
 from lithydra.run.metric_names import ordered
-from lithydra.sweeps.results import FIGURES, MISSING, Frame, Setting, Spread, duration, metric_columns, number
+from lithydra.sweeps.results import ASKED, FIGURES, MISSING, Frame, Setting, Spread, duration, metric_columns, number
 
 
 @dataclass
@@ -48,10 +48,11 @@ class Table:
 def settings_table(settings: Sequence[Setting], axes: Sequence[str], objective: str, brief: bool = False) -> Table:
     """A row a setting, best first: values, how many runs finished, metrics as mean ± std, training time of a run.
 
-    `brief` leaves of the metrics the objective and the test accuracy, for a terminal.
+    `brief` leaves of the metrics the objective, the test accuracy and what was asked for, for a terminal.
     """
     found = ordered(name for s in settings for name in s.metrics if name not in FIGURES)
-    names = (objective, "test/acc") if brief else (objective, *found)
+    asked = (name for name in found if name.startswith(ASKED))
+    names = (objective, "test/acc", *asked) if brief else (objective, *found)
     present = [name for name in dict.fromkeys(names) if any(name in s.metrics for s in settings)]
     present = [name for name in present if name == objective or "train/" not in name]
     interval = not brief and any(

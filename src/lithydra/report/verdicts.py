@@ -110,15 +110,20 @@ def _with_epoch(frame: Frame, epochs: Frame, rule: Mapping[str, Any]) -> Frame:
 
 
 def _with_time(frame: Frame, epochs: Frame, rule: Mapping[str, Any]) -> Frame:
-    """With `until`, seconds of training to the end of the first epoch that has reached a value; infinite for none."""
+    """With `until`, the seconds of each job are those of training until then."""
     if "until" not in rule:
         return frame
     ((metric, value),) = rule["until"].items()
     if not {metric, "training_seconds"} <= set(epochs.columns):
         return frame.assign(seconds=math.nan)
-    sign = 1.0 if better(metric) == "max" else -1.0
-    reached = epochs[sign * epochs[metric] >= sign * value].sort_values("epoch").groupby("name")["training_seconds"]
-    return frame.assign(seconds=frame["name"].map(reached.first()).fillna(math.inf))
+    return frame.assign(seconds=seconds_until(frame, epochs, metric, value, at_least=better(metric) == "max"))
+
+
+def seconds_until(frame: Frame, epochs: Frame, metric: str, value: float, *, at_least: bool) -> Frame:
+    """Of each job, seconds of training to the end of the first epoch that has reached a value; infinite for none."""
+    has_reached = epochs[metric] >= value if at_least else epochs[metric] <= value
+    reached = epochs[has_reached].sort_values("epoch").groupby("name")["training_seconds"]
+    return frame["name"].map(reached.first()).fillna(math.inf)
 
 
 def _try_rule(rule: Mapping[str, Any], frame: Frame, settings: list[str], choices: int) -> list[Comparison]:

@@ -36,6 +36,7 @@ Frame: TypeAlias = Any
 BAD_STATES = ("failed", "diverged", DAMAGED)
 MISSING = "—"
 FIGURES = ("seconds", "best_epoch")  # of a setting, beside its metrics
+ASKED = "seconds to"  # begins the name of a column of times until a metric has a value
 
 
 def results(sweep: str | Path) -> pd.DataFrame:
@@ -144,9 +145,12 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float], overlap: float = 0.0) -> "Spread | None":
-        """Of the values that are numbers; None where there are none. The interval is Student's t, with `overlap_of`."""
-        numbers = [float(value) for value in values if math.isfinite(value)]
-        if not numbers:
+        """Of the values that are numbers; None where there are none, or one is infinite: what it counts never came.
+
+        The interval is Student's t, with `overlap_of`.
+        """
+        numbers = [float(value) for value in values if not math.isnan(value)]
+        if not numbers or any(map(math.isinf, numbers)):
             return None
         count = len(numbers)
         if count == 1:
