@@ -38,14 +38,14 @@ def main(verb: str) -> NoReturn:
     load_dotenv(".env")
     wait_briefly()
     end_at_once_on_signal()
-    as_json = JSON in sys.argv[1:]
+    json_asked = JSON in sys.argv[1:]
     sys.argv[1:] = sweep_first([argument for argument in sys.argv[1:] if argument != JSON])
     errors: list[Exception] = []
 
     def guarded(config: DictConfig) -> Any:
         # Hydra puts a line of its own before an error that leaves the task; a sweep needs it to leave all the same.
         try:
-            wants_json = as_json or (verb == "runs" and config.format == "json")
+            wants_json = json_asked or (verb == "runs" and config.format == "json")
             return (_answer if wants_json else do)(verb, config)
         except Exception as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -60,7 +60,7 @@ def main(verb: str) -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     try:
         sys.argv[1:] = quote_paths(name_runs(sys.argv[1:]) if verb in ("compare", "runs") else sys.argv[1:])
-        refuse_arguments(verb, as_json)
+        refuse_arguments(verb, json_asked)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=VERBS[verb][0])(guarded)()
     except MENDABLE as error:
         errors.append(error)
