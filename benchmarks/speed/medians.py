@@ -1,5 +1,6 @@
 """From the raw measurements to medians and ratios."""
 
+from collections import Counter
 from collections.abc import Iterable
 from statistics import median
 from typing import Any
@@ -18,7 +19,8 @@ def summarize(runs: list[Run]) -> dict[str, Any]:
     for axis in SCALING:
         if chosen := _of(runs, f"scaling_{axis}"):
             summary["scaling"][axis] = _scaling(chosen)
-    for name, settle in (("startup", _startup), ("memory", _memory), ("looking", _looking), ("bf16", _bf16)):
+    others = {"startup": _startup, "memory": _memory, "looking": _looking, "bf16": _bf16, "auto": _auto}
+    for name, settle in others.items():
         if chosen := _of(runs, name):
             summary[name] = settle(chosen)
     busy = {name: _busy(chosen) for name in BUSY if (chosen := _of(runs, f"busy_{name}"))}
@@ -136,6 +138,20 @@ def _waits(runs: list[Run]) -> dict[str, dict[str, float]]:
         wait, _, count = point.rpartition(", ")
         found.setdefault(wait, {})[count] = value
     return found
+
+
+def _auto(runs: list[Run]) -> dict[str, dict[str, Any]]:
+    """By net: seconds of a step in each precision, and which was taken how often."""
+    return {
+        name: {
+            "seconds": {
+                precision: median(run["trainer"]["step_seconds"][precision] for run in some)
+                for precision in some[0]["trainer"]["step_seconds"]
+            },
+            "taken": dict(Counter(run["trainer"]["precision"] for run in some)),
+        }
+        for name, some in _by("point", runs).items()
+    }
 
 
 def _scaling(runs: list[Run]) -> dict[str, dict[str, float]]:

@@ -37,6 +37,8 @@ def tables(summary: dict[str, Any]) -> list[Table]:
     found += [_scaling(axis, times) for axis, times in summary["scaling"].items()]
     if "bf16" in summary:
         found.append(_bf16(summary["bf16"]))
+    if "auto" in summary:
+        found.append(_auto(summary["auto"]))
     if "operators" in summary:
         found.append(_operators(summary["operators"]))
     if "busy" in summary:
@@ -166,6 +168,19 @@ def _waits(workloads: dict[str, Any]) -> Table:
     ]
     header = ["workload, how its threads wait", *(f"beside {count}" for count in NEIGHBORS), "alone, over OpenMP's own"]
     return Table("Seconds of the whole command with two threads, by how they wait for each other", header, rows)
+
+
+def _auto(nets: dict[str, Any]) -> Table:
+    precisions = list(next(iter(nets.values()))["seconds"])
+    rows = [
+        [
+            name,
+            *(f"{1000 * found['seconds'][precision]:.3g}" for precision in precisions),
+            ", ".join(f"{precision} {count} times" for precision, count in found["taken"].items()),
+        ]
+        for name, found in nets.items()
+    ]
+    return Table("Milliseconds of a step, as trainer.precision=auto times it", ["net", *precisions, "taken"], rows)
 
 
 def _startup(values: dict[str, float]) -> Table:

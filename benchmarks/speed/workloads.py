@@ -58,11 +58,13 @@ BUSY = {
     "default": Workload("digits", 16, "mlp", {"hidden": [100]}, epochs=30),
     **{name: WORKLOADS[name] for name in ("mnist_mlp", "cifar_cnn")},
 }
+# Of which `trainer.precision=auto` times a step in both.
+IN_BOTH_PRECISIONS = {**WORKLOADS, "cifar_airbench": Workload("cifar10", 256, "airbench", {}, limit=1_000)}
 NEIGHBORS = (0, 1, 2)
 # How long a thread that waits for another keeps its core: what train.py sets, what GNU OpenMP does, and not at all.
 WAITS = {"train.py's": {}, "OpenMP's own": {"GOMP_SPINCOUNT": "300000"}, "passive": {"OMP_WAIT_POLICY": "PASSIVE"}}
 SETS = (*(f"scaling_{axis}" for axis in SCALING), *(f"{what}_{name}" for what in ("busy", "waits") for name in BUSY))
-MEASUREMENTS = (*WORKLOADS, "startup", "memory", "looking", *SETS, "bf16")
+MEASUREMENTS = (*WORKLOADS, "startup", "memory", "looking", *SETS, "bf16", "auto")
 MNIST_IMAGES, CIFAR_IMAGES = 60_000, 50_000
 LOOKING = {"with": (), "without": ("logger=none", "~callbacks.plots")}  # TensorBoard, pictures and run.html
 
@@ -145,6 +147,10 @@ def plan(
             jobs.append(job("bf16", "lithydra", limited("cifar_cnn"), accelerator=point, point=point))
             if accelerator == "cpu":
                 jobs.append(job("operators", "operators", limited("cifar_cnn"), accelerator=point, point=point))
+    if "auto" in measurements:
+        for name, workload in IN_BOTH_PRECISIONS.items():
+            some, extra = replace(workload, limit=limit or 1_000), ("trainer.precision=auto", "test=false")
+            jobs.append(job("auto", "lithydra", some, epochs=2, point=name, extra=extra))
     return jobs
 
 

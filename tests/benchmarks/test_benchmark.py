@@ -91,6 +91,19 @@ def test_waits_are_by_kind_and_by_neighbors(benchmarks: Load) -> None:
     assert table.rows[0] == ["default, train.py's", "10", "20", "30", "1.250"]
 
 
+def test_what_auto_timed_and_took_is_by_net(benchmarks: Load) -> None:
+    runs = [
+        {
+            **epochs("lithydra", 9.0, measurement="auto"),
+            **{"point": "mnist_mlp", "trainer": {"precision": taken, "step_seconds": {"32-true": 0.001, "bf16": bf16}}},
+        }
+        for taken, bf16 in (("32-true", 0.004), ("bf16", 0.0005), ("32-true", 0.002))
+    ]
+    (table,) = benchmarks("tables").tables(benchmarks("medians").summarize(runs))
+    assert table.header == ["net", "32-true", "bf16", "taken"]
+    assert table.rows == [["mnist_mlp", "1", "2", "32-true 2 times, bf16 1 times"]]
+
+
 def test_neighbors_end_with_the_job(benchmarks: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
     real = subprocess.Popen
