@@ -192,6 +192,8 @@ def test_what_it_does_not_know_is_refused(run_train: RunTrain, setting: str, mes
         (("module=gan", "optimizer=sgd"), r"^optimizer=torch\.optim\.SGD: GAN takes no optimizer; a param"),
         ((*OWN, "optimizer.eps=0.1"), r"^optimizer=torch\.optim\.Adam: LitClassifier takes no optimizer; a"),
         ((*OWN, "lr=0.01"), r"^lr=0\.01: LitClassifier takes neither lr nor optimizer; a"),
+        (("module=gan", "model.hidden=[7]"), "^model: GAN has its own, and would not see the one that was chosen"),
+        ((*OWN, "method=adversarial"), "^method: LitClassifier has its own"),
         (("module=gan", "trainer.gradient_clip_val=1.0"), r"^trainer\.gradient_clip_val=1\.0: GAN optimizes by hand"),
         (("module=gan", "trainer.accumulate_grad_batches=2"), r"^trainer\.accumulate_grad_batches=2: GAN optimizes by"),
     ],

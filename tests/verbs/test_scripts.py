@@ -140,6 +140,8 @@ def test_lr_find_refuses(compose: Compose) -> None:
         check(config)
     with pytest.raises(ConfigError, match="learns without a gradient, so it has no lr to find"):
         lr_find(lr_config(compose, "model=nearest_mean"), [])
+    with pytest.raises(ConfigError, match=r"module=lithydra\.models\.gan\.GAN: a module of one's own has its own step"):
+        lr_find(lr_config(compose, "module=gan"), [])
 
 
 def test_comparing_shows_differences_metrics_and_curves(

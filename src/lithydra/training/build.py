@@ -26,7 +26,7 @@ from lithydra.training.classifier import Classifier
 from lithydra.training.instantiate import make, naming, targets
 from lithydra.training.interrupts import Interrupts, StopOnSignal
 from lithydra.training.lightning_inside import starts_copies
-from lithydra.training.loading import data, load
+from lithydra.training.loading import data, load_classifier
 from lithydra.training.metrics_writer import MetricsWriter
 from lithydra.training.own_module import OwnModule
 from lithydra.training.statistics import StatisticsClassifier
@@ -45,7 +45,7 @@ GRAPHS: dict[str, Any] = {"backend": "cudagraphs", "dynamic": False}
 
 def classifier(config: DictConfig, data: ImageDataModule) -> Classifier:
     """The LightningModule for `data`, its weights drawn from torch's global generator."""
-    return classifiers.for_training(config, data, partial(load, trust=config.trust))
+    return classifiers.for_training(config, data, partial(load_classifier, trust=config.trust))
 
 
 def module(config: DictConfig, data: Any) -> Classifier | L.LightningModule:

@@ -77,7 +77,7 @@ def load_with_record(
         own = own_module.module_like(config, facts)
         own.load_state_dict(content["state_dict"])
         return own.to(device).eval().requires_grad_(False), record
-    load_other = partial(load, trust=trust) if to_evaluate else None
+    load_other = partial(load_classifier, trust=trust) if to_evaluate else None
     module = classifiers.like(config, tuple(facts["image_shape"]), facts["class_names"], load_other)
     state: dict[str, Any] = content["state_dict"]
     of_method = {key: state[key] for key in module.method.state_dict(prefix="method.") if key in state}

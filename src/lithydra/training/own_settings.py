@@ -21,8 +21,11 @@ def received(config: DictConfig, offered: dict[str, Any]) -> dict[str, Any]:
 
 
 def unreceived(config: DictConfig, offered: dict[str, Any]) -> Iterator[str]:
-    """A line for each of optimizer, lr and scheduler that was chosen and that the module does not get."""
-    got, name, usual = received(config, offered), config.module._target_.rpartition(".")[2], _usual_optimizer()
+    """A line for each choice that the module does not get: of what is its own, and of optimizer, lr and scheduler."""
+    got, name, usual = received(config, offered), config.module._target_.rpartition(".")[2], _usual("optimizer")
+    for group in ("model", "loss", "metrics", "method"):
+        if config.get(group) not in (None, _usual(group)):
+            yield f"{group}: {name} has its own, and would not see the one that was chosen"
     if "optimizer" not in got:
         if {key: value for key, value in config.optimizer.items() if key != "lr"} != usual["optimizer"]:
             yield f"optimizer={config.optimizer._target_}: {name} takes no optimizer{WAY}"
@@ -36,12 +39,13 @@ def unreceived(config: DictConfig, offered: dict[str, Any]) -> Iterator[str]:
 
 
 @cache
-def _usual_optimizer() -> dict[str, Any]:
-    """What conf/ gives as `optimizer` and `lr` where nobody chooses."""
+def _usual(group: str) -> dict[str, Any]:
+    """The file of the choice that conf/ makes where nobody does; of `optimizer`, with `lr` beside it."""
     defaults = OmegaConf.load(CONF / "train.yaml").defaults
-    name = next(entry.optimizer for entry in defaults if OmegaConf.is_dict(entry) and "optimizer" in entry)
-    usual: Any = OmegaConf.to_container(OmegaConf.load(CONF / "optimizer" / f"{name}.yaml"))
-    del usual["optimizer"]["lr"]
+    name = next(entry[group] for entry in defaults if OmegaConf.is_dict(entry) and group in entry)
+    usual: Any = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))
+    if group == "optimizer":
+        del usual["optimizer"]["lr"]
     return usual
 
 

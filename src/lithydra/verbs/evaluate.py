@@ -57,7 +57,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     table = Table("split", "images", *map(words, values), title=title)
     images = "" if count is None else f"{count:,}"
     table.add_row(config.split, images, *(f"{value:.4f}" for value in values.values()))
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
     return {"run": run.path, "checkpoint": file.name, "images": count, "metrics": metrics}
 
 

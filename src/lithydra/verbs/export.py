@@ -164,7 +164,7 @@ def _show(measured: dict[str, Any], path: Path, batch: int) -> None:
         figures = measured[name]
         times = (f"{figures[key]:.2f} ms" for key in ("ms_for_one", "ms_for_batch"))
         table.add_row(name, f"{figures['accuracy']:.4f}", *times)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
 
 
 def latency(run: Runner, images: Tensor) -> float:

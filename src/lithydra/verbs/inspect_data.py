@@ -32,7 +32,7 @@ def inspect_data(config: DictConfig, choices: dict[str, str]) -> dict[str, Any]:
     data = build.data(config)
     module = build.classifier(config, data)
     normalization, augment = module.normalization, module.method.augment
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     console.print(f"{data.name}: images {' x '.join(map(str, data.image_shape))} uint8, {data.num_classes} classes")
     console.print(class_table(data))
     console.print(channel_table(data, normalization, choices["normalization"]))

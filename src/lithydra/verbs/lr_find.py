@@ -56,9 +56,13 @@ def lr_find(config: DictConfig, overrides: list[str]) -> dict[str, Any]:
         It as `lr`, and the picture.
 
     Raises:
-        ConfigError: The net learns without a gradient.
+        ConfigError: The net learns without a gradient, or a module of one's own has its own step.
         LithydraError: The loss never falls.
     """
+    if config.module:
+        raise ConfigError(
+            f"module={config.module._target_}: a module of one's own has its own step; lr_find cannot try it"
+        )
     L.seed_everything(config.seed, verbose=False)
     data = build.data(config)
     module = build.classifier(config, data)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -97,10 +96,10 @@ def _show(names: list[str], both: int, only: list[int], none: int, p: float) -> 
     count = both + sum(only) + none
     table = Table("", "images", title=f"The same {count:,} test images")
     table.columns[1].justify = "right"
-    words = ("both are right", *(f"only {escape(name)} is right" for name in names), "both are wrong")
+    words = ("both are right", *(f"only {name} is right" for name in names), "both are wrong")
     for word, number in zip(words, (both, *only, none), strict=True):
         table.add_row(word, f"{number:,}")
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
     verdict = "more than chance" if p < 0.05 else "no more than chance may give"
     console.print(

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
@@ -208,8 +207,8 @@ def _show(found: list[Prediction], top_k: int, output: Path) -> None:
     names = distinct_names([Path(p.path) for p in found[:SHOWN_ROWS]])
     for name, p in zip(names, found, strict=False):
         guesses = zip(p.classes, p.probabilities, strict=True)
-        table.add_row(escape(name), *(f"{name}  {value:.1%}" for name, value in guesses))
-    console = Console(file=sys.stdout, highlight=False)
+        table.add_row(name, *(f"{name}  {value:.1%}" for name, value in guesses))
+    console = Console(file=sys.stdout, highlight=False, markup=False)
     console.print(table)
     more = f"; the first {SHOWN_ROWS} are shown" if len(found) > SHOWN_ROWS else ""
     console.print(f"{len(found)} images{more}. All: {output}", soft_wrap=True)

@@ -88,7 +88,7 @@ def _short(value: Any) -> str:
 
 
 def _show(causes: dict[str, tuple[str, str]]) -> None:
-    console = Console(file=sys.stdout, highlight=False)
+    console = Console(file=sys.stdout, highlight=False, markup=False)
     if not causes:
         console.print("Code, packages, hardware, threads and data are recorded as the same.")
         return
