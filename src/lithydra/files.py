@@ -165,12 +165,10 @@ def _is_whole(row: dict[str, str], columns: Collection[str], text: Collection[st
         return False
     if "epoch" in columns and not row["epoch"].isdecimal():
         return False
-    return all(_is_number(value) for column, value in row.items() if column not in text)
-
-
-def _is_number(value: str) -> bool:
     try:
-        float(value or 0)
+        for column, value in row.items():
+            if value and column not in text:
+                float(value)
     except ValueError:
         return False
     return True

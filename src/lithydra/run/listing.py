@@ -131,7 +131,10 @@ def live_state(run: RunDir, state: str) -> str:
 def monitored(run: RunDir) -> str | None:
     """The name in config.yaml of the metric that is monitored, read without the rest of the file."""
     with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
-        block = re.search(r"^monitor:\n(?:  .*\n)+", run.config.read_text(), re.MULTILINE)
+        text = run.config.read_text()
+        if plain := re.search(r"^monitor:\n(?:  .*\n)*?  metric: ([\w/.-]*[A-Za-z][\w/.-]*)$", text, re.MULTILINE):
+            return plain[1]  # without YAML's parser, which is most of the time that a listing takes
+        block = re.search(r"^monitor:\n(?:  .*\n)+", text, re.MULTILINE)
         return str(yaml.load(block[0], YAML_LOADER)["monitor"]["metric"]) if block else None
     return None
 

@@ -142,8 +142,11 @@ def _show(table: Frame, config: DictConfig, columns: Sequence[str]) -> None:
     console.print(_drawn(shown, columns or _usual(shown, console.width), console.width))
     if len(shown) < len(table):
         console.print(f"and {len(table) - len(shown)} more; limit=null shows all")
-    if not columns and table["sweep"].notna().any():
-        console.print(_drawn_sweeps(table[table["sweep"].notna()]))
+    names = table["sweep"].dropna().unique()
+    if not columns and len(names):
+        console.print(_drawn_sweeps(table[table["sweep"].isin(names[:limit])]))
+        if len(names[:limit]) < len(names):
+            console.print(f"and {len(names) - len(names[:limit])} more sweeps; limit=null shows all")
 
 
 def _usual(table: Frame, width: int) -> list[str]:
