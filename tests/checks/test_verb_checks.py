@@ -48,7 +48,7 @@ MUTANTS = (
 )
 # Mutants that are what a setting may be; every text is a name of a folder or a machine.
 TAKEN = {
-    *(f"{key}=null" for key in ("seed", "images", "output", "top_k", "tta")),
+    *(f"{key}=null" for key in ("seed", "images", "output", "top_k", "tta", "until")),
     *(f"paths.{name}=banana" for name in ("data", "outputs", "runs", "sweeps")),
     *("sweep=banana", "output=banana", "host=banana", "trainer.devices=99999999999999999999", "trainer.devices=-1"),
     *("num_images=99999999999999999999", "top_k=99999999999999999999", "batch_size=99999999999999999999"),

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +108,24 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Threshold:
+    """A metric and the number that it is to reach."""
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, str) and self.parts(value) is not None
+
+    def __str__(self) -> str:
+        return "a metric, >= or <=, and a number, as val/acc >= 0.9"
+
+    def parts(self, text: str) -> tuple[str, str, float] | None:
+        """Metric, sign and number; None where the text is not of this form."""
+        form = re.fullmatch(r"\s*(\S+?)\s*(>=|<=)\s*(\S+)\s*", text)
+        with suppress(ValueError):
+            return (form[1], form[2], float(form[3])) if form else None
+        return None
+
+
+@dataclass(frozen=True)
 class FilePath:
     """A path that a file system takes."""
 
@@ -160,6 +179,7 @@ TEXT = Text()
 PATH = FilePath()
 FLAG = Choice((True, False))
 METRIC = Metric()
+THRESHOLD = Threshold()
 MODE = Choice(("min", "max"))  # whether less or more is better
 SEED = Number(least=0, most=2**32 - 1, whole=True)
 WHOLE = Number(least=0, whole=True)

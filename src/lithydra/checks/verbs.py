@@ -13,7 +13,21 @@ from lithydra.checks.config import RULES, broken_rules, resolved
 from lithydra.checks.extras import require_extra
 from lithydra.checks.machine import gpu_device_exists, own_data
 from lithydra.checks.output import DEFAULTS, SUFFIXES, output_problem
-from lithydra.checks.rules import COUNT, FLAG, NULL, PATH, SEED, TEXT, AnyOf, Choice, ListOf, Number, optional, shown
+from lithydra.checks.rules import (
+    COUNT,
+    FLAG,
+    NULL,
+    PATH,
+    SEED,
+    TEXT,
+    THRESHOLD,
+    AnyOf,
+    Choice,
+    ListOf,
+    Number,
+    optional,
+    shown,
+)
 from lithydra.errors import ConfigError, nearest, refuse
 from lithydra.files import refuse_links_out
 from lithydra.run.directory import RunDir
@@ -60,7 +74,7 @@ VERBS: dict[str, dict[str, Any]] = {
         "contact_sheet": Number(least=0, most=1000, whole=True),
         "invert": FLAG,
     },
-    "report": {"sweep": PATH, "until": optional(TEXT)},
+    "report": {"sweep": PATH, "until": optional(THRESHOLD)},
     "reproduce_run": {"run": PATH, **TRUST, **OUTPUT, **PATHS},
     "runs": {
         "runs": optional(ListOf(PATH, min_length=1)),

@@ -1,9 +1,9 @@
 """What a sweep's report is made of."""
 
-import re
 from functools import cached_property
 from pathlib import Path
 
+from lithydra.checks.rules import THRESHOLD
 from lithydra.errors import ConfigError, nearest
 from lithydra.overrides import FOLDED
 from lithydra.report.verdicts import Outcome, judge, seconds_until
@@ -36,11 +36,9 @@ class ReportData:
         self.is_search = any((path / name).exists() for name in ("optuna.db", "optuna.log"))
 
     def _add_time(self, until: str) -> None:
-        form = re.fullmatch(r"\s*(\S+?)\s*(>=|<=)\s*(\S+)\s*", until)
-        try:
-            metric, sign, value = form[1], form[2], float(form[3])  # pyright: ignore[reportOptionalSubscript]
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"until={until}: must be a metric, >= or <=, and a number, as val/acc >= 0.9") from error
+        if (parts := THRESHOLD.parts(until)) is None:
+            raise ConfigError(f"until={until}: must be {THRESHOLD}")
+        metric, sign, value = parts
         if metric not in (measured := metric_columns(self.frame)) or metric not in self.epochs:
             raise ConfigError(f"until={until}: no run has measured {metric} by epoch.{nearest(metric, measured)}")
         times = seconds_until(self.frame, self.epochs, metric, value, at_least=sign == ">=")
