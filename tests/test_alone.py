@@ -11,7 +11,8 @@ import torch
 
 from conftest import ROOT, Compose, RunTrain
 from lithydra.training.loading import load
-from test_contracts import ALL, FEW_STEPS, SLOW, image_size, overrides, stand_in
+from offered import ALL, FEW_STEPS, overrides
+from test_contracts import SLOW, image_size, stand_in
 
 PROMISE = "4. A checkpoint alone is enough"
 

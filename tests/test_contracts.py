@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from conftest import CONF, QUIET, Compose, RunTrain, write_npz
-from lithydra.checks.config import RULES, check
+from lithydra.checks.config import check
 from lithydra.data.base import ImageDataModule
 from lithydra.data.torchvision_data import TorchvisionData
 from lithydra.errors import ConfigError
@@ -28,48 +28,16 @@ from lithydra.training import build, classifiers
 from lithydra.training.classifier import Classifier
 from lithydra.training.instantiate import make
 from lithydra.training.loading import load
+from offered import ALL, FEW_EPOCHS, FEW_STEPS, assert_loss_falls, choices, overrides
 
 PROMISE = "19. Every choice that is offered trains"
 
-NOT_HERE = ("local", "hydra", "study")  # a person's own, Hydra's own, and sweeps
-ALL = [
-    f"{path.parent.name}/{path.stem}"
-    for path in sorted(CONF.glob("*/*.yaml"))
-    if path.parent.name not in NOT_HERE and not path.name.startswith("_")
-]
 HERE = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 SLOW = ("model/alexnet_imagenet",)  # 57 million weights
 FALLING = (
     *("optimizer", "optimizer_groups", "scheduler", "regularizer", "loss", "normalization", "augmentation"),
     *("method", "metrics", "average"),
 )
-
-FEW_EPOCHS = (*QUIET, "data.limit=200", "trainer.max_epochs=3")
-FEW_STEPS = (*QUIET, "data.limit=40", "data.val_fraction=0.25", "data.batch_size=6", "trainer.max_steps=2")
-TWO_CLASSES = ("data.classes=[2,6]", "data.limit=200")
-# What a choice needs beside itself.
-NEEDS = {
-    "loss/binary_cross_entropy": TWO_CLASSES,
-    "loss/probability_l1": TWO_CLASSES,
-    "augmentation/flip_crop": ("augmentation.flip_crop.padding=1",),  # of 8 pixels
-    "augmentation/shift": ("augmentation.shift.pixels=1",),
-    "method/distillation": (*("method.alpha=0.5", "method.temperature=2"), "method.teacher=TEACHER"),
-    "method/simclr": ("monitor.metric=val/loss", "monitor.mode=min"),
-    "metrics/calibration_error": ("monitor.mode=min",),
-    "normalization/tiny": ("model.batch_norm=true",),
-    "optimizer/lbfgs": ("data.batch_size=60",),
-    "optimizer/sgd": ("lr=0.1",),
-}
-
-
-def choices(*groups: str) -> list[str]:
-    return [choice for choice in ALL if choice.partition("/")[0] in groups]
-
-
-def overrides(choice: str) -> tuple[str, ...]:
-    group, _, name = choice.partition("/")
-    monitored = (f"monitor.metric=val/{name}",) if group == "metrics" and name != "accuracy" else ()
-    return f"{group}={name}", *monitored, *NEEDS.get(choice, ())
 
 
 @dataclass(frozen=True)
@@ -121,11 +89,6 @@ def assert_contract(trained: Trained) -> None:
         logits = module(images)
         assert logits.isfinite().all()
         assert torch.equal(load(trained.run.path, "last")(images), logits)
-
-
-def assert_loss_falls(run: RunDir) -> None:
-    losses = [float(row["train/loss"]) for row in run.read_metrics()]
-    assert losses[-1] < losses[0], losses
 
 
 @pytest.mark.parametrize("choice", choices("accelerator", "experiment", "variant"))
@@ -271,43 +234,6 @@ def test_accelerator_trains(choice: str, trained: Train, compose: Compose) -> No
     done = trained(*FEW_EPOCHS, *overrides(choice))
     assert_contract(done)
     assert_loss_falls(done.run)
-
-
-PRECISIONS = [option for option in RULES["trainer.precision"].options if str(option) not in ("16", "16-mixed")]
-IN_PRECISION = [("model.batch_norm=true", "model.dropout=0.1", "callbacks=histograms")] * len(PRECISIONS)
-CASES = list(zip(PRECISIONS, IN_PRECISION, strict=True))
-for other in ("64-true", "bf16-true"):
-    CASES += [
-        (other, ("model=cnn", "model.channels=[4]", "augmentation=affine", "trainer.gradient_clip_val=1")),
-        (other, ("augmentation=mixup", "regularizer=l2", "trainer.accumulate_grad_batches=2")),
-    ]
-
-
-@pytest.mark.counted("runs in a precision")
-@pytest.mark.parametrize(("precision", "settings"), CASES)
-def test_precision_trains(precision: str | int, settings: tuple[str, ...], run_train: RunTrain) -> None:
-    run = run_train(*FEW_EPOCHS, "lr=0.003", *settings, f"trainer.precision={precision}")
-    assert_loss_falls(run)
-    types = {"64": torch.float64, "64-true": torch.float64, "bf16-true": torch.bfloat16}
-    state = torch.load(run.last, weights_only=True)["state_dict"]
-    assert state["net.head.weight"].dtype == types.get(str(precision), torch.float32)
-    loaded = load(run.path)
-    images, labels = next(iter(build.data(DictConfig(loaded.record["config"])).test_dataloader()))
-    accuracy = (loaded(images).argmax(1) == labels).float().mean().item()
-    assert accuracy == pytest.approx(run.read_status()["metrics"]["test/acc"], abs=0.01)
-
-
-@pytest.mark.slow
-@pytest.mark.counted("optimizers in a precision")
-@pytest.mark.parametrize("optimizer", choices("optimizer"))
-@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
-def test_optimizer_trains_in_precision(precision: str, optimizer: str, run_train: RunTrain, compose: Compose) -> None:
-    settings = (*FEW_EPOCHS, *overrides(optimizer), f"trainer.precision={precision}")
-    if (optimizer, precision) == ("optimizer/lbfgs", "bf16-true"):
-        with pytest.raises(ConfigError, match="optimizer=lbfgs: needs full precision"):
-            check(compose(*settings))
-        return
-    assert_loss_falls(run_train(*settings))
 
 
 @pytest.mark.parametrize("model", ["cnn", *(pytest.param(m, marks=pytest.mark.slow) for m in ("resnet9", "resnet18"))])

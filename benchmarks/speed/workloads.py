@@ -125,23 +125,11 @@ def plan(
             rivals = [who for who in ("bare", "lithydra") if who in contenders]
             jobs += [job(f"scaling_{axis}", who, some, point=point) for point, some in points.items() for who in rivals]
     for name, workload in BUSY.items():
+        some = replace(workload, limit=limit) if limit else workload
         if f"busy_{name}" in measurements:
-            some = replace(workload, limit=limit) if limit else workload
             jobs += [job(f"busy_{name}", "lithydra", some, point=count, neighbors=count) for count in NEIGHBORS]
         if f"waits_{name}" in measurements:
-            jobs += [
-                job(
-                    f"waits_{name}",
-                    "lithydra",
-                    replace(workload, limit=limit) if limit else workload,
-                    point=f"{wait}, {count}",
-                    neighbors=count,
-                    environment=tuple(variables.items()),
-                    extra=("accelerator.threads=2",),
-                )
-                for wait, variables in WAITS.items()
-                for count in NEIGHBORS
-            ]
+            jobs += [job(f"waits_{name}", "lithydra", some, **settings) for settings in ways_to_wait()]
     if "bf16" in measurements:
         for point in (accelerator, f"{accelerator}_bf16"):
             jobs.append(job("bf16", "lithydra", limited("cifar_cnn"), accelerator=point, point=point))
@@ -152,6 +140,20 @@ def plan(
             some, extra = replace(workload, limit=limit or 1_000), ("trainer.precision=auto", "test=false")
             jobs.append(job("auto", "lithydra", some, epochs=2, point=name, extra=extra))
     return jobs
+
+
+def ways_to_wait() -> list[dict[str, Any]]:
+    """Of two threads, beside each number of neighbors."""
+    return [
+        {
+            "point": f"{wait}, {count}",
+            "neighbors": count,
+            "environment": tuple(variables.items()),
+            "extra": ("accelerator.threads=2",),
+        }
+        for wait, variables in WAITS.items()
+        for count in NEIGHBORS
+    ]
 
 
 def scaling_points(base: Workload) -> dict[str, dict[int, Workload]]:

@@ -69,8 +69,7 @@ def effect(frame: Frame, axis: str, other: str | None, metric: str) -> Figure:
         size, alpha = (34, 0.8) if is_scale else (14, 0.35)
         panel.scatter(x, runs[metric], s=size, color=shades[label], alpha=alpha, lw=0)
         if len(values) <= MAX_TICKS:
-            groups = {places[value] + shift: runs[runs[axis] == value] for value in values}
-            spreads = {place: Spread.of(group[metric].tolist(), overlap_of(group)) for place, group in groups.items()}
+            spreads = {places[v] + shift: _spread(runs[runs[axis] == v], metric) for v in values}
             _draw_means(
                 panel,
                 {place: spread for place, spread in spreads.items() if spread},
@@ -84,6 +83,10 @@ def effect(frame: Frame, axis: str, other: str | None, metric: str) -> Figure:
     if other is not None:
         panel.legend(title=other, alignment="left", loc="best", frameon=True, framealpha=0.85, edgecolor="none")
     return figure
+
+
+def _spread(runs: Frame, metric: str) -> Spread | None:
+    return Spread.of(runs[metric].tolist(), overlap_of(runs))
 
 
 def _draw_means(panel: Axes, spreads: dict[float, Spread], color: Any, label: str, *, joined: bool) -> None:

@@ -133,7 +133,7 @@ def monitored(run: RunDir) -> str | None:
     with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
         text = run.config.read_text()
         if plain := re.search(r"^monitor:\n(?:  .*\n)*?  metric: ([\w/.-]*[A-Za-z][\w/.-]*)$", text, re.MULTILINE):
-            return plain[1]  # without YAML's parser, which is most of the time that a listing takes
+            return plain[1]  # without YAML's parser: listings are long
         block = re.search(r"^monitor:\n(?:  .*\n)+", text, re.MULTILINE)
         return str(yaml.load(block[0], YAML_LOADER)["monitor"]["metric"]) if block else None
     return None

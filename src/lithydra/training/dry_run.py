@@ -61,9 +61,8 @@ def try_out(
         what = type(module.method).__name__
         raise ConfigError(f"method: {what} compares the images of a batch, so one process has them; trainer.devices=1")
     refuse_unsupported(callbacks := targets(config, "callbacks"))
-    for name, callback in callbacks.items() if isinstance(module, StatisticsClassifier) else ():
-        if getattr(callback, "needs_gradients", False):
-            raise ConfigError(f"{name}: measures gradients, and {type(module.net).__name__} learns without them")
+    if isinstance(module, StatisticsClassifier):
+        _refuse_needs_of_gradients(module, callbacks)
     threads = partial(settle_threads, config.accelerator.threads, before=before, place=trainer)
     budget = config.trainer.get("max_seconds")
     tried = dry_run(module, data, trainer, threads, min(LONGEST_TRIAL, TRIAL_SHARE * budget) if budget else 0.0)
@@ -78,6 +77,12 @@ def try_out(
     steps = steps_per_execution(config.trainer, seconds)
     data.steps_per_execution = steps_beside(callbacks, steps, config.trainer.steps_per_execution)
     return module.metric_names
+
+
+def _refuse_needs_of_gradients(module: StatisticsClassifier, callbacks: dict[str, Any]) -> None:
+    for name, callback in callbacks.items():
+        if getattr(callback, "needs_gradients", False):
+            raise ConfigError(f"{name}: measures gradients, and {type(module.net).__name__} learns without them")
 
 
 def _fix_length(config: DictConfig, data: ImageDataModule, step_seconds: float) -> None:

@@ -165,11 +165,10 @@ def _drawn_sweeps(table: Frame) -> Table:
         drawn.add_column(name, justify="left" if name in ("sweep", "jobs") else "right", overflow="fold")
     for name, jobs in table.groupby("sweep", sort=False):
         states = jobs["state"].value_counts()
-        best = _best_of(jobs)
         drawn.add_row(
             escape(str(name).removeprefix("sweeps/")),
             ", ".join(f"{count} {state}" for state, count in states.items()),
-            best,
+            _best_of(jobs[jobs["state"] == "finished"]),
             duration(float(jobs["seconds"].sum())),
             _cell("age", {"started": jobs["started"].max()}, in_name=True),
         )
@@ -229,7 +228,7 @@ def _cell(name: str, row: dict[str, Any], *, in_name: bool) -> str:
         return f"[{style}]{value}[/{style}]" if style else escape(str(value))
     if name == "settings":
         values = (LEADING.sub("", text) for text in value.split(" "))
-        return escape(" ".join(DIGITS.sub(lambda number: short(float(number[0])), text) for text in values))
+        return escape(" ".join(DIGITS.sub(lambda match: short(float(match[0])), text) for text in values))
     if name == "seconds":
         return duration(value)
     if isinstance(value, float):
