@@ -16,13 +16,7 @@ DECIDED = {
     "augmentation.*": ("image_shape", "num_classes"),
     "metrics.*": ("num_classes",),
 }
-LISTS = (
-    "augmentation",
-    "metrics",
-    "regularizer",
-    "callbacks",
-    "logger",
-)  # nodes that hold named nodes, each with a _target_
+PARTS = ("augmentation", "metrics", "regularizer", "callbacks", "logger")  # nodes of named nodes, each with a _target_
 TRAINER = {
     "callbacks": "the group callbacks does this",
     "logger": "the group logger does this",
@@ -42,22 +36,45 @@ TRAINER = {
 
 def unread(config: dict[str, Any]) -> Iterator[str]:
     """A line for each setting of a config that nothing reads."""
+    yield from _of_closed_groups(config)
+    yield from _decided(config)
+    yield from _parts_without_target(config)
+    yield from _of_optimizer_groups(config["optimizer_groups"])
+    yield from _of_what_is_not_there(config)
+    for name, node in config["callbacks"].items():
+        lightnings = isinstance(node, dict) and str(node.get("_target_")).endswith("ModelCheckpoint")
+        if lightnings and node.get("train_time_interval"):  # works in automatic optimization alone
+            yield f"callbacks.{name}.train_time_interval: does not work here; use checkpoint.every_seconds"
+    for key in config["trainer"].keys() & TRAINER.keys():
+        yield f"trainer.{key}={shown(config['trainer'][key])}: not taken, {TRAINER[key]}"
+
+
+def _of_closed_groups(config: dict[str, Any]) -> Iterator[str]:
     for group in CLOSED:
         known = [key.partition(".")[2] for key in RULES if key.startswith(f"{group}.")]
         for key in config.get(group, {}).keys() - set(known):
             there = f"{group} has {', '.join(known)}"
             yield f"{group}.{key}={shown(config[group][key])}: nothing reads it; {there}.{nearest(key, known)}"
+
+
+def _decided(config: dict[str, Any]) -> Iterator[str]:
     for place, keys in DECIDED.items():
         group, _, parts = place.partition(".")
         nodes = {f"{group}.{name}": node for name, node in config[group].items()} if parts else {group: config[group]}
         for name, node in nodes.items():
             for key in node.keys() & set(keys) if isinstance(node, dict) else ():
                 yield f"{name}.{key}={shown(node[key])}: the data decide it"
-    for group in LISTS:
+
+
+def _parts_without_target(config: dict[str, Any]) -> Iterator[str]:
+    for group in PARTS:
         for key, node in config[group].items():
             if not isinstance(node, dict) or "_target_" not in node:
                 yield f"{group}.{key}: has no _target_, so there is nothing to set; {group}=NAME chooses one"
-    for name, node in config["optimizer_groups"].items():
+
+
+def _of_optimizer_groups(groups: dict[str, Any]) -> Iterator[str]:
+    for name, node in groups.items():
         key = f"optimizer_groups.{name}"
         if not isinstance(node, dict) or "parameters" not in node:
             yield f"{key}={shown(node)}: needs parameters, a list of norms, biases and names of layers"
@@ -65,14 +82,11 @@ def unread(config: dict[str, Any]) -> Iterator[str]:
             for other in sorted(node.keys() & {"lr", "params"}):
                 given = f"{key}.{other}={shown(node[other])}"
                 yield f"{given}: a group has parameters and lr_factor, which is times lr"
+
+
+def _of_what_is_not_there(config: dict[str, Any]) -> Iterator[str]:
     for group in ("scheduler", "average", "module"):
         extra = sorted(config[group].keys() - {"_target_", "interval"})
         if config[group].get("_target_") is None and extra:
             key, ways = extra[0], f"{group}=NAME chooses one, ~{group}.{extra[0]} drops what a recipe has set"
             yield f"{group}.{key}={shown(config[group][key])}: there is no {group} to set; {ways}"
-    for name, node in config["callbacks"].items():
-        lightnings = isinstance(node, dict) and str(node.get("_target_")).endswith("ModelCheckpoint")
-        if lightnings and node.get("train_time_interval"):  # works in automatic optimization alone
-            yield f"callbacks.{name}.train_time_interval: does not work here; use checkpoint.every_seconds"
-    for key in config["trainer"].keys() & TRAINER.keys():
-        yield f"trainer.{key}={shown(config['trainer'][key])}: not taken, {TRAINER[key]}"
