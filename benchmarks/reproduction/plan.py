@@ -7,11 +7,13 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from lithydra.errors import ConfigError, nearest
 from lithydra.run.config import flatten, frozen
 from lithydra.run.directory import RunDir
-from lithydra.sweeps.directory import SweepDir
+from lithydra.sweeps.directory import Plan, SweepDir
+from lithydra.sweeps.plan import Request
 from lithydra.verbs.compare import differences
 
 ROOT = Path(__file__).parents[2]
@@ -123,10 +125,20 @@ class Study:
 
     @property
     def finished(self) -> bool:
-        """Whether all jobs ended, and the report is there."""
+        """Whether all jobs that the study asks for today have ended, and the report is there."""
         if not (self.sweep.exists() and (self.sweep.path / "report.md").exists()):
             return False
-        return all(self.sweep.state(job) in ("finished", "diverged") for job in self.sweep.read().jobs)
+        plan = self.sweep.read()
+        return self._is_all_in(plan) and all(self.sweep.state(job) in ("finished", "diverged") for job in plan.jobs)
+
+    def _is_all_in(self, plan: Plan) -> bool:
+        sweeper = self.config["hydra"]["sweeper"]
+        if "n_trials" in sweeper:
+            return self.quick or len(plan.jobs) >= sweeper["n_trials"]
+        with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+            loader = GlobalHydra.instance().config_loader()
+            today = Request.parse(loader, sweeper["params"], self.arguments[2:])
+        return all(set(values) <= set(plan.axes.get(key, [])) for key, values in today.axes.items())
 
 
 Item = Recipe | Study

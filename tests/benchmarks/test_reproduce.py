@@ -154,6 +154,14 @@ def test_what_ran_elsewhere_stays_on_the_page(tmp_path: Path) -> None:
     assert (tmp_path / "images/results/recipes.png").read_bytes() == picture
 
 
+@pytest.mark.parametrize(("seeds", "finished"), [("0,1,2,3,4", True), ("0,1,2", False)])
+def test_a_study_that_has_more_seeds_by_now_goes_on(tmp_path: Path, seeds: str, finished: bool) -> None:
+    study = Study("fashion_mnist/annealing", tmp_path, quick=False)
+    write_sweep(study.sweep.path, {"variant": ["plain", "halve_on_plateau"], "seed": seeds.split(",")}, lambda _: 0.9)
+    (study.sweep.path / "report.md").touch()
+    assert study.finished is finished
+
+
 def test_records_have_time_and_work_beside_what_is_published(tmp_path: Path) -> None:
     one = recipe(tmp_path, "fast", seeds=[0], published="0.95 in a second")
     run = one.run(0)
