@@ -1,5 +1,6 @@
 """A run's config as plain values: how it is stored, read by dotted keys, and trained from."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,11 @@ def several(config: Any) -> dict[str, str]:
 
 def select(config: Any, key: str) -> Any:
     """The value at a dotted key, None where there is none."""
-    return OmegaConf.select(DictConfig(config), key, default=None)
+    for part in key.split("."):
+        if not isinstance(config, Mapping) or part not in config:
+            return None
+        config = config[part]
+    return config
 
 
 def flatten(node: Any, prefix: str = "") -> list[tuple[str, Any]]:
