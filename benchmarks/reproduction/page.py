@@ -215,8 +215,7 @@ def _origin(recipes: Sequence[Recipe], studies: Sequence[Study]) -> list[str]:
     """Which commits and packages the runs are of, if there are any."""
     runs = [run for recipe in recipes for run in _finished(recipe)]
     for study in studies:
-        if study.sweep.exists():
-            runs += [study.sweep.run(job) for job in study.sweep.read().jobs]
+        runs += [study.sweep.run(job) for job in study.ended]
     found = [json.loads(run.provenance.read_text()) for run in runs if run.provenance.exists()]
     commits = sorted({(one.get("git") or {}).get("commit") or "unknown" for one in found})
     packages = [
@@ -239,7 +238,7 @@ class Judged:
 
 
 def _judge(study: Study) -> Judged | None:
-    if not study.sweep.exists():
+    if not study.ended:
         return None
     sweep = write_report(study.sweep.path)
     return Judged(study, sweep, judge(sweep.plan, sweep.frame, sweep.epochs))

@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from lithydra.errors import ConfigError, nearest
 from lithydra.run.config import flatten, frozen
 from lithydra.run.directory import RunDir
-from lithydra.sweeps.directory import Plan, SweepDir
+from lithydra.sweeps.directory import Job, Plan, SweepDir
 from lithydra.sweeps.plan import Request
 from lithydra.verbs.compare import differences
 
@@ -129,7 +129,13 @@ class Study:
         if not (self.sweep.exists() and (self.sweep.path / "report.md").exists()):
             return False
         plan = self.sweep.read()
-        return self._is_all_in(plan) and all(self.sweep.state(job) in ("finished", "diverged") for job in plan.jobs)
+        return self._is_all_in(plan) and len(self.ended) == len(plan.jobs)
+
+    @property
+    def ended(self) -> list[Job]:
+        """The jobs that have a result."""
+        jobs = self.sweep.read().jobs if self.sweep.exists() else []
+        return [job for job in jobs if self.sweep.state(job) in ("finished", "diverged")]
 
     def _is_all_in(self, plan: Plan) -> bool:
         sweeper = self.config["hydra"]["sweeper"]

@@ -146,6 +146,9 @@ def test_what_ran_elsewhere_stays_on_the_page(tmp_path: Path) -> None:
         return target.read_text()
 
     assert again(tmp_path / "empty") == before
+    begun = Study(study.name, tmp_path / "begun", quick=False).sweep.path
+    write_sweep(begun, {"lr": ["0.1"]}, lambda _: 0.5, states={"lr=0.1": "interrupted"})
+    assert again(tmp_path / "begun") == before
     here = recipe(tmp_path / "here", "two", seeds=[0]).run(0)
     finish(here, 0.7)
     now = again(tmp_path / "here").splitlines()
