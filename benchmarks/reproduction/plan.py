@@ -117,11 +117,15 @@ class Study:
     def arguments(self) -> list[str]:
         """Of train.py; the same again resumes the sweep."""
         where = [f"paths.sweeps={self.folder / 'sweeps'}", f"sweep.name={self.sweep.path.name}"]
-        quick = []
-        if self.quick:
-            quick = list(self.config["study"].get("quick", QUICK))
-            quick += ["seed=0,1"] if "seed" in self.config["hydra"]["sweeper"]["params"] else []
-        return ["-m", f"study={self.name}", *quick, *where]
+        return ["-m", f"study={self.name}", *self.changes, *where]
+
+    @property
+    def changes(self) -> list[str]:
+        """What a quick pass gives other values than the study."""
+        if not self.quick:
+            return []
+        seeds = ["seed=0,1"] if "seed" in self.config["hydra"]["sweeper"]["params"] else []
+        return [*self.config["study"].get("quick", QUICK), *seeds]
 
     @property
     def finished(self) -> bool:
@@ -142,8 +146,7 @@ class Study:
         if "n_trials" in sweeper:
             return self.quick or len(plan.jobs) >= sweeper["n_trials"]
         with initialize_config_dir(str(ROOT / "conf"), version_base=None):
-            loader = GlobalHydra.instance().config_loader()
-            today = Request.parse(loader, sweeper["params"], self.arguments[2:])
+            today = Request.parse(GlobalHydra.instance().config_loader(), sweeper["params"], self.changes)
         return all(set(values) <= set(plan.axes.get(key, [])) for key, values in today.axes.items())
 
 
