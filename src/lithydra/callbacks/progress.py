@@ -1,6 +1,7 @@
 """What a person sees while a run trains."""
 
 import sys
+import textwrap
 import time
 from typing import Any
 
@@ -78,7 +79,8 @@ class EpochProgress(Checkpoint):  # a Checkpoint, so that it runs when the epoch
             shown = [f"{name} {value:.4f}" for name, value in values.items() if name != "lr"]
             parts += [" ".join([split, *shown]).strip()] if shown else []
         parts.append(f"{time.perf_counter() - self._epoch_start:.1f} s")
-        self._console.print("  ".join(parts))
+        width = self._console.width if self._console.is_terminal else None
+        self._console.print(_line(parts, width))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
@@ -93,3 +95,10 @@ class EpochProgress(Checkpoint):  # a Checkpoint, so that it runs when the epoch
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def _line(parts: list[str], width: int | None) -> str:
+    """The parts in one line; if that were longer than `width` characters, in several that do not divide a part."""
+    line = "  ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)
+    wrapped = line if width is None else textwrap.fill(line, width, subsequent_indent=" " * 11, break_long_words=False)
+    return wrapped.replace("\N{NO-BREAK SPACE}", " ")
