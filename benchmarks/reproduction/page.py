@@ -22,6 +22,7 @@ from reproduction.recipes_plot import plot_recipes
 
 DASH = "-"
 TIMES = (
+    "What was measured more than once stands with its last figures. "
     "A time is a run's median epoch times its epochs, so that pauses do not count; other work beside it does. "
     "Of a recipe's seeds the fastest is given, of a study's runs the median."
 )
