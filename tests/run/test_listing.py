@@ -61,7 +61,8 @@ def test_a_row_says_what_the_directory_holds(folder: Path) -> None:
     choices = {"data": "mnist", "model": "cnn", "module": "none"}
     overrides = ["data=mnist", "lr=0.1", "run=outputs/runs/one", "paths.data=/somewhere", "hydra/launcher=local"]
     origin = {"choices": choices, "overrides": overrides, "hardware": {}}
-    again = {"choices": {**choices, "model": "mlp"}, "overrides": ["resume=x", "trainer.max_epochs=4"], "hardware": {}}
+    anew = ["lr=0.1", "resume=x", "trainer.max_epochs=4"]
+    again = {"choices": {**choices, "model": "mlp"}, "overrides": anew, "hardware": {}}
     run.provenance.write_text(json.dumps({**origin, "resumed": [again]}))
     found = row(folder, "runs/one")
     assert (found.state, found.data, found.model) == ("finished", "mnist", "mlp")

@@ -105,7 +105,7 @@ def listed(run: RunDir, folder: Path) -> Listed:
         live_state(run, str(status.get("state", "not started"))),
         data=str(choices.get("data", "")),
         model=str(choices.get("module" if own_module else "model", "")),
-        settings=[text for part in parts for text in part["overrides"] if not ABOUT_PLACE.match(bare(text))],
+        settings=_settings(text for part in parts for text in part["overrides"]),
         metric=metric,
         best_epoch=status.get("best_epoch"),
         epoch=status.get("epoch", 0),
@@ -119,6 +119,11 @@ def listed(run: RunDir, folder: Path) -> Listed:
         page=run.page.exists(),
         sweep=os.path.dirname(name) if (run.path.parent / "sweep.json").exists() else None,
     )
+
+
+def _settings(overrides: Iterable[str]) -> list[str]:
+    """Those that do not say where the run lies; of a setting that was given again when it was resumed, the last."""
+    return [text for key, text in {bare(text): text for text in overrides}.items() if not ABOUT_PLACE.match(key)]
 
 
 def live_state(run: RunDir, state: str) -> str:
