@@ -41,6 +41,8 @@ def main() -> None:
     except LithydraError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def compare(folder: Path, num_photos: int, repetitions: int) -> None:
@@ -67,7 +69,7 @@ def compare(folder: Path, num_photos: int, repetitions: int) -> None:
         table.add_row(what, f"{np.median(each):.1f}", " ".join(f"{value:.1f}" for value in each))
     console = Console(highlight=False)
     console.print(table)
-    console.print(f"{found['cpu']}, {found['cores']} cores; with the imports, which take most of the last row")
+    console.print(f"{found['cpu']}, {found['cores']} cores; the imports count, too")
 
 
 def seconds_to_the_first_step(settings: tuple[str, ...], directory: Path, data: Path) -> float:

@@ -100,5 +100,6 @@ class EpochProgress(Checkpoint):  # a Checkpoint, so that it runs when the epoch
 def _line(parts: list[str], width: int | None) -> str:
     """The parts in one line; if that were longer than `width` characters, in several that do not divide a part."""
     line = "  ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)
-    wrapped = line if width is None else textwrap.fill(line, width, subsequent_indent=" " * 11, break_long_words=False)
-    return wrapped.replace("\N{NO-BREAK SPACE}", " ")
+    if width is not None:
+        line = textwrap.fill(line, width, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False)
+    return line.replace("\N{NO-BREAK SPACE}", " ")
