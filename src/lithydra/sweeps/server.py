@@ -30,6 +30,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from lithydra.training.importing import collector_at_rest
+
 # What a run imports, at once and on its way.
 IMPORTED = (
     "lithydra.training.train",
@@ -171,14 +173,15 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # CUDA must not be initialized in a process that others are forked from.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    import torch
+    with collector_at_rest():
+        import torch
 
-    from lithydra.data import shared
-    from lithydra.run import provenance
+        from lithydra.data import shared
+        from lithydra.run import provenance
 
-    for name in (*IMPORTED, *modules):
-        with contextlib.suppress(ImportError):  # then the run that needs it says so
-            importlib.import_module(name)
+        for name in (*IMPORTED, *modules):
+            with contextlib.suppress(ImportError):  # then the run that needs it says so
+                importlib.import_module(name)
     torch.set_num_threads(1)  # threads would not survive a fork
     shared.share()
     provenance.packages()

@@ -4,6 +4,7 @@ The command line and the functions of Python go through here. Torch is imported 
 """
 
 import os
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lithydra.errors import ConfigError
 from lithydra.logs import set_up_logging
 from lithydra.overrides import bare
 from lithydra.run.directory import RunDir
+from lithydra.training.importing import collector_at_rest
 from lithydra.training.resuming import resumed
 
 SPINS = "20000"  # of a thread that waits; 300,000 without it
@@ -44,8 +46,13 @@ def wait_briefly() -> None:
         os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
-def do(verb: str, config: DictConfig) -> Any:
+def do(verb: str, config: DictConfig, *, own_process: bool = False) -> Any:
     """Check the config, import what does the work (and torch with it), and do it.
+
+    Args:
+        verb: One of VERBS.
+        config: Composed.
+        own_process: Whether the process is there for this verb alone.
 
     Returns:
         What the verb found, by name. Of a job of a sweep its objective.
@@ -56,7 +63,8 @@ def do(verb: str, config: DictConfig) -> Any:
         set_up_logging()
         return run_job(Path(HydraConfig.get().sweep.dir), config.sweep.job, config)
     config, *more = _checked(verb, config)
-    work = getattr(import_module(VERBS[verb][1]), verb)
+    with collector_at_rest() if own_process else nullcontext():
+        work = getattr(import_module(VERBS[verb][1]), verb)
     set_up_logging()
     OmegaConf.set_struct(config, False)
     found = work(config, *more)
