@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 def test_three_starts_are_timed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from photos import compare
 
