@@ -12,6 +12,7 @@ import traceback
 
 from lithydra.errors import LithydraError
 from lithydra.run.signals import EXIT_CODES
+from lithydra.training.importing import collector_at_rest
 
 
 def main() -> None:
@@ -29,10 +30,11 @@ def _end_with_the_main_process() -> None:
 
 def _carry_out(job: dict) -> int:
     try:
-        from omegaconf import OmegaConf
+        with collector_at_rest():
+            from omegaconf import OmegaConf
 
-        from lithydra.logs import set_up_logging
-        from lithydra.training.train import train
+            from lithydra.logs import set_up_logging
+            from lithydra.training.train import train
 
         set_up_logging()
         train(OmegaConf.create(job["config"]), job["choices"], job["overrides"])  # pyright: ignore[reportArgumentType]
