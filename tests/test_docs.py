@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from conftest import CONF, ROOT, Compose, write_npz
@@ -23,6 +25,7 @@ from lithydra.run.config import select
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NULL_BY_DEFAULT = ("init.from", "resume", "run", "trainer.gradient_clip_val", "data.image_size")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
@@ -147,11 +150,9 @@ def test_the_readme_says_fifteen_things_to_type() -> None:
     assert 12 <= len(typed()) <= 16
 
 
-@pytest.mark.slow
-def test_the_commands_of_the_readme_do_what_they_say(
-    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As they stand, one after the other, in one folder; of the data sets small ones of the same form."""
+@pytest.fixture
+def small_data(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data sets of the names that the documents say, small ones of the same form."""
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "digits.npz").symlink_to(data_dir / "digits.npz")
@@ -159,15 +160,50 @@ def test_the_commands_of_the_readme_do_what_they_say(
         write_npz(folder / f"{name}.npz", num_classes=10, shape=shape, num_train=160, num_test=40)
     monkeypatch.setenv("LITHYDRA_DATA", str(folder))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def exit_code_of(command: str, log: Path) -> int:
+    """Of a command that stands in a document, typed in the folder of `log`."""
+    _, script, *arguments = shlex.split(command)
+    arguments = [text for argument in arguments for text in SMALLER.get(argument, [argument])]
+
+    def run() -> None:
+        os.chdir(log.parent)
+        sys.argv[:] = [str(ROOT / script), *arguments]
+        cli.main(Path(script).stem)
+
+    return in_child(run, log)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_data")
+def test_the_commands_of_the_readme_do_what_they_say(tmp_path: Path) -> None:
+    """As they stand, one after the other, in one folder."""
     for number, command in enumerate(typed()):
-        _, script, *arguments = shlex.split(command)
-        arguments = [text for argument in arguments for text in SMALLER.get(argument, [argument])]
         log = tmp_path / f"{number}.log"
-
-        def run(script: str = script, arguments: list[str] = arguments) -> None:
-            os.chdir(tmp_path)
-            sys.argv[:] = [str(ROOT / script), *arguments]
-            cli.main(Path(script).stem)
-
-        assert in_child(run, log) == 0, f"{command}\n{log.read_text()}"
+        assert exit_code_of(command, log) == 0, f"{command}\n{log.read_text()}"
     assert (tmp_path / "outputs" / "index.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_data")
+def test_the_python_of_the_documents_runs(tmp_path: Path) -> None:
+    """Block by block, where there are the runs and the sweep that they speak of, and a model that was exported."""
+    log = tmp_path / "log"
+    for command in (
+        "python train.py run=outputs/runs/first trainer.max_epochs=2",
+        "python train.py run=outputs/runs/NAME trainer.max_epochs=2",
+        "python train.py -m lr=0.1,0.01 sweep.name=NAME trainer.max_epochs=1",
+        "python scripts/export.py run=outputs/runs/NAME output=model.onnx",
+    ):
+        assert exit_code_of(command, log) == 0, log.read_text()
+    pages = (ROOT / "README.md", ROOT / "docs" / "python.md", ROOT / "docs" / "looking_inside.md")
+    blocks = [block for page in pages for block in PYTHON.findall(page.read_text())]
+    assert len(blocks) == 5
+
+    def run() -> None:
+        os.chdir(tmp_path)
+        for block in blocks:
+            exec(block, {"torch": torch, "images": np.zeros((2, 1, 8, 8), dtype=np.uint8)})
+
+    assert in_child(run, log) == 0, log.read_text()
