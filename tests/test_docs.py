@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^    (?:\$ )?((?:python|pip|make|git|cp|eval|tensorboard) (?:.*\\\n)*.*)$", re.MULTILINE)
 NULL_BY_DEFAULT = ("init.from", "resume", "run", "trainer.gradient_clip_val", "data.image_size")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
@@ -60,6 +62,13 @@ def test_every_page_is_in_the_list() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+def test_a_shell_takes_every_command() -> None:
+    commands = [command for page in PAGES for command in COMMAND.findall(page.read_text())]
+    assert len(commands) > 100
+    for command in commands:
+        subprocess.run(["bash", "-n", "-c", command], check=True)
 
 
 @pytest.fixture
