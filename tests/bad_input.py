@@ -113,6 +113,10 @@ EARLY = {
     "npz that is not there": ("data=npz data.path=nowhere.npz", "data.path=nowhere.npz: no such file"),
     "folder that is not there": ("data=image_folder data.path=nowhere", "data.path=nowhere: no such folder"),
     "GPU where there is none": ("accelerator=gpu", "accelerator=gpu: this machine has no GPU"),
+    "GPUs where there is none": (
+        "accelerator=ddp",
+        "accelerator=ddp: this machine has no GPU; accelerator=cpu or accelerator=ddp_cpu",
+    ),
     "resume with two schedulers at once": (
         "resume=T/run scheduler=[cosine,step] resume_anyway=true",
         "scheduler: takes one choice, scheduler=NAME",

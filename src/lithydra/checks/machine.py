@@ -10,7 +10,9 @@ from typing import Any
 def device(config: dict[str, Any]) -> Iterator[str]:
     trainer = config["trainer"]
     if trainer["accelerator"] in ("gpu", "cuda") and not gpu_device_exists():
-        yield "accelerator=gpu: this machine has no GPU; accelerator=cpu or accelerator=auto trains without one"
+        several = str(trainer.get("strategy", "")).startswith("ddp")
+        asked, other = ("ddp", "ddp_cpu") if several else ("gpu", "auto")
+        yield f"accelerator={asked}: this machine has no GPU; accelerator=cpu or accelerator={other} trains without one"
     on_cpu = trainer["accelerator"] == "cpu" or (trainer["accelerator"] == "auto" and not gpu_device_exists())
     if str(trainer["precision"]) in ("16", "16-mixed") and on_cpu:
         yield f"trainer.precision={trainer['precision']}: needs a GPU; on a CPU use bf16-mixed or 32-true"
