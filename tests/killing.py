@@ -61,6 +61,7 @@ SETTINGS = {
         "trainer.steps_per_execution=1",
         "checkpoint.every_n_steps=2",
     ),
+    "compiled": ("compile=true", "checkpoint.every_n_steps=3"),
     "lbfgs": ("optimizer=lbfgs", "lr=0.5", "data.batch_size=64", "checkpoint.every_n_steps=1"),
     "averaged": (
         "+callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, decay: 0.9}",

@@ -36,6 +36,7 @@ FULL = ("plateau", "steps", "accumulation", "augmentation")
 SHORT = ("lbfgs", "averaged", "files_0_workers", "files_2_workers")  # fewer steps: an early kill in each point
 ALL = [(name, point, n) for name in FULL for point, passages in POINTS.items() for n in passages]
 ALL += [(name, point, {"saving": 7, "batch": 20}.get(point, 2)) for name in REPEATABLE for point in POINTS]
+ALL += [("compiled", "after optimizer step", 7)]
 ALL += [(name, point, 2 if point != "saving" else 7) for name in SHORT for point in POINTS]
 
 
