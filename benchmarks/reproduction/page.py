@@ -15,7 +15,8 @@ from lithydra.report.input import ReportData
 from lithydra.report.page import write_report
 from lithydra.report.verdicts import Outcome, judge, overall
 from lithydra.run.directory import RunDir
-from lithydra.sweeps.results import Spread, duration
+from lithydra.run.rendering import duration
+from lithydra.sweeps.results import Spread
 from lithydra.sweeps.study import rules_of
 from reproduction.plan import Item, Recipe, Study
 from reproduction.recipes_plot import plot_recipes

@@ -15,6 +15,7 @@ from conftest import QUIET, SMALL, RunTrain, assert_equal, rows, weights, write_
 from lithydra.callbacks.histograms import dead_share, histogram, saturated_share
 from lithydra.callbacks.look_inside import TestResults, first_layer, first_of_each_class
 from lithydra.data.splits import TensorSplit
+from lithydra.files import write_rows
 from lithydra.run import page, plots
 from lithydra.run.directory import RunDir
 from lithydra.run.histograms import PARTS, Histogram, add_histograms, histogram_arrays
@@ -48,6 +49,14 @@ def test_run_leaves_pictures_a_page_and_tensorboard(run_train: RunTrain) -> None
     assert b"^train/loss$" in layout and b"^val/loss$" in layout
     config = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert run.config.read_text() in config
+
+
+def test_the_page_says_the_training_time_of_all_parts(run_train: RunTrain) -> None:
+    """Not how long the last part took: of a resumed run that is little of it."""
+    run = run_train(*SMALL)
+    epochs = [{**row, "seconds": "1900"} for row in run.read_metrics()]
+    write_rows(run.metrics, tuple(epochs[0]), epochs)
+    assert "trained 1 h 3 min<" in page.write(run).read_text()
 
 
 def test_callbacks_none_leaves_no_pictures(run_train: RunTrain) -> None:

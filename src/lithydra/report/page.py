@@ -19,9 +19,9 @@ from lithydra.report.tables import Table, jobs_table, settings_table
 from lithydra.report.verdicts import overall
 from lithydra.run.directory import RunDir
 from lithydra.run.metric_names import parts
-from lithydra.run.rendering import render
+from lithydra.run.rendering import duration, render
 from lithydra.sweeps.directory import Plan
-from lithydra.sweeps.results import BAD_STATES, Setting, duration, readable
+from lithydra.sweeps.results import BAD_STATES, Setting, readable
 
 TEMPLATES = Path(__file__).parent / "templates"
 

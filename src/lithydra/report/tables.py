@@ -10,7 +10,8 @@ import pandas as pd
 
 from lithydra.overrides import short
 from lithydra.run.metric_names import ordered
-from lithydra.sweeps.results import ASKED, FIGURES, MISSING, Frame, Setting, Spread, duration, metric_columns, number
+from lithydra.run.rendering import MISSING, duration
+from lithydra.sweeps.results import ASKED, FIGURES, Frame, Setting, Spread, metric_columns, number
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,11 @@ class RunDir:
             there = sorted(p.stem for p in self.checkpoints.glob("*.ckpt"))
             raise ConfigError(f"checkpoint={name}: {self.path} has {', '.join(there) or 'no checkpoint yet'}")
         return path
+
+
+def training_seconds(rows: Sequence[Mapping[str, str]]) -> float | None:
+    """Of the epochs in `rows` of metrics.csv, with their validation; None where there is none."""
+    return sum(float(row["seconds"]) for row in rows) if rows else None
 
 
 def now() -> str:

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from lithydra.errors import ConfigError
 from lithydra.files import write_json
 from lithydra.overrides import bare
-from lithydra.run.directory import YAML_LOADER, RunDir
+from lithydra.run.directory import YAML_LOADER, RunDir, training_seconds
 from lithydra.run.locks import wait_until_free
 
 TRASH = "trash"  # folder of deleted runs, beside runs/ and sweeps/
@@ -110,7 +110,7 @@ def listed(run: RunDir, folder: Path) -> Listed:
         best_epoch=status.get("best_epoch"),
         epoch=status.get("epoch", 0),
         metrics=status.get("metrics", {}),
-        seconds=sum(float(row["seconds"]) for row in rows) if rows else None,
+        seconds=training_seconds(rows),
         started=status.get("started"),
         tags=labels["tags"],
         note=labels["note"],

@@ -3,15 +3,14 @@
 import base64
 import math
 import shlex
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from lithydra.files import write_text
 from lithydra.run import class_scores
-from lithydra.run.directory import NO_METRICS, RunDir
+from lithydra.run.directory import NO_METRICS, RunDir, training_seconds
 from lithydra.run.metric_names import by_split, names_of, parts, words
-from lithydra.run.rendering import TEMPLATES, render
+from lithydra.run.rendering import TEMPLATES, duration, render
 from lithydra.run.trust import needed_trust
 
 PICTURES = {
@@ -50,12 +49,13 @@ def content(run: RunDir) -> dict[str, Any]:
     origin = run.origin()
     choices = run.origins()[-1]["choices"]  # a run may go on with others than it began with
     config = run.read_config()
+    rows = run.read_metrics()
     metrics: dict[str, float] = status.get("metrics", {})
     pictures = {title: run.plots / f"{name}.png" for name, title in PICTURES.items()}
     return {
         "name": run.path.name,
         "status": status,
-        "minutes": _minutes(status),
+        "trained": None if (seconds := training_seconds(rows)) is None else duration(seconds),
         "splits": by_split(metrics),
         "names": names_of(metrics),
         "tile": "acc" if "acc" in names_of(metrics) else parts(config["monitor"]["metric"])[1],
@@ -71,20 +71,13 @@ def content(run: RunDir) -> dict[str, Any]:
         "pictures": {title: _data_uri(path) for title, path in pictures.items() if path.exists()},
         "classes": class_scores.read(run),
         "no_metrics": NO_METRICS,
-        "columns": list(rows[0]) if (rows := run.read_metrics()) else [],
+        "columns": list(rows[0]) if rows else [],
         "rows": rows,
         "commands": commands(run, status),
         "command": run.read_command().strip(),
         "config": run.config.read_text(),
         "environment": {**_environment(origin), **_compute(origin["trainer"], status.get("compute", {}))},
     }
-
-
-def _minutes(status: dict[str, Any]) -> str:
-    if not (status.get("started") and status.get("finished")):
-        return ""
-    seconds = (datetime.fromisoformat(status["finished"]) - datetime.fromisoformat(status["started"])).total_seconds()
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def commands(run: RunDir, status: dict[str, Any]) -> dict[str, str]:

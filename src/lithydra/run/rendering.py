@@ -1,9 +1,10 @@
-"""Pages from their templates."""
+"""Pages from their templates, and texts in them."""
 
 from pathlib import Path
 from typing import Any
 
 TEMPLATES = Path(__file__).with_name("templates")
+MISSING = "—"
 
 
 def render(template: Path, content: dict[str, Any]) -> str:
@@ -20,3 +21,13 @@ def render(template: Path, content: dict[str, Any]) -> str:
     )
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
     return environment.get_template(template.name).render(content)
+
+
+def duration(seconds: float) -> str:
+    """`12.3 s`, `4 min 5 s` or `1 h 3 min`."""
+    if seconds != seconds:
+        return MISSING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

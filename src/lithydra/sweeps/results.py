@@ -23,6 +23,7 @@ from lithydra.overrides import FOLDED, short, split_override, typed
 from lithydra.run.directory import RunDir
 from lithydra.run.listing import DAMAGED
 from lithydra.run.metric_names import ordered
+from lithydra.run.rendering import MISSING
 from lithydra.sweeps.directory import NOT_STARTED, Job, Plan, SweepDir
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ DAMAGES = (ConfigError, OSError, ValueError, KeyError, TypeError, EOFError, csv.
 Frame: TypeAlias = Any
 
 BAD_STATES = ("failed", "diverged", DAMAGED)
-MISSING = "—"
 FIGURES = ("seconds", "best_epoch")  # of a setting, beside its metrics
 ASKED = "seconds to"  # begins the name of a column of times until a metric has a value
 
@@ -233,12 +233,3 @@ def number(value: float, beside: float | None = None) -> str:
         return MISSING
     size = abs(value if beside is None else beside)
     return f"{value:.4f}" if size == 0 or 1e-3 <= size < 1000 else f"{value:.3g}"
-
-
-def duration(seconds: float) -> str:
-    if seconds != seconds:
-        return MISSING
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -21,8 +21,9 @@ from lithydra.run import index
 from lithydra.run.directory import RunDir
 from lithydra.run.listing import STATES, TRASH, find_runs, label, listed, move_to_trash
 from lithydra.run.metric_names import better
+from lithydra.run.rendering import duration
 from lithydra.sweeps.directory import SweepDir
-from lithydra.sweeps.results import Frame, duration, number
+from lithydra.sweeps.results import Frame, number
 from lithydra.sweeps.view import STYLES
 
 MADE = ("best", "age")  # columns that are made of others: the monitored metric, and the time since the start
