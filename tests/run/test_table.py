@@ -26,3 +26,14 @@ def test_it_is_said_which_epoch_the_metrics_are_of(
     run.update_status(epoch=3, **status)
     print_results(run, 1.0, None)
     assert words in capsys.readouterr().out
+
+
+def test_a_resumed_run_says_what_it_has_trained_in_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = RunDir(tmp_path)
+    run.write_config({"data": {}, "model": {}, "optimizer": {}, "trainer": {}})
+    run.update_status(epoch=2, metrics=TRAIN)
+    for epoch in (1, 2):
+        run.add_provenance({"choices": {}, "overrides": [], "hardware": {}})
+        run.add_metrics({"epoch": epoch, "step": epoch, "seconds": 1900})
+    print_results(run, 1.0, None)
+    assert "1.0 s since it was resumed, trained 1 h 3 min in all\n" in capsys.readouterr().out

@@ -5,9 +5,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lithydra.run.directory import PROFILE, RunDir
+from lithydra.run.directory import PROFILE, RunDir, training_seconds
 from lithydra.run.metric_names import by_split, names_of, words
 from lithydra.run.page import commands
+from lithydra.run.rendering import duration
 
 MOST_COLUMNS = 4  # of metrics beside each other
 PROFILE_LINES = 16  # of each file of a profiler that are printed
@@ -54,7 +55,10 @@ def print_results(run: RunDir, seconds: float, images_per_second: float | None) 
             f"last of {status['epoch']} epochs ({'not one is best' if 'val' in by_split(metrics) else 'no validation'})"
         )
     speed = f", {images_per_second:,.0f} images/s in training" if images_per_second else ""
-    console.print(f"{which}, {seconds:.1f} s in all{speed}")
+    took = f"{seconds:.1f} s in all"
+    if len(run.origins()) > 1 and (trained := training_seconds(run.read_metrics())):
+        took = f"{seconds:.1f} s since it was resumed, trained {duration(trained)} in all"
+    console.print(f"{which}, {took}{speed}")
     console.print(f"run directory  {run.path}")
     if run.page.exists():
         console.print(f"pictures       {run.page}")
