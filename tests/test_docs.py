@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from killing import in_child
 from lithydra import cli
 from lithydra.checks.messages import ELSEWHERE
 from lithydra.overrides import bare
-from lithydra.run.config import select
+from lithydra.run.config import flatten, select
+from lithydra.verbs.table import VERBS
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -127,6 +129,25 @@ def test_help_is_a_screenful_and_names_every_group() -> None:
     assert len(text.splitlines()) <= 30 and max(map(len, text.splitlines())) <= 80 + 2  # YAML's own indent
     groups = {path.name for path in CONF.iterdir() if path.is_dir()} - {"hydra", "paths", "local"}
     assert groups <= set(text.split())
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "train"])
+def test_each_script_has_a_help_of_its_own(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    script = ROOT / "scripts" / f"{verb}.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert end.value.code == 0 and len(lines) <= 40 and max(map(len, lines)) <= 80
+    assert f"python scripts/{verb}.py" in lines[0]
+    told = {line.partition("=")[0] for line in lines}
+    if (file := CONF / f"{VERBS[verb][0]}.yaml").stem != "train":
+        settings = yaml.safe_load(file.read_text())
+        del settings["defaults"]
+        assert {key for key, _ in flatten(settings)} <= told
 
 
 def test_names_from_elsewhere_lead_to_names_that_there_are(compose: Compose) -> None:

@@ -26,6 +26,7 @@ from lithydra.errors import LithydraError, first_line
 from lithydra.files import as_json
 from lithydra.overrides import CONF, name_runs, quote_paths, refuse_arguments, sweep_first
 from lithydra.run.signals import EXIT_CODES, end_at_once_on_signal
+from lithydra.verbs.help import print_help
 from lithydra.verbs.table import VERBS, do, wait_briefly
 
 JSON = "--json"  # the result as one JSON object on stdout, all else on stderr
@@ -65,6 +66,9 @@ def main(verb: str) -> NoReturn:
     try:
         sys.argv[1:] = quote_paths(name_runs(sys.argv[1:]) if verb in ("compare", "runs") else sys.argv[1:])
         refuse_arguments(verb, json_asked)
+        if verb != "train" and {"--help", "-h"} & {*sys.argv[1:]}:
+            print_help(verb, VERBS[verb][0])
+            sys.exit(0)
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=VERBS[verb][0])(guarded)()
     except MENDABLE as error:
         errors.append(error)
