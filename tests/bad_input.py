@@ -106,6 +106,12 @@ EARLY = {
     "no value": ("lr", "lr: not of the form key=value"),
     "half a list": ("lr=[", "lr=["),
     "dashes before a setting": ("--lr=0.1", "--lr=0.1: settings have no dashes: lr=0.1"),
+    "dashes, and the value behind": (
+        "--data.batch_size 32",
+        "--data.batch_size: settings have no dashes: data.batch_size=32",
+    ),
+    "one dash": ("-lr 0.1", "-lr: settings have no dashes: lr=0.1"),
+    "dashes within": ("--dry-run", "--dry-run: settings have no dashes: dry_run=VALUE"),
     "interpolation of nothing": ("lr='${nothing}'", "Interpolation key 'nothing' not found"),
     "outputs below a file": ("paths.outputs=T/text.png", "is a file, not a directory"),
     "data folder below a file": ("paths.data=T/text.png/data", "is a file, not a directory"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from lithydra.overrides import quote_paths, typed
+from lithydra.overrides import name_paths, quote_paths, typed
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,13 @@ def test_home_is_a_persons_own(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_axis_values_have_the_type_that_they_stand_for(text: str, value: object) -> None:
     assert typed(text) == value and type(typed(text)) is type(value)
+
+
+def test_a_directory_without_a_key_is_the_one_that_a_verb_takes(tmp_path: Path) -> None:
+    job = tmp_path / "lr=0.1,optimizer=sgd"
+    job.mkdir()
+    assert name_paths(["outputs/runs/x", "tta=flip"], "run") == ["tta=flip", "run='outputs/runs/x'"]
+    assert name_paths([str(job)], "run") == [f"run='{job}'"]
+    assert name_paths(["a", "--json", str(job)], "runs") == ["--json", f"runs=['a','{job}']"]
+    for unclear in (["run=x", "test"], ["x", "test"], ["tta=flip"]):
+        assert name_paths(unclear, "run") == unclear

@@ -24,10 +24,10 @@ from omegaconf import DictConfig
 from lithydra.checks.messages import MENDABLE, one_line
 from lithydra.errors import LithydraError, first_line
 from lithydra.files import as_json
-from lithydra.overrides import CONF, name_runs, quote_paths, refuse_arguments, sweep_first
+from lithydra.overrides import CONF, name_paths, quote_paths, refuse_arguments, sweep_first
 from lithydra.run.signals import EXIT_CODES, end_at_once_on_signal
 from lithydra.verbs.help import print_help
-from lithydra.verbs.table import VERBS, do, wait_briefly
+from lithydra.verbs.table import DIRECTORY_OF, VERBS, do, wait_briefly
 
 JSON = "--json"  # the result as one JSON object on stdout, all else on stderr
 
@@ -64,7 +64,8 @@ def main(verb: str) -> NoReturn:
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing them
     try:
-        sys.argv[1:] = quote_paths(name_runs(sys.argv[1:]) if verb in ("compare", "runs") else sys.argv[1:])
+        place = DIRECTORY_OF.get(verb)
+        sys.argv[1:] = quote_paths(name_paths(sys.argv[1:], place) if place else sys.argv[1:])
         refuse_arguments(verb, json_asked)
         if verb != "train" and {"--help", "-h"} & {*sys.argv[1:]}:
             print_help(verb, VERBS[verb][0])

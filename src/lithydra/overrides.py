@@ -8,8 +8,10 @@ sweep's runs are `lr=0.1,optimizer=sgd`. Such a path goes to Hydra in quotes.
 import os
 import re
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,6 @@ from lithydra.errors import ConfigError, nearest, refuse
 PATHS = ("run", "resume", "input", "output", "sweep")  # one path each
 TEXTS = ("where", "sort", "columns", "tag", "untag", "note", "delete")  # of scripts/runs.py, taken as they are typed
 PATHS_OR_SWEEPS = ("data.path", "init.from", "paths.data", "paths.outputs")  # -m may give several
-HYDRA_OPTIONS = (
-    "--config-path",
-    "--config-name",
-    "--config-dir",
-    "--cfg",
-    "--package",
-    "--info",
-    "--experimental-rerun",
-)
 ONE_OF = {"run": "--run", "multirun": "-m", "cfg": "--cfg", "info": "--info", "shell_completion": "--shell-completion"}
 SWEEPERS = ("grid", "optuna")
 # Hydra's own settings that would move a run or a sweep away from where it is looked for.
@@ -46,7 +39,9 @@ ABOUT_THE_SWEEP = ("sweep", "paths", "hydra")  # these neither vary nor belong t
 TAGS = ("log",)  # Hydra's tag(): of these, a search knows the meaning
 FOLDED = ("seed", "data.fold")  # axes that repeat a setting instead of changing it
 
+DASHED = re.compile(r"--?([A-Za-z]\w*(?:[./-]\w+)*)(?:=(.*))?")  # a setting as other programs take it
 PLAIN = re.compile(r"[A-Za-z_./][\w./*?+-]*", re.ASCII)  # Hydra takes it as it is
+PLAIN_VALUE = re.compile(r"[^-=][^=]*")  # what `--key` may have behind it
 TARGET = re.compile(r"""_target_['"]?\s*:\s*['"]?([\w.]+)""")
 
 
@@ -96,12 +91,13 @@ def _quoted_setting(argument: str) -> str:
     return f"{key}={quote(typed)}"
 
 
-def name_runs(arguments: list[str]) -> list[str]:
-    """`RUN RUN …` of compare and runs as their setting `runs`. A directory may have = in its name, as a sweep's."""
-    runs = [a for a in arguments if not a.startswith(("-", "~", "+")) and ("=" not in a or os.path.isdir(a))]
-    if not runs:
+def name_paths(arguments: list[str], key: str) -> list[str]:
+    """A directory without a key as the setting `key`; of `runs` any number. It may have = in its name, as a sweep's."""
+    paths = [a for a in arguments if not a.startswith(("-", "~", "+")) and ("=" not in a or os.path.isdir(a))]
+    if not paths or (key != "runs" and len(paths) > 1) or any(a.startswith(f"{key}=") for a in arguments):
         return arguments
-    return [*(a for a in arguments if a not in runs), f"runs=[{','.join(map(quote, runs))}]"]
+    value = f"[{','.join(map(quote, paths))}]" if key == "runs" else quote(*paths)
+    return [*(a for a in arguments if a not in paths), f"{key}={value}"]
 
 
 def refuse_arguments(verb: str, as_json: bool = False) -> None:
@@ -110,9 +106,12 @@ def refuse_arguments(verb: str, as_json: bool = False) -> None:
     Args:
         as_json: Whether the result is to be one JSON object.
     """
-    if dashed := [a for a in sys.argv[1:] if re.match(r"--\w+(\.\w+)*=", a) and a.split("=")[0] not in HYDRA_OPTIONS]:
-        raise ConfigError(f"{dashed[0]}: settings have no dashes: {dashed[0].lstrip('-')}")
-    arguments = get_args_parser().parse_args()
+    parser = get_args_parser()
+    for argument, after in zip_longest(sys.argv[1:], sys.argv[2:], fillvalue=""):
+        if (match := DASHED.fullmatch(argument)) and not _is_option(argument, parser):
+            key, value = match.groups(default=after if PLAIN_VALUE.fullmatch(after) else "VALUE")
+            raise ConfigError(f"{argument}: settings have no dashes: {key.replace('-', '_')}={value}")
+    arguments = parser.parse_args()
     given = [option for name, option in ONE_OF.items() if getattr(arguments, name)]
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)}: one of them at a time; --cfg job shows the config of a single run")
@@ -126,6 +125,13 @@ def refuse_arguments(verb: str, as_json: bool = False) -> None:
     if sweeps and not trains:
         problems.append("-m: trains many runs, with train.py; this takes one command at a time")
     refuse(filter(None, problems))
+
+
+def _is_option(argument: str, parser: ArgumentParser) -> bool:
+    """Whether Hydra knows it, also cut short (`--multi`) or with its value behind it (`-cjob`)."""
+    options, name = parser._option_string_actions, argument.partition("=")[0]
+    behind = any(argument.startswith(o) and options[o].nargs != 0 for o in options if not o.startswith("--"))
+    return behind or any(option.startswith(name) for option in options)
 
 
 def _decided(override: Override) -> str | None:

@@ -61,6 +61,8 @@ def one_line(error: Exception) -> str:
         mark = error.problem_mark
         return f"{os.path.relpath(mark.name)}, line {mark.line + 1}: not YAML: {error.problem}"
     if isinstance(error, OverrideParseException):
+        if "=" not in str(error.override):
+            return f"{error.override}: not of the form key=value; --help shows what there is"
         return f"{error.override}: not of the form key=value. {first_line(error, lines=2)}"
     return first_line(cause if isinstance(cause, OmegaConfBaseException) else error, lines=2)
 

@@ -57,7 +57,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     table = Table("split", "images", *map(words, values), title=title)
     images = "" if count is None else f"{count:,}"
     table.add_row(config.split, images, *(f"{value:.4f}" for value in values.values()))
-    Console(highlight=False, markup=False).print(table)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    Console(highlight=False, soft_wrap=True, markup=False).print(table)
     return {"run": run.path, "checkpoint": file.name, "images": count, "metrics": metrics}
 
 

@@ -33,6 +33,12 @@ VERBS = {
         for verb in ("compare", "evaluate", "explain", "export", "predict", "reproduce_run", "runs", "serve")
     },
 }
+# What a directory is that is typed without a key, as `evaluate.py outputs/runs/first`.
+DIRECTORY_OF = {
+    **dict.fromkeys(("compare", "runs"), "runs"),
+    **dict.fromkeys(("evaluate", "explain", "export", "predict", "reproduce_run", "serve"), "run"),
+    "report": "sweep",
+}
 
 
 def wait_briefly() -> None:
