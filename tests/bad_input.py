@@ -101,6 +101,12 @@ EARLY = {
     "a second learning rate": ("optimizer.lr=0.5", "optimizer.lr=0.5: there is one learning rate, lr=0.001; say lr="),
     "a group that is dropped": ("'~scheduler'", "scheduler: is missing; it must be a group of settings"),
     "unknown option": ("model=rsnet18", "Did you mean resnet18?"),
+    "unknown option in a list": ("metrics=[acuracy]", "metrics=acuracy: choose one of accuracy, auroc, "),
+    "unknown option in a folder": (
+        "study=digits/optimzer",
+        "study=digits/optimzer: choose one of cifar10/random_search, ",
+    ),
+    "a net of torchvision": ("model=resnet50", "torchvision's nets are model=torchvision model.name=resnet50"),
     "unknown key": ("optimizer.lrr=1", "optimizer.lrr: no such setting. Did you mean optimizer.lr?"),
     "key of another group": ("max_epochs=3", "Did you mean trainer.max_epochs?"),
     "no value": ("lr", "lr: not of the form key=value"),

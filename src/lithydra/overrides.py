@@ -146,8 +146,13 @@ def group_problem(override: Override) -> str | None:
         return None
     if isinstance(override.value(), (str, list)):
         return None
-    choices = sorted(str(path.relative_to(group).with_suffix("")) for path in group.glob("**/[!_]*.yaml"))
-    return f"{override.input_line}: must be the name of a choice, {', '.join(choices)}"
+    return f"{override.input_line}: must be the name of a choice, {', '.join(choices_of(override.key_or_group))}"
+
+
+def choices_of(group: str) -> list[str]:
+    """The names that conf/ has, those in folders too, as study=digits/optimizer."""
+    folder = CONF / group
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.glob("**/[!_]*.yaml"))
 
 
 def _sweep_problem(override: Override, sweeps: bool, alone: bool, trains: bool) -> str | None:

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from filelock import FileLock, Timeout
 from lightning.pytorch.loggers import Logger, MLFlowLogger
 
-from conftest import SMALL, RunTrain
+from conftest import SMALL, Compose, RunTrain
 from lithydra.callbacks.mlflow_logger import LockedMLFlowLogger
 from lithydra.callbacks.trackio_logger import TrackioLogger
+from lithydra.checks import machine
+from lithydra.checks.config import check
 from lithydra.errors import ConfigError
 
 
@@ -126,6 +129,16 @@ def test_trackio_has_the_settings_and_the_curves_of_each_step(
     curve = {step: values["val/acc"] for values, step in written if "val/acc" in values}
     assert [f"{value}" for value in curve.values()] == [row["val/acc"] for row in run.read_metrics()]
     assert os.environ["TRACKIO_DIR"] == str(tmp_path / "own")
+
+
+@pytest.mark.parametrize(("name", "constraints"), [("wandb", ""), ("mlflow", ""), ("trackio", "-trackio")])
+def test_a_logger_whose_package_is_missing_is_named(
+    name: str, constraints: str, compose: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    line = f'logger={name}: not installed; this needs pip install -c constraints{constraints}.txt -e ".[{name}]"'
+    with pytest.raises(ConfigError, match=f"^{re.escape(line)}$"):
+        check(compose(f"logger={name}"))
 
 
 def test_trackio_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

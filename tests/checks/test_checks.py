@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf, open_dict
 
 from bad_settings import BAD
@@ -14,6 +15,7 @@ from conftest import CONF, Compose
 from lithydra.checks import machine
 from lithydra.checks.arguments import ARGUMENTS, HYDRA
 from lithydra.checks.config import ONE_CHOICE, check
+from lithydra.checks.messages import one_line
 from lithydra.checks.settings import NEEDED, RULES
 from lithydra.errors import ConfigError
 from lithydra.overrides import nodes
@@ -260,3 +262,12 @@ def test_where_trained_weights_come_from_is_looked_at_before_torch_is_imported(
     check(compose(f"init.from={run / 'checkpoints' / 'last.ckpt'}"))
     assert refusal(tmp_path / "sourse").endswith("and not torchvision. Did you mean source?")
     check(compose("init.from=gone", f"resume={run}"))  # a resumed run does not need it
+
+
+@pytest.mark.parametrize(
+    ("launcher", "line"),
+    [("submitit_slurm", '-c constraints.txt -e ".[slurm]"'), ("ray", '-c constraints-ray.txt -e ".[ray]"')],
+)
+def test_a_launcher_that_is_not_installed_is_named_with_its_extra(launcher: str, line: str) -> None:
+    error = MissingConfigException("", missing_cfg_file=f"hydra/launcher/{launcher}", options=["basic", "local"])
+    assert one_line(error) == f"hydra/launcher={launcher}: not installed; this needs pip install {line}"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lithydra.checks.arguments import EARLY_STOPPING
-from lithydra.checks.machine import device, directories, own_data
+from lithydra.checks.machine import device, directories, loggers, own_data
 from lithydra.checks.rules import shown
 from lithydra.errors import ConfigError, nearest
 from lithydra.run.directory import RunDir
@@ -254,6 +254,7 @@ COMBINATIONS: tuple[Callable[[dict[str, Any]], Iterator[str]], ...] = (
     _nesterov,
     _momentum_cycle,
     device,
+    loggers,
     directories,
     own_data,
     _init,

@@ -1,10 +1,15 @@
-"""Settings that ask for what this machine does not have: a device, a folder, a file."""
+"""Settings that ask for what this machine does not have: a device, a package, a folder, a file."""
 
 import os
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from lithydra.checks.extras import not_installed
+
+LOGGERS = {"wandb", "mlflow", "trackio"}  # each writes with the package of its name, which an extra of that name brings
 
 
 def device(config: dict[str, Any]) -> Iterator[str]:
@@ -32,6 +37,12 @@ def gpu_device_exists() -> bool:
     return (
         any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")) or not Path("/dev").exists()
     )
+
+
+def loggers(config: dict[str, Any]) -> Iterator[str]:
+    for name in config["logger"].keys() & LOGGERS:
+        if find_spec(name) is None:
+            yield f"logger={name}: {not_installed(name)}"
 
 
 def directories(config: dict[str, Any]) -> Iterator[str]:

@@ -9,9 +9,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
+from lithydra.checks.extras import not_installed
 from lithydra.checks.unread import TRAINER
 from lithydra.errors import LithydraError, first_line, nearest
-from lithydra.overrides import nodes
+from lithydra.overrides import choices_of, nodes
 
 # Names that other programs have for it, and what is typed here.
 ELSEWHERE = {
@@ -43,6 +44,15 @@ ELSEWHERE = {
     "task_name": "run=DIRECTORY",
 }
 
+# How the names of torchvision's nets begin.
+TORCHVISION = re.compile(
+    "convnext|densenet|efficientnet|googlenet|inception|maxvit|mnasnet|mobilenet|regnet|resnet|resnext|shufflenet|"
+    "squeezenet|swin|vgg|vit|wide_resnet"
+)
+
+# Hydra's launchers, by the extra that brings them.
+LAUNCHERS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "joblib": "joblib", "ray": "ray", "ray_aws": "ray"}
+
 MENDABLE = (LithydraError, HydraException, OmegaConfBaseException, YAMLError)
 
 
@@ -52,9 +62,17 @@ def one_line(error: Exception) -> str:
         return str(error)
     cause = error.__cause__
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = error.missing_cfg_file.removesuffix(".yaml").rpartition("/")
-        choices = sorted(option for option in error.options or [] if not option.startswith("_"))
-        return f"{group}={choice}: choose one of {', '.join(choices)}.{nearest(choice, choices)}"
+        missing = error.missing_cfg_file.removesuffix(".yaml")
+        # A choice may lie in a folder, as study=digits/optimizer; of Hydra's own it is the group that does.
+        group, _, choice = missing.rpartition("/") if missing.startswith("hydra/") else missing.partition("/")
+        if group == "hydra/launcher" and choice in LAUNCHERS:
+            return f"{group}={choice}: {not_installed(LAUNCHERS[choice])}"
+        found = [option for option in error.options or () if not option.startswith("_")]
+        choices = sorted({*found, *choices_of(group)})  # Hydra has none of a list's, nor those in folders
+        hint = nearest(choice, choices)
+        if group == "model" and TORCHVISION.match(choice):
+            hint = f" torchvision's nets are model=torchvision model.name={choice}"
+        return f"{group}={choice}: choose one of {', '.join(choices)}.{hint}"
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.parent_node is not None:
         return _explain_unknown_key(cause, str(error))
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
