@@ -15,7 +15,6 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger
 
 from conftest import SMALL, Compose, RunTrain
 from lithydra.callbacks.mlflow_logger import LockedMLFlowLogger
-from lithydra.callbacks.trackio_logger import TrackioLogger
 from lithydra.checks import machine
 from lithydra.checks.config import check
 from lithydra.errors import ConfigError
@@ -139,12 +138,3 @@ def test_a_logger_whose_package_is_missing_is_named(
     line = f'logger={name}: not installed; this needs pip install -c constraints{constraints}.txt -e ".[{name}]"'
     with pytest.raises(ConfigError, match=f"^{re.escape(line)}$"):
         check(compose(f"logger={name}"))
-
-
-def test_trackio_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "trackio", None)
-    monkeypatch.setattr("lithydra.checks.extras.find_spec", lambda name: None)
-    with pytest.raises(
-        ConfigError, match=r"trackio: not installed; this needs pip install -c constraints-trackio\.txt"
-    ):
-        TrackioLogger("run")

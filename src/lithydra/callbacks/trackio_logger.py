@@ -9,8 +9,6 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lithydra.checks.extras import require_extra
-
 
 class TrackioLogger(Logger):
     """Writes to one store below a folder; `TRACKIO_DIR=folder trackio show` shows it.
@@ -19,14 +17,10 @@ class TrackioLogger(Logger):
         name: Of the run. One that goes on under its name continues its curves.
         project: Under which the dashboard lists it.
         folder: Of the store. TRACKIO_DIR, where a person has set it, wins.
-
-    Raises:
-        ConfigError: The package `trackio` is not installed.
     """
 
     def __init__(self, name: str | None = None, project: str = "lithydra", folder: str = "outputs/trackio") -> None:
         super().__init__()
-        require_extra("trackio", "trackio")
         os.environ.setdefault("TRACKIO_DIR", folder)  # read when trackio is imported
         self._name, self._project = name, project
         self._settings: dict[str, Any] = {}

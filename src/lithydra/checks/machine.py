@@ -40,7 +40,7 @@ def gpu_device_exists() -> bool:
 
 
 def loggers(config: dict[str, Any]) -> Iterator[str]:
-    for name in config["logger"].keys() & LOGGERS:
+    for name in sorted(config["logger"].keys() & LOGGERS):
         if find_spec(name) is None:
             yield f"logger={name}: {not_installed(name)}"
 
